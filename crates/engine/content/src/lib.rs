@@ -1,0 +1,2 @@
+//! Images as content: blobs, layers, snapshots (skeleton).
+pub struct ContentStore {}

@@ -1,0 +1,129 @@
+//! What the engine remembers of a container, and what it shows of it.
+
+use crate::spec::{ContainerPort, ContainerSpec};
+use naru_base::{ContainerId, Digest, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+/// A container as stored in `containers/<id>/record.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub id: ContainerId,
+    /// Without a leading slash.
+    pub name: String,
+    pub created_at: Timestamp,
+    pub spec: ContainerSpec,
+    /// What the spec became when it met its image.
+    pub resolved: ResolvedConfig,
+    pub state: ContainerState,
+    /// Starts by the restart policy since the last start by a client.
+    pub restart_count: u32,
+    /// A client stopped it, so `unless-stopped` and `always` leave it alone until the daemon or a client starts it.
+    pub stopped_by_client: bool,
+    /// What the present or last run holds; undone when it ends.
+    pub run: Option<RunRecord>,
+}
+
+/// Image and spec merged: what will really run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ResolvedConfig {
+    pub image_id: Digest,
+    pub entrypoint: Vec<String>,
+    pub command: Vec<String>,
+    pub env: Vec<String>,
+    pub working_dir: String,
+    pub user: String,
+    pub labels: std::collections::BTreeMap<String, String>,
+    pub exposed_ports: std::collections::BTreeSet<ContainerPort>,
+    pub volumes: std::collections::BTreeSet<String>,
+    pub stop_signal: String,
+    pub hostname: String,
+    pub mounts: Vec<ResolvedMount>,
+    /// Rejected or adjusted wishes, in Docker's words; returned by create.
+    pub warnings: Vec<String>,
+}
+
+/// A mount with its source decided, as `inspect` lists it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ResolvedMount {
+    pub kind: MountKind,
+    /// The volume's name, for volumes.
+    pub volume: Option<String>,
+    /// Host path; empty for tmpfs.
+    pub source: PathBuf,
+    pub target: String,
+    pub read_only: bool,
+    pub propagation: String,
+    pub non_recursive: bool,
+    /// Options of a tmpfs: `size=…`, `mode=…`, ….
+    pub tmpfs_options: Vec<String>,
+    /// The volume was made for this container and goes with `rm -v` and `--rm`.
+    pub is_anonymous: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    Bind,
+    Volume,
+    Tmpfs,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "status")]
+pub enum ContainerState {
+    /// Never started; left by start, to `Running`.
+    Created,
+    /// PID 1 runs; left when it ends (`Exited`) or by pause.
+    Running { pid: i32, start_time: u64, started_at: Timestamp },
+    /// Frozen; left by unpause (`Running`) or kill (`Exited`).
+    Paused { pid: i32, start_time: u64, started_at: Timestamp },
+    /// Ended, waiting for its restart policy's back-off; left to `Running` or by stop.
+    Restarting { exit: ExitSummary },
+    /// Ended; left by start.
+    Exited { exit: ExitSummary },
+    /// Half removed, to be finished by recovery.
+    Removing,
+}
+
+/// How the last run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitSummary {
+    pub exit_code: i32,
+    pub oom_killed: bool,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Timestamp,
+    /// Why a start failed, or an end not plain from the code; Docker's `State.Error`.
+    pub error: String,
+}
+
+/// Resources of one run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunRecord {
+    pub cgroup: String,
+    pub endpoint: Option<EndpointRecord>,
+    pub published: Vec<PublishedPort>,
+}
+
+/// The container's place on the bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    pub address: Ipv4Addr,
+    pub prefix_length: u8,
+    pub gateway: Ipv4Addr,
+    /// `02:42:ac:11:00:02`.
+    pub mac_address: String,
+    /// The interface's name on the host.
+    pub host_interface: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    pub container_port: ContainerPort,
+    /// `0.0.0.0` for every address.
+    pub host_ip: IpAddr,
+    pub host_port: u16,
+}

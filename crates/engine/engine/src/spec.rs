@@ -1,0 +1,285 @@
+//! What a container is wanted to be: the request after decoding, before it meets its image.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// A container as its creator asked for it. Stored in the container's record and never changed except by `update`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerSpec {
+    /// The image as the creator wrote it: name, name:tag, name@digest or id.
+    pub image: String,
+    /// `None` takes the image's; an empty list clears it.
+    pub entrypoint: Option<Vec<String>>,
+    /// `None` takes the image's, unless `entrypoint` is given.
+    pub command: Option<Vec<String>>,
+    /// `KEY=value`; a bare `KEY` removes the image's. Merged over the image's.
+    pub env: Vec<String>,
+    pub working_dir: Option<String>,
+    /// `name`, `uid`, `name:group`, `uid:gid`; `None` takes the image's.
+    pub user: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    /// Target paths of anonymous volumes (`Volumes`), merged with the image's.
+    pub anonymous_volumes: BTreeSet<String>,
+    /// Merged with the image's.
+    pub exposed_ports: BTreeSet<ContainerPort>,
+    /// Signal name or number; `None` takes the image's, else SIGTERM.
+    pub stop_signal: Option<String>,
+    /// Seconds; `None` means 10; negative means wait for ever.
+    pub stop_timeout_seconds: Option<i64>,
+
+    /// `None`: the first 12 digits of the id.
+    pub hostname: Option<String>,
+    pub domainname: String,
+    pub terminal: bool,
+    pub open_stdin: bool,
+    pub stdin_once: bool,
+    pub attach_stdin: bool,
+    pub attach_stdout: bool,
+    pub attach_stderr: bool,
+    /// Rows and columns of the terminal's first size.
+    pub console_size: Option<(u16, u16)>,
+
+    pub auto_remove: bool,
+    pub restart: RestartPolicy,
+    pub with_init: Option<bool>,
+    pub log: LogSpec,
+
+    pub network: NetworkMode,
+    pub ports: Vec<PortBinding>,
+    /// Publish every exposed port on an ephemeral host port.
+    pub publish_all: bool,
+    pub mac_address: Option<String>,
+    pub dns: Vec<IpAddr>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+    /// `host:address` as given with `--add-host`.
+    pub extra_hosts: Vec<String>,
+
+    pub mounts: Vec<MountSpec>,
+    pub read_only_rootfs: bool,
+    /// Bytes of /dev/shm; `None` means 64 MiB.
+    pub shm_bytes: Option<u64>,
+
+    pub privileged: bool,
+    pub capabilities_add: Vec<String>,
+    pub capabilities_drop: Vec<String>,
+    pub no_new_privileges: bool,
+    pub seccomp: SeccompSpec,
+    /// `None` takes the default set; an empty list masks nothing.
+    pub masked_paths: Option<Vec<String>>,
+    pub read_only_paths: Option<Vec<String>>,
+    pub additional_groups: Vec<String>,
+    pub devices: Vec<DeviceSpec>,
+    pub device_cgroup_rules: Vec<String>,
+    pub rlimits: Vec<RlimitSpec>,
+    pub sysctls: BTreeMap<String, String>,
+    pub oom_score_adj: Option<i32>,
+    pub resources: ResourcesSpec,
+
+    pub pid_mode: NamespaceMode,
+    pub ipc_mode: NamespaceMode,
+    pub uts_mode: NamespaceMode,
+    /// `private` unless `Host`; a privileged container on cgroup v1 has `Host` by default, as with Docker.
+    pub cgroup_namespace: NamespaceMode,
+    /// Relative to every hierarchy's root; `None` for the engine's own.
+    pub cgroup_parent: Option<String>,
+
+    pub healthcheck: Option<HealthcheckSpec>,
+
+    /// The creator's request as it was decoded, for `inspect` to give back: Docker's `Config` and `HostConfig`
+    /// objects. The engine itself never reads it.
+    pub origin: OriginSpec,
+}
+
+/// See [`ContainerSpec::origin`].
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OriginSpec {
+    pub config: serde_json::Value,
+    pub host_config: serde_json::Value,
+    pub networking_config: serde_json::Value,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// A port inside the container, written `80/tcp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ContainerPort {
+    pub port: u16,
+    pub protocol: Protocol,
+}
+
+/// One wanted publication of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortBinding {
+    pub container_port: ContainerPort,
+    /// `None`: every address of the host.
+    pub host_ip: Option<IpAddr>,
+    /// First and last host port to choose from; `None`: an ephemeral one. Equal: exactly that one.
+    pub host_ports: Option<(u16, u16)>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    #[default]
+    Bridge,
+    Host,
+    None,
+    /// Share the network of this container, by name or id.
+    Container(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NamespaceMode {
+    /// The engine's default for this kind: a namespace of the container's own.
+    #[default]
+    Private,
+    Host,
+    Container(String),
+    /// IPC only: private and without a `/dev/shm` mount of its own.
+    None,
+    /// IPC only: private, and others may join it.
+    Shareable,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    #[default]
+    No,
+    Always,
+    UnlessStopped,
+    OnFailure { retries_max: Option<u32> },
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeccompSpec {
+    #[default]
+    Default,
+    Unconfined,
+    /// A profile in Docker's JSON format, verbatim.
+    Custom(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSpec {
+    /// `json-file`, `local` (stored as json-file) or `none`.
+    pub driver: String,
+    pub options: BTreeMap<String, String>,
+}
+
+impl Default for LogSpec {
+    fn default() -> Self {
+        Self { driver: "json-file".to_owned(), options: BTreeMap::new() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// Absolute path inside the container.
+    pub target: String,
+    pub read_only: bool,
+    pub source: MountSource,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountSource {
+    Bind {
+        path: PathBuf,
+        /// `private`, `rprivate`, `shared`, `rshared`, `slave`, `rslave`; `None` means `rprivate`.
+        propagation: Option<String>,
+        /// `-v` makes a missing source directory; `--mount` refuses.
+        create_missing: bool,
+        /// Mount only the directory itself, not what is mounted below it.
+        non_recursive: bool,
+    },
+    Volume {
+        /// `None`: an anonymous volume.
+        name: Option<String>,
+        /// Do not copy the image's files at the target into an empty volume.
+        no_copy: bool,
+        /// A path below the volume's root.
+        subpath: Option<String>,
+        labels: BTreeMap<String, String>,
+    },
+    Tmpfs {
+        bytes_max: Option<u64>,
+        /// Permission bits of the root; `None` means 1777.
+        mode: Option<u32>,
+        /// Further mount options as `--tmpfs` gives them: `noexec`, `uid=…`.
+        options: Vec<String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    pub host_path: PathBuf,
+    pub container_path: PathBuf,
+    /// Some of `rwm`.
+    pub permissions: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RlimitSpec {
+    /// Without prefix, lower case: `nofile`.
+    pub name: String,
+    /// -1 means unlimited.
+    pub soft: i64,
+    pub hard: i64,
+}
+
+/// Limits, in the kernel's own units.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResourcesSpec {
+    pub memory_bytes: Option<i64>,
+    /// Memory plus swap; -1 for unlimited swap.
+    pub memory_swap_bytes: Option<i64>,
+    pub memory_reservation_bytes: Option<i64>,
+    pub memory_swappiness: Option<u64>,
+    pub oom_kill_disable: bool,
+    /// Billionths of a CPU (`--cpus 1.5` is 1 500 000 000); excludes quota and period.
+    pub nano_cpus: Option<i64>,
+    pub cpu_shares: Option<u64>,
+    pub cpu_quota_us: Option<i64>,
+    pub cpu_period_us: Option<u64>,
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    /// -1 for unlimited.
+    pub pids_max: Option<i64>,
+    pub blkio_weight: Option<u16>,
+    pub blkio_read_bps: Vec<ThrottleSpec>,
+    pub blkio_write_bps: Vec<ThrottleSpec>,
+    pub blkio_read_iops: Vec<ThrottleSpec>,
+    pub blkio_write_iops: Vec<ThrottleSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThrottleSpec {
+    pub device: PathBuf,
+    pub rate: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthcheckSpec {
+    /// `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", text]`; empty takes the image's.
+    pub test: Vec<String>,
+    pub interval_ns: i64,
+    pub timeout_ns: i64,
+    pub start_period_ns: i64,
+    pub start_interval_ns: i64,
+    pub retries: i64,
+}

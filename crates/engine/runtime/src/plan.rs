@@ -1,0 +1,80 @@
+//! What the runtime is told: plain data, complete, with no choices left in it.
+//!
+//! The container itself is an OCI runtime specification (`config.json`, version 1.2); the types here add what that
+//! specification leaves to its caller: the layers under the root filesystem, names of users still to be resolved
+//! inside it, and the cgroup that already exists.
+
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Everything needed to turn a prepared stem process into a running container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    /// The OCI runtime specification. `root.readonly`, `process`, `hostname`, `mounts` and `linux` are honoured;
+    /// `root.path` and `process.user` are ignored in favour of `rootfs` and `user`.
+    pub spec: Spec,
+    pub rootfs: RootfsPlan,
+    /// `--user` as given: `name`, `uid`, `name:group`, `uid:gid`, or empty for root. Resolved in the root filesystem.
+    pub user: String,
+    /// `--group-add`: group names or numbers, resolved in the root filesystem.
+    pub additional_groups: Vec<String>,
+    /// Run Naru's own init as PID 1, which forwards signals and reaps (`--init`).
+    pub with_init: bool,
+}
+
+/// The root filesystem of a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootfsPlan {
+    /// An overlay, mounted inside the container's own mount namespace only. `lower` has the topmost layer first.
+    Overlay { lower: Vec<PathBuf>, upper: PathBuf, work: PathBuf },
+    /// A directory used as it is.
+    Directory { path: PathBuf },
+}
+
+/// Which namespaces a stem process makes before it parks. Those that the container is to join instead are joined at
+/// start, from the paths in `spec.linux.namespaces`; the mount namespace is always new.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StemPlan {
+    /// Path of the container's cgroup, relative to the root of every hierarchy: `/naru/<id>`. It exists already.
+    pub cgroup: String,
+}
+
+/// A process to start in a running container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecPlan {
+    /// `args`, `env`, `cwd`, `capabilities`, `no_new_privileges`, `rlimits`, `terminal` and `console_size`.
+    pub process: oci_spec::runtime::Process,
+    /// As in [`ContainerPlan::user`], resolved in the container's root filesystem.
+    pub user: String,
+    pub additional_groups: Vec<String>,
+    /// The container's own cgroup path, as in [`StemPlan::cgroup`].
+    pub cgroup: String,
+    /// The seccomp profile of the container; `None` for unconfined.
+    pub seccomp: Option<oci_spec::runtime::LinuxSeccomp>,
+}
+
+/// Why a container or an exec did not start. Docker's exit codes follow from `kind`: 127, 126 or 125.
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct StartFailure {
+    /// The step that failed, a short stable word: `rootfs`, `mount`, `user`, `exec`, …
+    pub step: String,
+    pub kind: StartFailureKind,
+    /// One sentence for people: what, where, the system's reason.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFailureKind {
+    /// The command does not exist in the container (exit code 127).
+    CommandNotFound,
+    /// The command exists but cannot be run: permission, a directory, a wrong format (exit code 126).
+    CommandNotExecutable,
+    /// The request cannot be satisfied: unknown user, missing bind source, impossible limit (exit code 125).
+    Invalid,
+    /// The host refused or failed (exit code 125).
+    System,
+}

@@ -1,0 +1,12 @@
+//! The kernel interfaces that Rust's standard library and `rustix` do not offer safely.
+//!
+//! This is the only crate with `unsafe` code; each block states the invariant it relies on. Functions are thin: they
+//! translate arguments and errors, and decide nothing.
+
+pub mod file;
+pub mod mount;
+pub mod namespace;
+pub mod netlink;
+pub mod process;
+pub mod seqpacket;
+pub mod terminal;

@@ -21,6 +21,19 @@ pub struct ContainerPlan {
     pub additional_groups: Vec<String>,
     /// Run Naru's own init as PID 1, which forwards signals and reaps (`--init`).
     pub with_init: bool,
+    /// Taken instead of `spec.linux.seccomp`, so that the default profile need not travel with every start.
+    pub seccomp: SeccompPlan,
+}
+
+/// Which system calls a process may make.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeccompPlan {
+    /// The default profile for the process's bounding capabilities, compiled ahead and cached.
+    #[default]
+    Default,
+    Unconfined,
+    Profile(Box<oci_spec::runtime::LinuxSeccomp>),
 }
 
 /// The root filesystem of a container.
@@ -51,8 +64,7 @@ pub struct ExecPlan {
     pub additional_groups: Vec<String>,
     /// The container's own cgroup path, as in [`StemPlan::cgroup`].
     pub cgroup: String,
-    /// The seccomp profile of the container; `None` for unconfined.
-    pub seccomp: Option<oci_spec::runtime::LinuxSeccomp>,
+    pub seccomp: SeccompPlan,
 }
 
 /// Why a container or an exec did not start. Docker's exit codes follow from `kind`: 127, 126 or 125.

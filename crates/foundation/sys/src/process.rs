@@ -1,1 +1,220 @@
-//! (skeleton)
+//! Making processes, becoming other programs, and the attributes of a process that survive neither or both.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Which side of a [`fork`] the caller finds itself on.
+#[derive(Debug)]
+pub enum Fork {
+    Child,
+    Parent { pid: i32, pidfd: OwnedFd },
+}
+
+/// Duplicates the calling process, with `flags` (`CLONE_NEW*`, `CLONE_PARENT`, …) applied to the new one.
+///
+/// The process must be single-threaded: otherwise a lock that another thread holds at this moment, the allocator's
+/// say, is held in the child for ever. Flags that share memory or need more arguments are refused. Without
+/// `CLONE_PARENT` the child signals its end with `SIGCHLD`; with it, by the caller's own signal.
+pub fn fork(flags: u64) -> io::Result<Fork> {
+    clone3(flags, None)
+}
+
+/// As [`fork`]; the child starts its life in the cgroup (version 2) that `cgroup` is a directory of.
+pub fn fork_into_cgroup(flags: u64, cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
+    clone3(flags, Some(cgroup))
+}
+
+/// Kernel's `struct clone_args`, as long as `CLONE_ARGS_SIZE_VER2` (Linux 5.7).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Not in the libc crate: `CLONE_INTO_CGROUP` of `linux/sched.h`.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    let sharing = libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SETTLS | libc::CLONE_VFORK;
+    if flags & sharing as u64 != 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut pidfd: RawFd = -1;
+    let mut arguments = CloneArguments {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
+        ..CloneArguments::default()
+    };
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: the arguments are a valid clone_args of the size given; no memory is shared (checked above), so the
+    // child runs on its own copy of this stack; `pidfd` outlives the call.
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArguments>())
+    };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us and nobody else owns it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Fork::Parent { pid: pid as i32, pidfd })
+        }
+    }
+}
+
+/// Ends the process at once: no destructors, no exit handlers. For children of [`fork`].
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Strings in the form `execve` takes, made ahead of the call.
+pub struct ExecStrings {
+    // The pointers below point into these.
+    _owned: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl ExecStrings {
+    /// Fails when a string contains a zero byte.
+    pub fn new<S: AsRef<str>>(strings: &[S]) -> io::Result<Self> {
+        let owned = strings
+            .iter()
+            .map(|text| CString::new(text.as_ref()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut pointers: Vec<_> = owned.iter().map(|text| text.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        Ok(Self { _owned: owned, pointers })
+    }
+}
+
+/// `execve`; returns only on failure.
+pub fn exec(path: &CStr, arguments: &ExecStrings, environment: &ExecStrings) -> io::Error {
+    // SAFETY: both arrays end with a null pointer and point to strings that live as long as they do.
+    unsafe { libc::execve(path.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// `execveat` of the file itself, whatever its path; returns only on failure.
+pub fn exec_file(file: BorrowedFd<'_>, arguments: &ExecStrings, environment: &ExecStrings) -> io::Error {
+    // SAFETY: as in `exec`; the path is an empty string, which AT_EMPTY_PATH allows.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// Closes every descriptor from `first` on, in the kernel's table: owners in this process are left with stale
+/// numbers, so only a process about to end or to execute another program may call it.
+pub fn close_from(first: RawFd) -> io::Result<()> {
+    close_range(first, RawFd::MAX, 0)
+}
+
+/// Closes the descriptors from `first` to `last`; the same caution as for [`close_from`].
+pub fn close_between(first: RawFd, last: RawFd) -> io::Result<()> {
+    if first > last { Ok(()) } else { close_range(first, last, 0) }
+}
+
+/// Marks every descriptor from `first` on to be closed by `execve`.
+pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    close_range(first, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: RawFd, last: RawFd, flags: u32) -> io::Result<()> {
+    // SAFETY: no memory is involved; the caution about ownership is documented at the callers.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first as u32, last as u32, flags) })
+}
+
+/// Makes `fd` the descriptor `number` (0, 1 or 2), which will survive `execve`.
+pub fn set_standard_stream(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    if fd.as_raw_fd() == number {
+        // dup2 onto itself would leave close-on-exec set.
+        // SAFETY: plain system call without memory arguments.
+        return check(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }.into());
+    }
+    // SAFETY: numbers 0 to 2 are owned by nobody but the process as a whole.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())
+}
+
+/// Every signal to its default action, none blocked: what `execve` alone does not do, since it keeps ignored ones.
+pub fn reset_signals() -> io::Result<()> {
+    // SAFETY: a zeroed sigaction is the default action with an empty mask.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    for signal in 1..=64 {
+        // Signals 9, 19 and the two that libc reserves refuse; nothing can have changed those.
+        // SAFETY: the structure is valid and no old one is asked for.
+        unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
+    }
+    // SAFETY: a zeroed signal set is the empty one on Linux.
+    let empty: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is valid and no old one is asked for.
+    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut()) }.into())
+}
+
+/// One instruction of classic BPF, as `struct sock_filter` lays it out.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilterInstruction {
+    pub code: u16,
+    pub jump_true: u8,
+    pub jump_false: u8,
+    pub operand: u32,
+}
+
+/// Installs a seccomp filter for the calling thread. Needs `no_new_privs` or `CAP_SYS_ADMIN`.
+pub fn install_seccomp_filter(program: &[FilterInstruction], flags: u64) -> io::Result<()> {
+    let description = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_ptr() as *mut libc::sock_filter,
+    };
+    // SAFETY: `FilterInstruction` has the layout of `sock_filter`; the kernel only reads the program.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const description,
+        )
+    })
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fork_refuses_to_share_memory() {
+        assert!(fork(libc::CLONE_VM as u64).is_err());
+    }
+
+    #[test]
+    fn strings_with_zero_bytes_are_refused() {
+        assert!(ExecStrings::new(&["a\0b"]).is_err());
+    }
+}

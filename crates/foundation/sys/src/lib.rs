@@ -3,6 +3,7 @@
 //! This is the only crate with `unsafe` code; each block states the invariant it relies on. Functions are thin: they
 //! translate arguments and errors, and decide nothing.
 
+pub mod bpf;
 pub mod file;
 pub mod mount;
 pub mod namespace;

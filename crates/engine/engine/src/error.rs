@@ -33,3 +33,15 @@ impl EngineError {
 }
 
 pub type Result<T> = std::result::Result<T, EngineError>;
+
+impl From<naru_sys::file::FileError> for EngineError {
+    fn from(error: naru_sys::file::FileError) -> Self {
+        Self::system(error.to_string())
+    }
+}
+
+impl From<naru_store::StoreError> for EngineError {
+    fn from(error: naru_store::StoreError) -> Self {
+        Self::system(error.to_string())
+    }
+}

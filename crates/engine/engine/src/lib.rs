@@ -1,314 +1,225 @@
 //! The engine: containers, images, volumes and what happens to them.
 //!
-//! It is called by the surfaces and never knows which one. It prints nothing.
+//! ```text
+//! <data-root>/containers/<id>/   record.json, exit.json, <id>-json.log, hostname, hosts, resolv.conf
+//! <data-root>/volumes/<name>/    see `volumes`
+//! <data-root>/…                  images and snapshots: see crate `naru-content`
+//! <exec-root>/keepers/<id>.sock  where each running container's keeper listens
+//! ```
+//!
+//! It is called by the surfaces and never knows which one. It prints nothing, and runs no program but its own spawner.
+//! What a restart must not lose is in a record, in a keeper or in the kernel, never only here.
 
-#![allow(unused_variables, clippy::unused_async)]
-
-pub mod error;
+mod containers;
+mod error;
+mod events;
+mod images;
+mod info;
+mod keepers;
+mod plan;
 pub mod record;
+mod recovery;
 pub mod spec;
+mod views;
+mod volumes;
 
 pub use error::{EngineError, Result};
-use naru_base::{ContainerId, ExecId, Timestamp};
-use record::ContainerRecord;
-use serde::{Deserialize, Serialize};
-use spec::ContainerSpec;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use tokio::net::UnixStream;
-use tokio::sync::{broadcast, mpsc};
+pub use keepers::SPAWNER_ROLE;
+pub use naru_content as content;
+pub use views::*;
 
-/// Everything a daemon on one pair of roots can do.
-pub struct Engine {}
+use containers::{Container, Registry};
+use events::Events;
+use keepers::{Pool, Spawner, Workshop};
+use naru_base::{ContainerId, ExecId};
+use naru_content::ContentStore;
+use naru_network::{Network, NetworkOptions};
+use naru_sys::file;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
-#[derive(Debug, Clone)]
-pub struct EngineOptions {
-    pub data_root: PathBuf,
-    pub exec_root: PathBuf,
-    /// `--bip`: the bridge's own address with its prefix length; `None` chooses a free private range.
-    pub bridge_address: Option<(std::net::Ipv4Addr, u8)>,
-    /// Leave containers running when the daemon ends by SIGTERM.
-    pub live_restore: bool,
+/// How long an observed change may wait to be written. It is recoverable: the keeper or its exit record tells it.
+const WRITE_DELAY: Duration = Duration::from_millis(100);
+
+/// Everything a daemon on one pair of roots can do. A name is a container's name, its id, or an unambiguous prefix of it.
+pub struct Engine {
+    options: EngineOptions,
+    id: String,
+    content: Arc<ContentStore>,
+    network: Arc<Network>,
+    volumes: volumes::Volumes,
+    registry: Registry,
+    workshop: Arc<Workshop>,
+    pool: Arc<Pool>,
+    events: Events,
+    syncer: naru_store::Syncer,
+    /// Which container an exec belongs to.
+    exec_containers: Mutex<HashMap<ExecId, Weak<Container>>>,
+    is_shutting_down: AtomicBool,
 }
 
-#[derive(Debug, Clone)]
-pub struct Created {
-    pub id: ContainerId,
-    pub warnings: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WaitCondition {
-    NotRunning,
-    NextExit,
-    Removed,
-}
-
-#[derive(Debug, Clone)]
-pub struct WaitOutcome {
-    pub exit_code: i32,
-    pub error: Option<String>,
-}
-
-/// Resolves when the condition is met.
-pub type Waiter = std::pin::Pin<Box<dyn Future<Output = Result<WaitOutcome>> + Send>>;
-
-#[derive(Debug, Clone, Default)]
-pub struct RemoveOptions {
-    pub force: bool,
-    /// Also remove its anonymous volumes.
-    pub volumes: bool,
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct AttachRequest {
-    pub stdin: bool,
-    pub stdout: bool,
-    pub stderr: bool,
-    /// Live output; without it only `logs`.
-    pub stream: bool,
-    /// What was logged so far, first.
-    pub logs: bool,
-    /// As Docker writes them: `ctrl-p,ctrl-q`; `None` for the default.
-    pub detach_keys: Option<String>,
-}
-
-/// A byte stream to and from a process. Output is in Docker's frames unless `terminal`.
-pub struct AttachStream {
-    /// Already framed bytes to send before anything from `socket`.
-    pub replay: Vec<u8>,
-    /// `None` when there is nothing live to attach to.
-    pub socket: Option<UnixStream>,
-    pub terminal: bool,
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct LogRequest {
-    pub stdout: bool,
-    pub stderr: bool,
-    pub follow: bool,
-    pub timestamps: bool,
-    pub details: bool,
-    pub since: Option<Timestamp>,
-    pub until: Option<Timestamp>,
-    /// Last lines only; `None` for all.
-    pub tail: Option<usize>,
-}
-
-/// Chunks of already framed (or, with a terminal, raw) bytes; ends when the log does.
-pub struct LogStream {
-    pub terminal: bool,
-    pub chunks: mpsc::Receiver<std::io::Result<bytes::Bytes>>,
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct ExecSpec {
-    pub command: Vec<String>,
-    pub env: Vec<String>,
-    pub working_dir: Option<String>,
-    pub user: Option<String>,
-    pub privileged: bool,
-    pub terminal: bool,
-    pub attach_stdin: bool,
-    pub attach_stdout: bool,
-    pub attach_stderr: bool,
-    pub detach_keys: Option<String>,
-    pub console_size: Option<(u16, u16)>,
-}
-
-#[derive(Debug, Clone)]
-pub struct ExecView {
-    pub id: ExecId,
-    pub container: ContainerId,
-    pub spec: ExecSpec,
-    pub is_running: bool,
-    pub exit_code: Option<i32>,
-    pub pid: i32,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Top {
-    pub titles: Vec<String>,
-    pub processes: Vec<Vec<String>>,
-}
-
-/// Something that happened. `kind` and `action` are Docker's words: `container` `start`, `image` `load`, ….
-#[derive(Debug, Clone)]
-pub struct EngineEvent {
-    pub kind: &'static str,
-    pub action: String,
-    pub actor: String,
-    pub attributes: BTreeMap<String, String>,
-    pub time: Timestamp,
-}
-
-#[derive(Debug, Clone)]
-pub struct ContainerView {
-    pub record: Arc<ContainerRecord>,
-    /// Where its log is; `None` for the driver `none`.
-    pub log_path: Option<PathBuf>,
-    pub exec_ids: Vec<ExecId>,
-    /// `(read-write bytes, root filesystem bytes)` when asked for.
-    pub sizes: Option<(u64, u64)>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct VolumeView {
-    pub name: String,
-    pub driver: String,
-    pub mountpoint: PathBuf,
-    pub created_at: Timestamp,
-    pub labels: BTreeMap<String, String>,
-    pub options: BTreeMap<String, String>,
-    pub is_anonymous: bool,
-}
-
-/// A network as listed; until user-defined networks exist these are `bridge`, `host` and `none`.
-#[derive(Debug, Clone)]
-pub struct NetworkView {
-    pub name: String,
-    pub id: String,
-    pub driver: String,
-    pub subnet: Option<String>,
-    pub gateway: Option<String>,
-    /// The bridge's name on the host.
-    pub interface: Option<String>,
-    /// Container id, name, endpoint.
-    pub endpoints: Vec<(ContainerId, String, record::EndpointRecord)>,
-    pub created_at: Timestamp,
-}
-
-#[derive(Debug, Clone)]
-pub struct EngineInfo {
-    pub id: String,
-    pub data_root: PathBuf,
-    pub exec_root: PathBuf,
-    pub containers_running: usize,
-    pub containers_paused: usize,
-    pub containers_stopped: usize,
-    pub images: usize,
-    /// 1 or 2.
-    pub cgroup_version: u8,
-    pub parked: usize,
-    pub spawner_pid: Option<u32>,
-    pub bridge: Option<String>,
-    pub live_restore: bool,
-}
-
-/// A name is a container's name, full id, or an unambiguous prefix of its id.
 impl Engine {
+    /// Opens the roots, finds what runs, and begins to park ahead. Must be called inside a tokio runtime.
     pub async fn open(options: EngineOptions) -> Result<Arc<Self>> {
-        unimplemented!()
+        let names = HostNames::of(&options.exec_root);
+        file::make_directories(&options.data_root, 0o711)?;
+        file::make_directories(&options.data_root.join("containers"), 0o700)?;
+        file::make_directories(&options.exec_root.join("keepers"), 0o700)?;
+        let content = ContentStore::open(&options.data_root).map_err(images::error)?;
+        let network = Network::open(NetworkOptions {
+            bridge: names.bridge,
+            table: names.table,
+            address: options.bridge_address,
+            state_file: options.data_root.join("network.json"),
+        })
+        .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
+        let network = Arc::new(network);
+        let spawner = Spawner::start()?;
+        let engine = Arc::new(Self {
+            id: read_or_make_id(&options.data_root)?,
+            volumes: volumes::Volumes::open(options.data_root.join("volumes"))?,
+            registry: Registry::default(),
+            workshop: Workshop::new(spawner, Arc::clone(&network), names.cgroup_parent),
+            pool: Pool::new(),
+            events: Events::new(),
+            syncer: naru_store::Syncer::start(),
+            exec_containers: Mutex::new(HashMap::new()),
+            is_shutting_down: AtomicBool::new(false),
+            content: Arc::new(content),
+            network,
+            options,
+        });
+        engine.recover().await?;
+        tokio::spawn(keepers::refill(Arc::clone(&engine.pool), Arc::clone(&engine.workshop)));
+        Ok(engine)
     }
+
     /// Ends the spawner and parked processes, and the containers too unless `live_restore`.
-    pub async fn shutdown(&self) {
-        unimplemented!()
+    pub async fn shutdown(self: &Arc<Self>) {
+        self.is_shutting_down.store(true, Ordering::Release);
+        if !self.options.live_restore {
+            self.stop_all().await;
+        }
+        self.workshop.close();
+        for parked in self.pool.clear() {
+            self.end_parked(parked).await;
+        }
+        self.workshop.spawner.stop();
+        if !self.registry.all().iter().any(|container| container.record().is_running()) {
+            let _ = self.network.close();
+            naru_cgroup::Cgroup::open(&self.workshop.cgroup_parent).and_then(|cgroup| cgroup.remove()).ok();
+        }
     }
-    pub async fn create_container(&self, name: Option<String>, spec: ContainerSpec) -> Result<Created> {
-        unimplemented!()
+
+    async fn stop_all(self: &Arc<Self>) {
+        let stops = self.registry.all().into_iter().map(|container| {
+            let engine = Arc::clone(self);
+            tokio::spawn(async move {
+                let _operation = container.operation.lock().await;
+                let _ = engine.stop(&container, None, None, false).await;
+            })
+        });
+        for stop in stops.collect::<Vec<_>>() {
+            let _ = stop.await;
+        }
     }
-    pub async fn start_container(&self, name: &str) -> Result<()> {
-        unimplemented!()
+
+    /// Closes a parked keeper's socket, waits for it to go, and takes down its cgroup.
+    async fn end_parked(&self, mut parked: keepers::Parked) {
+        parked.connection.close();
+        while parked.notices.recv().await.is_some() {}
+        if let Some(endpoint) = &parked.endpoint {
+            self.network.detach(endpoint);
+        }
+        let _ = parked.cgroup.kill_all();
+        let _ = parked.cgroup.remove();
     }
-    pub async fn stop_container(&self, name: &str, timeout_seconds: Option<i64>, signal: Option<String>) -> Result<()> {
-        unimplemented!()
+
+    fn is_shutting_down(&self) -> bool {
+        self.is_shutting_down.load(Ordering::Acquire)
     }
-    pub async fn restart_container(&self, name: &str, timeout_seconds: Option<i64>, signal: Option<String>) -> Result<()> {
-        unimplemented!()
+
+    fn containers_directory(&self) -> PathBuf {
+        self.options.data_root.join("containers")
     }
-    pub async fn kill_container(&self, name: &str, signal: Option<String>) -> Result<()> {
-        unimplemented!()
+
+    fn container_directory(&self, id: &ContainerId) -> PathBuf {
+        self.containers_directory().join(id.as_str())
     }
-    pub async fn pause_container(&self, name: &str) -> Result<()> {
-        unimplemented!()
+
+    fn keepers_directory(&self) -> PathBuf {
+        self.options.exec_root.join("keepers")
     }
-    pub async fn unpause_container(&self, name: &str) -> Result<()> {
-        unimplemented!()
+
+    /// Writes a container's record now: what a client was told must survive any process.
+    fn write_record(&self, container: &Container) -> Result<()> {
+        let path = container.record_path();
+        naru_store::write(&path, &*container.record())?;
+        self.syncer.note(&path);
+        Ok(())
     }
-    pub async fn rename_container(&self, name: &str, new_name: &str) -> Result<()> {
-        unimplemented!()
+
+    /// Writes a container's record a moment later, unless it is gone by then: what it tells can be found out again.
+    fn write_record_soon(&self, container: &Arc<Container>) {
+        let (container, syncer) = (Arc::downgrade(container), self.syncer.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(WRITE_DELAY).await;
+            let Some(container) = container.upgrade() else { return };
+            let _operation = container.operation.lock().await;
+            if container.phase().borrow().is_removed {
+                return;
+            }
+            let path = container.record_path();
+            match naru_store::write(&path, &*container.record()) {
+                Ok(()) => syncer.note(&path),
+                Err(error) => tracing::error!(%error, "cannot write a container's record"),
+            }
+        });
     }
-    pub async fn remove_container(&self, name: &str, options: RemoveOptions) -> Result<()> {
-        unimplemented!()
+
+    fn forget_record(&self, container: &Container) {
+        let path = container.record_path();
+        self.syncer.forget(&path);
+        let _ = std::fs::remove_file(path);
     }
-    /// Registers the wait before it returns, so that an exit after this call is never missed.
-    pub async fn wait_container(&self, name: &str, condition: WaitCondition) -> Result<Waiter> {
-        unimplemented!()
+}
+
+/// What the engine calls its things on the host; derived from the exec-root, so that two engines never meet.
+struct HostNames {
+    bridge: String,
+    table: String,
+    cgroup_parent: String,
+}
+
+impl HostNames {
+    fn of(exec_root: &Path) -> Self {
+        if exec_root == Path::new("/run/naru") {
+            return Self { bridge: "naru0".to_owned(), table: "naru".to_owned(), cgroup_parent: "/naru".to_owned() };
+        }
+        // FNV-1a: stable over versions, and eight digits tell the engines of one host apart.
+        let hash = exec_root.as_os_str().as_encoded_bytes().iter().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        Self {
+            bridge: format!("naru-{hash:08x}"),
+            table: format!("naru_{hash:08x}"),
+            cgroup_parent: format!("/naru-{hash:08x}"),
+        }
     }
-    pub async fn list_containers(&self, all: bool, with_sizes: bool) -> Result<Vec<ContainerView>> {
-        unimplemented!()
-    }
-    pub async fn inspect_container(&self, name: &str, with_sizes: bool) -> Result<ContainerView> {
-        unimplemented!()
-    }
-    /// Works on a container not started yet too: the stream then carries everything from its first byte.
-    pub async fn attach_container(&self, name: &str, request: AttachRequest) -> Result<AttachStream> {
-        unimplemented!()
-    }
-    pub async fn container_logs(&self, name: &str, request: LogRequest) -> Result<LogStream> {
-        unimplemented!()
-    }
-    pub async fn top_container(&self, name: &str, ps_args: Option<String>) -> Result<Top> {
-        unimplemented!()
-    }
-    pub async fn resize_container(&self, name: &str, rows: u16, columns: u16) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn prune_containers(&self) -> Result<Vec<ContainerId>> {
-        unimplemented!()
-    }
-    pub async fn create_exec(&self, name: &str, spec: ExecSpec) -> Result<ExecId> {
-        unimplemented!()
-    }
-    /// `None` when detached.
-    pub async fn start_exec(&self, exec: &str, detach: bool, console_size: Option<(u16, u16)>) -> Result<Option<AttachStream>> {
-        unimplemented!()
-    }
-    pub async fn inspect_exec(&self, exec: &str) -> Result<ExecView> {
-        unimplemented!()
-    }
-    pub async fn resize_exec(&self, exec: &str, rows: u16, columns: u16) -> Result<()> {
-        unimplemented!()
-    }
-    /// Past events since the daemon started (bounded), and those to come.
-    pub fn subscribe_events(&self) -> (Vec<EngineEvent>, broadcast::Receiver<EngineEvent>) {
-        unimplemented!()
-    }
-    pub async fn list_volumes(&self) -> Result<Vec<VolumeView>> {
-        unimplemented!()
-    }
-    pub async fn create_volume(
-        &self,
-        name: Option<String>,
-        driver: String,
-        options: BTreeMap<String, String>,
-        labels: BTreeMap<String, String>,
-    ) -> Result<VolumeView> {
-        unimplemented!()
-    }
-    pub async fn inspect_volume(&self, name: &str) -> Result<VolumeView> {
-        unimplemented!()
-    }
-    pub async fn remove_volume(&self, name: &str, force: bool) -> Result<()> {
-        unimplemented!()
-    }
-    /// Removes unused anonymous volumes, or with `all` every unused one; returns names and freed bytes.
-    pub async fn prune_volumes(&self, all: bool) -> Result<(Vec<String>, u64)> {
-        unimplemented!()
-    }
-    pub async fn list_networks(&self) -> Result<Vec<NetworkView>> {
-        unimplemented!()
-    }
-    pub async fn info(&self) -> EngineInfo {
-        unimplemented!()
-    }
-    /// Containers whose image this is.
-    pub async fn image_users(&self, image: &naru_base::Digest) -> Vec<ContainerView> {
-        unimplemented!()
-    }
-    /// The image store, for reading. Changes go through the engine so that they make events and respect users.
-    pub fn images(&self) -> &Arc<naru_content::ContentStore> {
-        unimplemented!()
+}
+
+/// The engine's own id, made once for a data root.
+fn read_or_make_id(data_root: &Path) -> Result<String> {
+    let path = data_root.join("engine-id");
+    match file::read_bounded(&path, 64).ok().and_then(|text| String::from_utf8(text).ok()) {
+        Some(id) if id.len() == 64 => Ok(id),
+        _ => {
+            let id = ContainerId::generate().to_string();
+            file::replace(&path, id.as_bytes())?;
+            Ok(id)
+        }
     }
 }

@@ -21,7 +21,9 @@ pub struct ContainerRecord {
     pub restart_count: u32,
     /// A client stopped it, so `unless-stopped` and `always` leave it alone until the daemon or a client starts it.
     pub stopped_by_client: bool,
-    /// What the present or last run holds; undone when it ends.
+    /// Why the last start failed, when it did; cleared by the next one that succeeds.
+    pub failed_start: Option<FailedStart>,
+    /// What the present run holds; present from just before the keeper is told to start until all of it is undone.
     pub run: Option<RunRecord>,
 }
 
@@ -97,6 +99,36 @@ pub struct ExitSummary {
     pub finished_at: Timestamp,
     /// Why a start failed, or an end not plain from the code; Docker's `State.Error`.
     pub error: String,
+}
+
+/// A start that did not happen, as `inspect` shows it (`State.ExitCode`, `State.Error`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStart {
+    pub exit_code: i32,
+    pub message: String,
+}
+
+impl ContainerRecord {
+    /// PID 1 is alive, frozen or not.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, ContainerState::Running { .. } | ContainerState::Paused { .. })
+    }
+
+    /// PID 1 as the host sees it; `None` when it is not alive.
+    pub fn pid(&self) -> Option<i32> {
+        match self.state {
+            ContainerState::Running { pid, .. } | ContainerState::Paused { pid, .. } => Some(pid),
+            _ => None,
+        }
+    }
+
+    /// How the last run ended, while no other has begun.
+    pub fn last_exit(&self) -> Option<&ExitSummary> {
+        match &self.state {
+            ContainerState::Exited { exit } | ContainerState::Restarting { exit } => Some(exit),
+            _ => None,
+        }
+    }
 }
 
 /// Resources of one run.

@@ -283,3 +283,31 @@ pub struct HealthcheckSpec {
     pub start_interval_ns: i64,
     pub retries: i64,
 }
+
+impl ContainerPort {
+    /// `80`, `80/tcp`, `53/udp`; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return None,
+        };
+        Some(Self { port: port.parse().ok()?, protocol })
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+impl std::fmt::Display for ContainerPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.port, self.protocol)
+    }
+}

@@ -1,0 +1,133 @@
+//! The daemon's role: roots locked, socket bound, engine opened, API served until a signal.
+
+use crate::options::{self, DaemonOptions};
+use naru_engine::{Engine, EngineOptions};
+use naru_sys::file;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs `naru daemon` until SIGTERM or SIGINT.
+pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
+    let options = match options::parse(args) {
+        Ok(options) => options,
+        Err((text, code)) => {
+            let _ = io::stderr().write_all(text.as_bytes());
+            return ExitCode::from(code);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(&options.log_level))
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
+    match runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(run(&options))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            tracing::error!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Requests are short; more threads would only wake each other.
+const WORKER_THREADS: usize = 2;
+
+async fn run(options: &DaemonOptions) -> Result<(), String> {
+    let named = |what: &str| { let what = what.to_owned(); move |error: io::Error| format!("{what}: {error}") };
+    let mut terminate = signal(SignalKind::terminate()).map_err(named("cannot watch signals"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(named("cannot watch signals"))?;
+    file::make_directories(&options.data_root, 0o711).map_err(|error| error.to_string())?;
+    file::make_directories(&options.exec_root, 0o711).map_err(|error| error.to_string())?;
+    // Held for the daemon's life and by nobody else, so that a killed daemon can be replaced at once.
+    let _data_lock = lock_root(&options.data_root)?;
+    let _exec_lock = lock_root(&options.exec_root)?;
+    let engine = Engine::open(EngineOptions {
+        data_root: options.data_root.clone(),
+        exec_root: options.exec_root.clone(),
+        bridge_address: options.bridge_address,
+        live_restore: options.live_restore,
+    })
+    .await
+    .map_err(|error| error.to_string())?;
+    let mut servers = Vec::new();
+    let (stop, _) = tokio::sync::watch::channel(false);
+    for path in &options.sockets {
+        let listener = listen(path).map_err(named(&format!("cannot listen on {}", path.display())))?;
+        let mut stopped = stop.subscribe();
+        let shutdown = async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        servers.push(tokio::spawn(naru_docker_api::serve(std::sync::Arc::clone(&engine), listener, shutdown)));
+    }
+    file::replace(&options.pidfile, format!("{}\n", std::process::id()).as_bytes()).map_err(|error| error.to_string())?;
+    tracing::info!(sockets = ?options.sockets, "ready");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending");
+    let _ = stop.send(true);
+    engine.shutdown().await;
+    for path in options.sockets.iter().chain([&options.pidfile]) {
+        let _ = std::fs::remove_file(path);
+    }
+    for server in servers {
+        server.abort();
+    }
+    Ok(())
+}
+
+/// One daemon a root.
+fn lock_root(root: &Path) -> Result<File, String> {
+    let path = root.join("naru.lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(format!("another naru daemon uses {}; stop it first, or give this one roots of its own", root.display())),
+    }
+}
+
+/// Binds beside and renames over, so that a stale socket is replaced and clients never find none.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&beside)?;
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o660))?;
+    std::fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
+/// Starts a daemon that outlives its starter: the command line does this when nobody listens. Its log goes to
+/// `<exec-root>/naru.log`.
+pub fn start_detached(exec_root: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(exec_root)?;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(exec_root.join("naru.log"))?;
+    // A process group of its own: the terminal's ctrl-c is not for the daemon.
+    std::process::Command::new(std::env::current_exe()?)
+        .arg("daemon")
+        .arg("--exec-root")
+        .arg(exec_root)
+        .current_dir("/")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(log)
+        .process_group(0)
+        .spawn()?;
+    Ok(())
+}

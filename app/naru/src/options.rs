@@ -1,0 +1,178 @@
+//! The daemon's options: the command line over the configuration file, with dockerd's names.
+
+use clap::Parser;
+use serde::Deserialize;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+pub const DATA_ROOT: &str = "/var/lib/naru";
+pub const EXEC_ROOT: &str = "/run/naru";
+
+/// Runs the engine in the foreground.
+#[derive(Debug, Parser)]
+#[command(name = "naru daemon", disable_version_flag = true)]
+struct Arguments {
+    /// Where images, containers and volumes are kept [default: /var/lib/naru]
+    #[arg(long)]
+    data_root: Option<PathBuf>,
+    /// Where sockets of running things are kept [default: /run/naru]
+    #[arg(long)]
+    exec_root: Option<PathBuf>,
+    /// Where to listen, unix://PATH; may be given more than once [default: unix://<exec-root>/naru.sock]
+    #[arg(short = 'H', long = "host")]
+    hosts: Vec<String>,
+    /// Where to write the daemon's process id [default: <exec-root>/naru.pid]
+    #[arg(long, short = 'p')]
+    pidfile: Option<PathBuf>,
+    /// The bridge's own address with its prefix length, 172.17.0.1/16
+    #[arg(long)]
+    bip: Option<String>,
+    /// A JSON file with these options under the same names
+    #[arg(long)]
+    config_file: Option<PathBuf>,
+    /// Registries spoken to without TLS
+    #[arg(long = "insecure-registry")]
+    insecure_registries: Vec<String>,
+    /// Registries asked before docker.io
+    #[arg(long = "registry-mirror")]
+    registry_mirrors: Vec<String>,
+    /// Leave containers running when the daemon ends by SIGTERM [default: true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    live_restore: Option<bool>,
+    /// debug, info, warn, error
+    #[arg(short = 'l', long)]
+    log_level: Option<String>,
+    /// The same as --log-level debug
+    #[arg(short = 'D', long)]
+    debug: bool,
+}
+
+/// The configuration file; dockerd's keys. One that Naru does not know is refused by name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+struct ConfigFile {
+    data_root: Option<PathBuf>,
+    exec_root: Option<PathBuf>,
+    hosts: Vec<String>,
+    pidfile: Option<PathBuf>,
+    bip: Option<String>,
+    insecure_registries: Vec<String>,
+    registry_mirrors: Vec<String>,
+    live_restore: Option<bool>,
+    log_level: Option<String>,
+    debug: Option<bool>,
+}
+
+/// What the daemon runs with: complete and checked.
+#[derive(Debug)]
+pub struct DaemonOptions {
+    pub data_root: PathBuf,
+    pub exec_root: PathBuf,
+    pub sockets: Vec<PathBuf>,
+    pub pidfile: PathBuf,
+    pub bridge_address: Option<(Ipv4Addr, u8)>,
+    pub live_restore: bool,
+    pub log_level: String,
+}
+
+/// Reads command line and configuration file. `Err` holds the text to show and the exit code.
+pub fn parse(args: &[std::ffi::OsString]) -> Result<DaemonOptions, (String, u8)> {
+    let arguments = Arguments::try_parse_from(args).map_err(|error| {
+        (error.render().ansi().to_string(), u8::try_from(error.exit_code()).unwrap_or(1))
+    })?;
+    resolve(arguments).map_err(|message| (format!("naru daemon: {message}\n"), 1))
+}
+
+fn resolve(arguments: Arguments) -> Result<DaemonOptions, String> {
+    let file = match &arguments.config_file {
+        Some(path) => read_config(path)?,
+        None => ConfigFile::default(),
+    };
+    let exec_root = absolute(arguments.exec_root.or(file.exec_root).unwrap_or_else(|| EXEC_ROOT.into()))?;
+    let mut hosts = if arguments.hosts.is_empty() { file.hosts } else { arguments.hosts };
+    if hosts.is_empty() {
+        hosts.push(format!("unix://{}", exec_root.join("naru.sock").display()));
+    }
+    for registry in arguments.registry_mirrors.iter().chain(&file.registry_mirrors) {
+        if !registry.starts_with("http://") && !registry.starts_with("https://") {
+            return Err(format!("invalid mirror {registry:?}: it must begin with http:// or https://"));
+        }
+    }
+    if let Some(empty) = arguments.insecure_registries.iter().chain(&file.insecure_registries).find(|name| name.is_empty()) {
+        return Err(format!("invalid insecure registry {empty:?}"));
+    }
+    let is_debug = arguments.debug || file.debug.unwrap_or(false);
+    let log_level = arguments.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned());
+    if !["trace", "debug", "info", "warn", "error"].contains(&log_level.as_str()) {
+        return Err(format!("unable to parse logging level: {log_level}; use debug, info, warn or error"));
+    }
+    Ok(DaemonOptions {
+        data_root: absolute(arguments.data_root.or(file.data_root).unwrap_or_else(|| DATA_ROOT.into()))?,
+        sockets: hosts.iter().map(|host| parse_host(host)).collect::<Result<_, _>>()?,
+        pidfile: arguments.pidfile.or(file.pidfile).unwrap_or_else(|| exec_root.join("naru.pid")),
+        bridge_address: arguments.bip.or(file.bip).map(|text| parse_bip(&text)).transpose()?,
+        live_restore: arguments.live_restore.or(file.live_restore).unwrap_or(true),
+        log_level: if is_debug { "debug".to_owned() } else { log_level },
+        exec_root,
+    })
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, String> {
+    std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn read_config(path: &Path) -> Result<ConfigFile, String> {
+    let text = std::fs::read(path).map_err(|error| format!("unable to configure the daemon with file {}: {error}", path.display()))?;
+    serde_json::from_slice(&text).map_err(|error| format!("unable to configure the daemon with file {}: {error}", path.display()))
+}
+
+/// Only unix sockets: whoever reaches an open TCP port owns the host, and such ports are found within hours.
+fn parse_host(host: &str) -> Result<PathBuf, String> {
+    match host.split_once("://") {
+        Some(("unix", path)) if path.starts_with('/') => Ok(path.into()),
+        Some(("unix", _)) => Err(format!("invalid host {host:?}: the socket's path must be absolute")),
+        Some(("tcp", _)) => Err(format!("{host} is refused: the API would be open to everyone who reaches the port. It needs mutual TLS, which is not supported yet; use unix://PATH, over ssh from elsewhere")),
+        _ => Err(format!("invalid host {host:?}: use unix://PATH")),
+    }
+}
+
+fn parse_bip(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let wrong = || format!("invalid --bip {text:?}: expected an address and prefix length such as 172.17.0.1/16");
+    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    let prefix: u8 = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix)).ok_or_else(wrong)?;
+    Ok((address, prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &[&str]) -> Result<DaemonOptions, (String, u8)> {
+        let args: Vec<_> = std::iter::once("daemon").chain(words.iter().copied()).map(Into::into).collect();
+        parse(&args)
+    }
+
+    #[test]
+    fn defaults_follow_the_exec_root() {
+        let options = parse_words(&["--exec-root", "/run/other"]).unwrap();
+        assert_eq!(options.sockets, [PathBuf::from("/run/other/naru.sock")]);
+        assert_eq!(options.pidfile, PathBuf::from("/run/other/naru.pid"));
+        assert!(options.live_restore);
+        assert!(!parse_words(&["--live-restore=false"]).unwrap().live_restore);
+    }
+
+    #[test]
+    fn tcp_is_refused_with_its_reason() {
+        let (message, _) = parse_words(&["-H", "tcp://0.0.0.0:2375"]).unwrap_err();
+        assert!(message.contains("mutual TLS"), "{message}");
+    }
+
+    #[test]
+    fn impossible_values_are_named() {
+        for words in [["--bip", "172.17.0.1"], ["--bip", "x/16"], ["-H", "unix://relative"], ["-l", "loud"]] {
+            let (message, _) = parse_words(&words).unwrap_err();
+            assert!(message.contains(words[1].trim_start_matches("unix://")), "{message}");
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Creating a container: the request meets its image, and one record is committed.
+
+use super::{Container, names};
+use crate::Engine;
+use crate::error::{EngineError, Result};
+use crate::plan;
+use crate::record::{ContainerRecord, ContainerState, MountKind, ResolvedConfig, ResolvedMount};
+use crate::spec::{ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode};
+use crate::views::Created;
+use naru_base::{ContainerId, Timestamp};
+use naru_content::Image;
+use naru_sys::file;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Longest host name the kernel takes, in bytes.
+const HOSTNAME_BYTES_MAX: usize = 64;
+
+impl Engine {
+    pub async fn create_container(&self, name: Option<String>, spec: ContainerSpec) -> Result<Created> {
+        let image = self.image_for_container(&spec.image)?;
+        let name = name.as_deref().map(names::parse).transpose()?;
+        let id = self.pool.offer_id(wants_bridge(&spec));
+        let name = name.unwrap_or_else(|| names::made_up(&id));
+        self.registry.reserve_name(&name, &id)?;
+        match self.create_named(&id, &name, spec, &image).await {
+            Ok(container) => {
+                self.registry.insert(&container);
+                self.container_event("create", &container, &[]);
+                Ok(Created { id, warnings: container.record().resolved.warnings.clone() })
+            }
+            Err(error) => {
+                self.registry.release_name(&name, &id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Checks everything first; then makes volumes, snapshot, directory and record, and undoes them if one fails.
+    async fn create_named(&self, id: &ContainerId, name: &str, mut spec: ContainerSpec, image: &Image) -> Result<Arc<Container>> {
+        self.resolve_joined(&mut spec)?;
+        let mut resolved = resolve(id, &spec, image)?;
+        check(&spec, &resolved)?;
+        resolved.mounts = self.resolve_mounts(&spec, &resolved)?;
+        let directory = self.container_directory(id);
+        let record = ContainerRecord {
+            id: id.clone(),
+            name: name.to_owned(),
+            created_at: Timestamp::now(),
+            spec,
+            resolved,
+            state: ContainerState::Created,
+            restart_count: 0,
+            stopped_by_client: false,
+            failed_start: None,
+            run: None,
+        };
+        let mut undo = Undo { engine: self, id, volumes: Vec::new(), is_armed: true };
+        self.make_volumes(&record, image, &mut undo.volumes)?;
+        self.content.create_snapshot(id, &record.resolved.image_id).map_err(crate::images::error)?;
+        std::fs::DirBuilder::new().create(&directory).map_err(file::FileError::at("make directory", &directory))?;
+        let container = Container::new(record, directory);
+        self.write_record(&container)?;
+        undo.is_armed = false;
+        Ok(container)
+    }
+
+    /// Names of other containers become ids, so that renaming them changes nothing.
+    fn resolve_joined(&self, spec: &mut ContainerSpec) -> Result<()> {
+        if let NetworkMode::Container(name) = &spec.network {
+            spec.network = NetworkMode::Container(self.registry.find(name)?.id.to_string());
+        }
+        for mode in [&mut spec.pid_mode, &mut spec.ipc_mode, &mut spec.uts_mode] {
+            if let NamespaceMode::Container(name) = mode {
+                *mode = NamespaceMode::Container(self.registry.find(name)?.id.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// The creator's mounts and the image's volumes, with a source decided for each.
+    fn resolve_mounts(&self, spec: &ContainerSpec, resolved: &ResolvedConfig) -> Result<Vec<ResolvedMount>> {
+        let mut mounts = spec.mounts.iter().map(|mount| self.resolve_mount(mount)).collect::<Result<Vec<_>>>()?;
+        let taken: BTreeSet<String> = mounts.iter().map(|mount| mount.target.clone()).collect();
+        if taken.len() < mounts.len() {
+            return Err(EngineError::invalid(format!("Duplicate mount point: {}", first_duplicate(&mounts))));
+        }
+        for target in &resolved.volumes {
+            let target = clean_target(target)?;
+            if !taken.contains(&target) {
+                mounts.push(self.volume_mount(&ContainerId::generate().to_string(), target, true));
+            }
+        }
+        Ok(mounts)
+    }
+
+    fn volume_mount(&self, volume: &str, target: String, is_anonymous: bool) -> ResolvedMount {
+        ResolvedMount {
+            kind: MountKind::Volume,
+            volume: Some(volume.to_owned()),
+            source: self.volumes.data_path(volume),
+            target,
+            read_only: false,
+            propagation: String::new(),
+            non_recursive: false,
+            tmpfs_options: Vec::new(),
+            is_anonymous,
+        }
+    }
+
+    fn resolve_mount(&self, mount: &MountSpec) -> Result<ResolvedMount> {
+        let target = clean_target(&mount.target)?;
+        let bare = ResolvedMount {
+            kind: plan::mount_kind(&mount.source),
+            volume: None,
+            source: PathBuf::new(),
+            target: target.clone(),
+            read_only: mount.read_only,
+            propagation: String::new(),
+            non_recursive: false,
+            tmpfs_options: Vec::new(),
+            is_anonymous: false,
+        };
+        match &mount.source {
+            MountSource::Bind { path, propagation, create_missing, non_recursive } => {
+                if !create_missing && std::fs::symlink_metadata(path).is_err() {
+                    return Err(EngineError::invalid(format!(
+                        "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                        path.display()
+                    )));
+                }
+                let propagation = propagation.clone().unwrap_or_else(|| "rprivate".to_owned());
+                Ok(ResolvedMount { source: path.clone(), propagation, non_recursive: *non_recursive, ..bare })
+            }
+            MountSource::Volume { name, subpath: Some(_), .. } => Err(EngineError::new(
+                naru_base::ErrorKind::NotImplemented,
+                format!("volume-subpath is not supported yet (volume {})", name.as_deref().unwrap_or("anonymous")),
+            )),
+            MountSource::Volume { name, .. } => {
+                let volume = match name {
+                    Some(name) => crate::volumes::parse_name(name)?,
+                    None => ContainerId::generate().to_string(),
+                };
+                Ok(ResolvedMount { read_only: mount.read_only, ..self.volume_mount(&volume, target, name.is_none()) })
+            }
+            MountSource::Tmpfs { bytes_max, mode, options } => {
+                let mut all = options.clone();
+                all.extend(bytes_max.map(|bytes| format!("size={bytes}")));
+                all.extend(mode.map(|mode| format!("mode={mode:o}")));
+                if !all.iter().any(|option| option.starts_with("mode=")) {
+                    all.push("mode=1777".to_owned());
+                }
+                Ok(ResolvedMount { tmpfs_options: all, ..bare })
+            }
+        }
+    }
+
+    /// Makes the volumes that do not exist and fills new, empty ones from the image.
+    fn make_volumes(&self, record: &ContainerRecord, image: &Image, made: &mut Vec<String>) -> Result<()> {
+        for mount in record.resolved.mounts.iter().filter(|mount| mount.kind == MountKind::Volume) {
+            let Some(name) = &mount.volume else { continue };
+            if self.volumes.ensure(name, mount.is_anonymous)? {
+                made.push(name.clone());
+                self.volume_event("create", name);
+            }
+            let no_copy = record.spec.mounts.iter().any(|wanted| {
+                wanted.target == mount.target && matches!(wanted.source, MountSource::Volume { no_copy: true, .. })
+            });
+            if !no_copy {
+                self.content.copy_up(&image.id, &mount.target, &mount.source).map_err(crate::images::error)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes back what a failed creation made.
+struct Undo<'a> {
+    engine: &'a Engine,
+    id: &'a ContainerId,
+    volumes: Vec<String>,
+    is_armed: bool,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if !self.is_armed {
+            return;
+        }
+        let _ = self.engine.content.remove_snapshot(self.id);
+        let _ = file::remove_tree(&self.engine.container_directory(self.id));
+        for name in &self.volumes {
+            let _ = self.engine.volumes.delete(name);
+        }
+    }
+}
+
+/// The container takes its address from the bridge.
+pub fn wants_bridge(spec: &ContainerSpec) -> bool {
+    spec.network == NetworkMode::Bridge
+}
+
+fn first_duplicate(mounts: &[ResolvedMount]) -> String {
+    let mut seen = BTreeSet::new();
+    mounts.iter().find(|mount| !seen.insert(&mount.target)).map_or_else(String::new, |mount| mount.target.clone())
+}
+
+/// A mount's target: absolute, `.`, `..` and double slashes folded, not the root.
+fn clean_target(target: &str) -> Result<String> {
+    if !target.starts_with('/') {
+        return Err(EngineError::invalid(format!("invalid mount path: '{target}' mount path must be absolute")));
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    if parts.is_empty() {
+        return Err(EngineError::invalid("invalid specification: destination can't be '/'"));
+    }
+    Ok(format!("/{}", parts.join("/")))
+}
+
+/// Merges the request with the image's configuration, as Docker does.
+fn resolve(id: &ContainerId, spec: &ContainerSpec, image: &Image) -> Result<ResolvedConfig> {
+    let config = &image.config.config;
+    let image_entrypoint = config.entrypoint.clone().unwrap_or_default();
+    let (entrypoint, command) = match (&spec.entrypoint, &spec.command) {
+        // A given entrypoint takes the image's command away.
+        (Some(entrypoint), command) => (entrypoint.clone(), command.clone().unwrap_or_default()),
+        (None, Some(command)) if !command.is_empty() => (image_entrypoint, command.clone()),
+        (None, _) => (image_entrypoint, config.cmd.clone().unwrap_or_default()),
+    };
+    let entrypoint = if entrypoint == [""] { Vec::new() } else { entrypoint };
+    if entrypoint.is_empty() && command.is_empty() {
+        return Err(EngineError::invalid("no command specified"));
+    }
+    let mut labels = config.labels.clone();
+    labels.extend(spec.labels.clone());
+    let mut exposed_ports = spec.exposed_ports.clone();
+    exposed_ports.extend(config.exposed_ports.iter().filter_map(|text| crate::spec::ContainerPort::parse(text)));
+    exposed_ports.extend(spec.ports.iter().map(|binding| binding.container_port));
+    let mut volumes = spec.anonymous_volumes.clone();
+    volumes.extend(config.volumes.iter().cloned());
+    let given = |own: &Option<String>, image: &str| own.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| image.to_owned());
+    Ok(ResolvedConfig {
+        image_id: image.id.clone(),
+        entrypoint,
+        command,
+        env: merge_env(&config.env, &spec.env),
+        working_dir: given(&spec.working_dir, &config.working_dir),
+        user: given(&spec.user, &config.user),
+        labels,
+        exposed_ports,
+        volumes,
+        stop_signal: given(&spec.stop_signal, &config.stop_signal),
+        hostname: resolve_hostname(id, spec),
+        mounts: Vec::new(),
+        warnings: Vec::new(),
+    })
+}
+
+fn resolve_hostname(id: &ContainerId, spec: &ContainerSpec) -> String {
+    let own = spec.hostname.clone().filter(|name| !name.is_empty());
+    own.unwrap_or_else(|| match spec.network {
+        NetworkMode::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        _ if spec.uts_mode == NamespaceMode::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        _ => id.short().to_owned(),
+    })
+}
+
+/// The image's variables in their order, each replaced by the creator's of the same name; then the creator's others.
+/// A bare `KEY` removes the image's.
+fn merge_env(image: &[String], own: &[String]) -> Vec<String> {
+    let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut merged: Vec<String> = image.to_vec();
+    for entry in own {
+        let position = merged.iter().position(|other| key(other) == key(entry));
+        match (entry.contains('='), position) {
+            (true, Some(at)) => merged[at].clone_from(entry),
+            (true, None) => merged.push(entry.clone()),
+            (false, Some(at)) => {
+                merged.remove(at);
+            }
+            (false, None) => {}
+        }
+    }
+    merged
+}
+
+/// What can be refused before anything is made.
+fn check(spec: &ContainerSpec, resolved: &ResolvedConfig) -> Result<()> {
+    if !resolved.working_dir.is_empty() && !resolved.working_dir.starts_with('/') {
+        return Err(EngineError::invalid(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            resolved.working_dir
+        )));
+    }
+    if resolved.hostname.len() > HOSTNAME_BYTES_MAX {
+        return Err(EngineError::invalid(format!("invalid hostname: longer than {HOSTNAME_BYTES_MAX} bytes: {}", resolved.hostname)));
+    }
+    for entry in &resolved.env {
+        if entry.starts_with('=') || entry.contains('\0') {
+            return Err(EngineError::invalid(format!("invalid environment variable: {entry}")));
+        }
+    }
+    if !resolved.stop_signal.is_empty() {
+        super::stop::parse_signal(&resolved.stop_signal)?;
+    }
+    plan::capabilities(spec)?;
+    plan::plan_device_rules(spec)?;
+    plan::plan_resources(&spec.resources)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environment_of_the_creator_wins_and_removes() {
+        let image = ["A=1".to_owned(), "B=2".to_owned()];
+        let own = ["B=3".to_owned(), "A".to_owned(), "C=4".to_owned()];
+        assert_eq!(merge_env(&image, &own), ["B=3", "C=4"]);
+    }
+
+    #[test]
+    fn mount_targets_are_folded_and_never_the_root() {
+        assert_eq!(clean_target("/a//b/../c/.").unwrap(), "/a/c");
+        for target in ["/", "/..", "a/b", ""] {
+            assert!(clean_target(target).is_err(), "{target:?}");
+        }
+    }
+}

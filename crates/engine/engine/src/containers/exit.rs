@@ -1,0 +1,234 @@
+//! The end of a run: one function brings the record in line with what happened, whoever notices it.
+
+use super::{Container, RunResources, lock};
+use crate::Engine;
+use crate::keepers::Notice;
+use crate::record::{ContainerState, ExitSummary};
+use crate::spec::RestartPolicy;
+use naru_base::Timestamp;
+use naru_keeper::protocol::{Event, ExitRecord};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// First pause before a restart by policy; doubled each time, as Docker does.
+const RESTART_DELAY_FIRST: Duration = Duration::from_millis(100);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
+/// A run this long makes the next pause the first again.
+const RESTART_DELAY_RESET: Duration = Duration::from_secs(10);
+
+/// How the engine knows that a run ended.
+#[derive(Debug)]
+pub enum ExitCause {
+    /// The keeper said so, and wrote it down.
+    Recorded(ExitRecord),
+    /// The keeper is gone without a record: it was killed.
+    KeeperLost,
+}
+
+/// The exit code of a container whose keeper was killed: that of SIGKILL, which ends it.
+const EXIT_CODE_KILLED: i32 = 137;
+
+impl Engine {
+    /// Watches a run until its keeper is gone, then settles it.
+    pub(crate) fn follow_run(self: &Arc<Self>, container: &Arc<Container>, mut notices: mpsc::UnboundedReceiver<Notice>) {
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            let mut cause = None;
+            while let Some(notice) = notices.recv().await {
+                match notice {
+                    Notice::Event(Event::ExecExited { exec, exit_code }) => engine.exec_exited(&container, &exec, exit_code),
+                    Notice::Event(Event::Exited(record)) => {
+                        cause = Some(ExitCause::Recorded(record));
+                        break;
+                    }
+                    Notice::Event(Event::Detached { .. }) => engine.container_event("detach", &container, &[]),
+                    Notice::Gone => break,
+                }
+            }
+            let cause = cause.unwrap_or_else(|| read_exit_record(&container));
+            engine.finish_run(&container, cause).await;
+        });
+    }
+
+    /// Brings record, resources and waiters in line with the end of a run.
+    pub(crate) async fn finish_run(self: &Arc<Self>, container: &Arc<Container>, cause: ExitCause) {
+        let cleanup = container.cleanup.lock().await;
+        container.set_keeper(None);
+        let exit = match cause {
+            ExitCause::Recorded(exit) => exit,
+            ExitCause::KeeperLost => self.end_without_keeper(container),
+        };
+        let resources = lock(&container.run).take();
+        if let Some(resources) = &resources {
+            self.release_network(container, resources);
+        }
+        let started_at = match container.record().state {
+            ContainerState::Running { started_at, .. } | ContainerState::Paused { started_at, .. } => Some(started_at),
+            _ => None,
+        };
+        let summary = ExitSummary {
+            exit_code: exit.exit_code,
+            oom_killed: exit.oom_killed,
+            started_at,
+            finished_at: exit.finished_at,
+            error: exit.cause.clone().unwrap_or_default(),
+        };
+        let record = container.change(|record| {
+            record.state = ContainerState::Exited { exit: summary };
+            record.run = None;
+        });
+        self.fail_execs(container);
+        if exit.oom_killed {
+            self.container_event("oom", container, &[]);
+        }
+        let ran_for = started_at.map_or(Duration::ZERO, Timestamp::elapsed);
+        self.container_event(
+            "die",
+            container,
+            &[("exitCode", &exit.exit_code.to_string()), ("execDuration", &ran_for.as_secs().to_string())],
+        );
+        let restarts = !record.spec.auto_remove && self.wants_restart(container, exit.exit_code);
+        if restarts {
+            container.change(|record| {
+                if let ContainerState::Exited { exit } = record.state.clone() {
+                    record.state = ContainerState::Restarting { exit };
+                }
+            });
+        } else if record.spec.auto_remove {
+            self.finish_auto_remove(container, resources);
+            drop(cleanup);
+            container.set_phase(|phase| exited(phase, exit.exit_code));
+            return;
+        }
+        container.set_phase(|phase| exited(phase, exit.exit_code));
+        self.write_record_soon(container);
+        if let Some(resources) = resources {
+            self.remove_cgroup(&resources.cgroup);
+        }
+        drop(cleanup);
+        if restarts {
+            self.restart_later(container, ran_for);
+        }
+    }
+
+    fn finish_auto_remove(self: &Arc<Self>, container: &Arc<Container>, resources: Option<RunResources>) {
+        if let Err(error) = self.remove_stopped(container, true) {
+            tracing::warn!(container = container.id.short(), %error, "cannot remove a container after its end");
+        }
+        if let Some(resources) = resources {
+            self.remove_cgroup(&resources.cgroup);
+        }
+    }
+
+    /// Kills what is left of a container whose keeper is gone: nobody would reap it or hold its streams.
+    fn end_without_keeper(&self, container: &Container) -> ExitRecord {
+        let resources = lock(&container.run);
+        let oom_killed = resources.as_ref().is_some_and(|run| run.cgroup.oom_kill_count().unwrap_or(0) > 0);
+        if let Some(error) = resources.as_ref().and_then(|run| run.cgroup.kill_all().err()) {
+            tracing::warn!(container = container.id.short(), %error, "cannot end a container whose keeper is gone");
+        }
+        ExitRecord {
+            exit_code: EXIT_CODE_KILLED,
+            signal: Some(9),
+            oom_killed,
+            finished_at: Timestamp::now(),
+            cause: Some("the container's keeper process was killed, so the container was ended".to_owned()),
+        }
+    }
+
+    /// Frees address and ports, and the cgroup: what a run or a failed start took.
+    pub(crate) fn release(&self, container: &Container, resources: RunResources) {
+        self.release_network(container, &resources);
+        let _ = resources.cgroup.kill_all();
+        self.remove_cgroup(&resources.cgroup);
+    }
+
+    fn release_network(&self, container: &Container, resources: &RunResources) {
+        if !resources.published.is_empty() {
+            let published: Vec<_> = resources.published.iter().map(super::start::published_of_record).collect();
+            if let Err(error) = self.network.unpublish(&container.id, &published) {
+                tracing::warn!(container = container.id.short(), %error, "cannot take back published ports");
+            }
+        }
+        if let Some(endpoint) = &resources.endpoint {
+            self.network.detach(endpoint);
+        }
+    }
+
+    fn remove_cgroup(&self, cgroup: &naru_cgroup::Cgroup) {
+        if let Err(error) = cgroup.remove() {
+            tracing::warn!(cgroup = cgroup.path(), %error, "cannot remove a container's cgroup; it is swept at the next start of the daemon");
+        }
+    }
+
+    fn wants_restart(&self, container: &Container, exit_code: i32) -> bool {
+        let record = container.record();
+        if container.stop_wanted.load(Ordering::Acquire) || self.is_shutting_down() {
+            return false;
+        }
+        match record.spec.restart {
+            RestartPolicy::No => false,
+            RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+            RestartPolicy::OnFailure { retries_max } => {
+                exit_code != 0 && retries_max.is_none_or(|max| max == 0 || record.restart_count < max)
+            }
+        }
+    }
+
+    fn restart_later(self: &Arc<Self>, container: &Arc<Container>, ran_for: Duration) {
+        let count = container.record().restart_count;
+        let doublings = if ran_for >= RESTART_DELAY_RESET { 0 } else { count.min(16) };
+        let delay = RESTART_DELAY_FIRST.saturating_mul(1 << doublings).min(RESTART_DELAY_MAX);
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _operation = container.operation.lock().await;
+            // A stop, a start or a removal in between settles the matter.
+            if !matches!(container.record().state, ContainerState::Restarting { .. }) {
+                return;
+            }
+            container.change(|record| record.restart_count += 1);
+            if let Err(error) = engine.start(&container).await {
+                tracing::warn!(container = container.id.short(), %error, "a restart by policy failed");
+                container.change(|record| {
+                    if let ContainerState::Restarting { exit } = record.state.clone() {
+                        record.state = ContainerState::Exited { exit };
+                    }
+                });
+                engine.write_record_soon(&container);
+            }
+        });
+    }
+}
+
+fn exited(phase: &mut super::Phase, exit_code: i32) {
+    phase.is_running = false;
+    phase.exits += 1;
+    phase.exit_code = exit_code;
+    phase.error = None;
+}
+
+/// The exit record of a keeper that is gone, if it left one for this run.
+fn read_exit_record(container: &Container) -> ExitCause {
+    let text = naru_sys::file::read_bounded(&container.exit_record_path(), 64 * 1024).ok();
+    text.and_then(|text| serde_json::from_slice(&text).ok()).map_or(ExitCause::KeeperLost, ExitCause::Recorded)
+}
+
+impl ExitCause {
+    /// What a daemon that was not there finds of a run whose keeper is gone.
+    pub fn found(container: &Container) -> Self {
+        read_exit_record(container)
+    }
+}
+
+/// When a process started, from its start time in clock ticks since boot.
+pub fn derive_started_at(start_time: u64) -> Timestamp {
+    /// `USER_HZ`, fixed for every architecture Linux exposes to programs.
+    const TICKS_PER_SECOND: i128 = 100;
+    let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let since_boot = i128::from(uptime.tv_sec) * 1_000_000_000 + i128::from(uptime.tv_nsec);
+    let nanoseconds = Timestamp::now().as_nanosecond() - since_boot + i128::from(start_time) * 1_000_000_000 / TICKS_PER_SECOND;
+    Timestamp::from_parts((nanoseconds / 1_000_000_000) as i64, (nanoseconds % 1_000_000_000) as i32)
+}

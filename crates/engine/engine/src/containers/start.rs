@@ -1,0 +1,412 @@
+//! Starting a container: decide, record the decision, then apply it in order; a failure undoes the same list.
+
+use super::{Container, RunResources, lock};
+use crate::Engine;
+use crate::containers::create::wants_bridge;
+use crate::error::{EngineError, Result};
+use crate::keepers::{BridgePlace, Parked, keeper_gone};
+use crate::plan::{self, StartContext};
+use crate::record::{ContainerRecord, ContainerState, EndpointRecord, FailedStart, MountKind, PublishedPort, RunRecord};
+use crate::spec::{NamespaceMode, NetworkMode, Protocol};
+use naru_base::{ErrorKind, Timestamp};
+use naru_keeper::protocol::{Reply, Request};
+use naru_network::{Endpoint, PublishRequest};
+use naru_runtime::plan::{RootfsPlan, StartFailure, StartFailureKind};
+use naru_sys::file;
+use oci_spec::runtime::LinuxNamespaceType;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl Engine {
+    pub async fn start_container(self: &Arc<Self>, name: &str) -> Result<()> {
+        let container = self.registry.find(name)?;
+        let _operation = container.operation.lock().await;
+        let record = container.record();
+        if matches!(record.state, ContainerState::Paused { .. }) {
+            return Err(EngineError::conflict("cannot start a paused container, try unpause instead"));
+        }
+        if record.is_running() {
+            return Err(EngineError::new(ErrorKind::NotModified, format!("container {} is already running", record.name)));
+        }
+        if record.state == ContainerState::Removing {
+            return Err(EngineError::conflict("container is marked for removal and cannot be started"));
+        }
+        container.change(|record| {
+            record.restart_count = 0;
+            record.stopped_by_client = false;
+        });
+        self.start(&container).await
+    }
+
+    /// Starts a container whose operation lock the caller holds. A failure is recorded and leaves nothing running; with
+    /// `--rm` it leaves no container either.
+    pub(super) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        drop(container.cleanup.lock().await);
+        container.stop_wanted.store(false, Ordering::Release);
+        match self.try_start(container).await {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                lock(&container.pending_attachments).clear();
+                let exit_code = failure.exit_code;
+                container.change(|record| {
+                    record.failed_start = Some(FailedStart { exit_code, message: failure.error.message.clone() });
+                    record.run = None;
+                });
+                self.write_record(container)?;
+                container.set_phase(|phase| {
+                    phase.exits += 1;
+                    phase.exit_code = exit_code;
+                    phase.error = Some(failure.error.message.clone());
+                });
+                if container.record().spec.auto_remove {
+                    self.remove_stopped(container, true)?;
+                }
+                Err(failure.error)
+            }
+        }
+    }
+
+    async fn try_start(self: &Arc<Self>, container: &Arc<Container>) -> std::result::Result<(), FailedToStart> {
+        let record = container.record();
+        let joined = self.joined_namespaces(&record)?;
+        make_bind_sources(&record)?;
+        let parked = self.ready_keeper(&record).await?;
+        let Parked { connection, notices, cgroup_path, cgroup, endpoint, .. } = parked;
+        let mut undo = Undo { engine: self, container, connection: Some(Arc::clone(&connection)), resources: Some(RunResources { cgroup, endpoint, published: Vec::new() }) };
+
+        let resources = undo.resources.as_mut().expect("just made");
+        apply_limits(&record, &resources.cgroup)?;
+        if let Some(endpoint) = &resources.endpoint {
+            resources.published = self.publish(&record, endpoint)?;
+        }
+        let network_files = self.write_network_files(container, &record, resources.endpoint.as_ref())?;
+        let snapshot = self.content.snapshot(&container.id).map_err(crate::images::error)?;
+        let (attached, sockets): (Vec<_>, Vec<OwnedFd>) = lock(&container.pending_attachments).drain(..).unzip();
+        let plan = plan::plan_start(
+            &record,
+            StartContext {
+                rootfs: RootfsPlan::Overlay { lower: snapshot.lower, upper: snapshot.upper, work: snapshot.work },
+                directory: &container.directory,
+                keeper_socket: self.keeper_socket(&container.id),
+                cgroup: &cgroup_path,
+                joined,
+                network_files,
+                attached,
+            },
+        )?;
+
+        // From here a daemon that dies leaves enough behind for the next one to find the run or to undo it.
+        let run = RunRecord { cgroup: cgroup_path, endpoint: resources.endpoint.as_ref().map(endpoint_record), published: resources.published.clone() };
+        if record.last_exit().is_some() {
+            let _ = std::fs::remove_file(container.exit_record_path());
+        }
+        container.change(|record| record.run = Some(run));
+        self.write_record(container)?;
+
+        let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        let reply = connection.request(&Request::Start(Box::new(plan)), &sockets).await;
+        let (pid, start_time) = match reply.map_err(keeper_gone)?.0 {
+            Reply::Started { pid, start_time } => (pid, start_time),
+            Reply::Failed(failure) => return Err(failure.into()),
+            reply => return Err(EngineError::system(format!("the keeper answered {reply:?} to Start")).into()),
+        };
+        undo.disarm();
+        container.set_keeper(Some(connection));
+        container.change(|record| {
+            record.state = ContainerState::Running { pid, start_time, started_at: Timestamp::now() };
+            record.failed_start = None;
+        });
+        container.set_phase(|phase| phase.is_running = true);
+        self.container_event("start", container, &[]);
+        self.write_record_soon(container);
+        self.follow_run(container, notices);
+        Ok(())
+    }
+
+    /// A keeper parked ahead of need, or one made now.
+    async fn ready_keeper(&self, record: &ContainerRecord) -> Result<Parked> {
+        let wants_bridge = wants_bridge(&record.spec);
+        let mac_address = record.spec.mac_address.as_deref().filter(|text| !text.is_empty()).map(parse_mac).transpose()?;
+        if mac_address.is_none()
+            && record.spec.cgroup_parent.is_none()
+            && let Some(parked) = self.pool.take(&record.id, wants_bridge)
+        {
+            return Ok(parked);
+        }
+        let parent = record.spec.cgroup_parent.clone().unwrap_or_else(|| self.workshop.cgroup_parent.clone());
+        let parent = format!("/{}", parent.trim_matches('/'));
+        self.workshop.prepare(record.id.clone(), &parent, wants_bridge.then_some(BridgePlace { mac_address })).await
+    }
+
+    /// `/proc/<pid>/ns/<type>` of the containers whose namespaces this one shares.
+    fn joined_namespaces(&self, record: &ContainerRecord) -> Result<HashMap<LinuxNamespaceType, PathBuf>> {
+        let spec = &record.spec;
+        let mut joined = HashMap::new();
+        let mut join = |id: &str, kind: LinuxNamespaceType, name: &str| -> Result<()> {
+            let other = self.registry.find(id)?;
+            let pid = other.record().pid().ok_or_else(|| {
+                EngineError::conflict(format!("cannot join the {name} namespace of a non running container: {}", other.id))
+            })?;
+            joined.insert(kind, PathBuf::from(format!("/proc/{pid}/ns/{name}")));
+            Ok(())
+        };
+        if let NetworkMode::Container(id) = &spec.network {
+            join(id, LinuxNamespaceType::Network, "net")?;
+            if spec.uts_mode == NamespaceMode::Private {
+                join(id, LinuxNamespaceType::Uts, "uts")?;
+            }
+        }
+        for (mode, kind, name) in [
+            (&spec.pid_mode, LinuxNamespaceType::Pid, "pid"),
+            (&spec.ipc_mode, LinuxNamespaceType::Ipc, "ipc"),
+            (&spec.uts_mode, LinuxNamespaceType::Uts, "uts"),
+        ] {
+            if let NamespaceMode::Container(id) = mode {
+                join(id, kind, name)?;
+            }
+        }
+        Ok(joined)
+    }
+
+    fn publish(&self, record: &ContainerRecord, endpoint: &Endpoint) -> Result<Vec<PublishedPort>> {
+        let mut requests: Vec<PublishRequest> = Vec::new();
+        for binding in &record.spec.ports {
+            let host_ip = match binding.host_ip {
+                None => None,
+                Some(IpAddr::V4(address)) => Some(address),
+                Some(IpAddr::V6(address)) => {
+                    return Err(EngineError::new(ErrorKind::NotImplemented, format!("publishing on the IPv6 address {address} is not supported yet")));
+                }
+            };
+            requests.push(PublishRequest {
+                container_port: binding.container_port.port,
+                protocol: network_protocol(binding.container_port.protocol),
+                host_ip: host_ip.filter(|address| !address.is_unspecified()),
+                host_ports: binding.host_ports.filter(|(first, _)| *first != 0),
+            });
+        }
+        if record.spec.publish_all {
+            let bound: Vec<_> = record.spec.ports.iter().map(|binding| binding.container_port).collect();
+            requests.extend(record.resolved.exposed_ports.iter().filter(|port| !bound.contains(port)).map(|port| PublishRequest {
+                container_port: port.port,
+                protocol: network_protocol(port.protocol),
+                host_ip: None,
+                host_ports: None,
+            }));
+        }
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let published = self.network.publish(&record.id, &record.name, endpoint.address, &requests).map_err(|error| {
+            EngineError::new(error.kind(), format!("driver failed programming external connectivity on endpoint {}: {error}", record.name))
+        })?;
+        Ok(published.iter().map(published_record).collect())
+    }
+
+    /// Writes hostname, hosts and resolv.conf, and says where each is mounted.
+    fn write_network_files(
+        &self,
+        container: &Container,
+        record: &ContainerRecord,
+        endpoint: Option<&Endpoint>,
+    ) -> Result<Vec<(&'static str, PathBuf)>> {
+        if let NetworkMode::Container(other) = &record.spec.network {
+            let other = self.registry.find(other)?;
+            let files = ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"];
+            return Ok(files.into_iter().map(|target| (target, other.directory.join(&target["/etc/".len()..]))).collect());
+        }
+        let host_resolv = || std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let spec = &record.spec;
+        let is_host = spec.network == NetworkMode::Host;
+        let resolv = if is_host && spec.dns.is_empty() && spec.dns_search.is_empty() && spec.dns_options.is_empty() {
+            host_resolv()
+        } else {
+            naru_network::resolv_conf(&host_resolv(), &spec.dns, &spec.dns_search, &spec.dns_options)
+        };
+        let hosts = if is_host {
+            let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            for extra in &spec.extra_hosts {
+                let (name, address) = extra.split_once(':').unwrap_or((extra, ""));
+                hosts.push_str(&format!("{address}\t{name}\n"));
+            }
+            hosts
+        } else {
+            naru_network::hosts_file(
+                endpoint.map(|endpoint| endpoint.address),
+                &record.resolved.hostname,
+                &spec.domainname,
+                &spec.extra_hosts,
+                self.network.gateway(),
+            )
+        };
+        let hostname = format!("{}\n", record.resolved.hostname);
+        let mut files = Vec::with_capacity(3);
+        for (target, name, contents) in
+            [("/etc/resolv.conf", "resolv.conf", resolv), ("/etc/hostname", "hostname", hostname), ("/etc/hosts", "hosts", hosts)]
+        {
+            let path = container.directory.join(name);
+            std::fs::write(&path, contents).map_err(file::FileError::at("write", &path))?;
+            files.push((target, path));
+        }
+        Ok(files)
+    }
+
+    fn keeper_socket(&self, id: &naru_base::ContainerId) -> PathBuf {
+        self.keepers_directory().join(format!("{}.sock", &id.as_str()[..32]))
+    }
+
+    /// Where the keeper of this container listens.
+    pub(crate) fn keeper_socket_of(&self, container: &Container) -> PathBuf {
+        self.keeper_socket(&container.id)
+    }
+}
+
+/// A start that failed: the error for the client, and the exit code Docker shows for it.
+pub(super) struct FailedToStart {
+    error: EngineError,
+    exit_code: i32,
+}
+
+/// Docker's exit code for a start that failed before the command was looked at.
+const EXIT_CODE_NOT_STARTED: i32 = 128;
+
+impl<E: Into<EngineError>> From<E> for FailedToStart {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), exit_code: EXIT_CODE_NOT_STARTED }
+    }
+}
+
+impl From<StartFailure> for FailedToStart {
+    fn from(failure: StartFailure) -> Self {
+        let (kind, exit_code) = match failure.kind {
+            StartFailureKind::CommandNotFound => (ErrorKind::InvalidParameter, 127),
+            StartFailureKind::CommandNotExecutable => (ErrorKind::InvalidParameter, 126),
+            StartFailureKind::Invalid => (ErrorKind::InvalidParameter, EXIT_CODE_NOT_STARTED),
+            StartFailureKind::System => (ErrorKind::System, EXIT_CODE_NOT_STARTED),
+        };
+        let message = format!("failed to create task for container: {}: unknown", failure.message);
+        Self { error: EngineError::new(kind, message), exit_code }
+    }
+}
+
+/// Takes back what a failed start took, in the opposite order.
+struct Undo<'a> {
+    engine: &'a Engine,
+    container: &'a Arc<Container>,
+    connection: Option<Arc<crate::keepers::KeeperConnection>>,
+    resources: Option<RunResources>,
+}
+
+impl Undo<'_> {
+    /// The start succeeded: the run's resources now belong to the container.
+    fn disarm(mut self) {
+        self.connection = None;
+        *lock(&self.container.run) = self.resources.take();
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.close();
+        }
+        if let Some(resources) = self.resources.take() {
+            self.engine.release(self.container, resources);
+        }
+    }
+}
+
+fn apply_limits(record: &ContainerRecord, cgroup: &naru_cgroup::Cgroup) -> Result<()> {
+    let failed = |error: naru_cgroup::CgroupError| EngineError::invalid(format!("cannot apply a resource limit: {error}"));
+    if let Some(resources) = plan::plan_resources(&record.spec.resources)? {
+        cgroup.apply(&resources).map_err(failed)?;
+    }
+    cgroup.apply_devices(&plan::plan_device_rules(&record.spec)?).map_err(failed)
+}
+
+/// `-v` makes a missing source a directory, at each start, as Docker does.
+fn make_bind_sources(record: &ContainerRecord) -> Result<()> {
+    for mount in record.resolved.mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
+        if std::fs::symlink_metadata(&mount.source).is_ok() {
+            continue;
+        }
+        let may_create = record.spec.mounts.iter().any(|wanted| {
+            matches!(&wanted.source, crate::spec::MountSource::Bind { path, create_missing: true, .. } if *path == mount.source)
+        });
+        if !may_create {
+            return Err(EngineError::invalid(format!(
+                "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                mount.source.display()
+            )));
+        }
+        file::make_directories(&mount.source, 0o755)?;
+    }
+    Ok(())
+}
+
+fn network_protocol(protocol: Protocol) -> naru_network::Protocol {
+    match protocol {
+        Protocol::Tcp => naru_network::Protocol::Tcp,
+        Protocol::Udp => naru_network::Protocol::Udp,
+    }
+}
+
+fn parse_mac(text: &str) -> Result<[u8; 6]> {
+    let wrong = || EngineError::invalid(format!("invalid MAC address: {text}"));
+    let parts: Vec<u8> = text
+        .split([':', '-'])
+        .map(|part| u8::from_str_radix(part, 16).map_err(|_| wrong()))
+        .collect::<Result<_>>()?;
+    parts.try_into().map_err(|_| wrong())
+}
+
+pub(crate) fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
+    EndpointRecord {
+        address: endpoint.address,
+        prefix_length: endpoint.prefix_length,
+        gateway: endpoint.gateway,
+        mac_address: endpoint.mac_text(),
+        host_interface: endpoint.host_interface.clone(),
+    }
+}
+
+pub(crate) fn endpoint_of_record(record: &EndpointRecord) -> Endpoint {
+    Endpoint {
+        address: record.address,
+        prefix_length: record.prefix_length,
+        gateway: record.gateway,
+        mac_address: parse_mac(&record.mac_address).unwrap_or_default(),
+        host_interface: record.host_interface.clone(),
+    }
+}
+
+fn published_record(port: &naru_network::Published) -> PublishedPort {
+    PublishedPort {
+        container_port: crate::spec::ContainerPort {
+            port: port.container_port,
+            protocol: match port.protocol {
+                naru_network::Protocol::Tcp => Protocol::Tcp,
+                naru_network::Protocol::Udp => Protocol::Udp,
+            },
+        },
+        host_ip: IpAddr::V4(port.host_ip),
+        host_port: port.host_port,
+    }
+}
+
+/// A publication in the network crate's words.
+pub(crate) fn published_of_record(port: &PublishedPort) -> naru_network::Published {
+    naru_network::Published {
+        container_port: port.container_port.port,
+        protocol: network_protocol(port.container_port.protocol),
+        host_ip: match port.host_ip {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(_) => std::net::Ipv4Addr::UNSPECIFIED,
+        },
+        host_port: port.host_port,
+    }
+}

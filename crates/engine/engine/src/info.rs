@@ -1,0 +1,85 @@
+//! What the engine says of itself and of its networks.
+
+use crate::Engine;
+use crate::containers::endpoint_record_of;
+use crate::error::Result;
+use crate::record::ContainerState;
+use crate::views::{EngineInfo, NetworkView};
+
+impl Engine {
+    pub async fn info(&self) -> EngineInfo {
+        let (mut running, mut paused, mut stopped) = (0, 0, 0);
+        for container in self.registry.all() {
+            match container.record().state {
+                ContainerState::Running { .. } => running += 1,
+                ContainerState::Paused { .. } => paused += 1,
+                _ => stopped += 1,
+            }
+        }
+        let version = naru_cgroup::hierarchy().map(naru_cgroup::Hierarchy::version);
+        EngineInfo {
+            id: self.id.clone(),
+            data_root: self.options.data_root.clone(),
+            exec_root: self.options.exec_root.clone(),
+            containers_running: running,
+            containers_paused: paused,
+            containers_stopped: stopped,
+            images: self.content.images().len(),
+            cgroup_version: if matches!(version, Ok(naru_cgroup::Version::V2)) { 2 } else { 1 },
+            parked: self.pool.len(),
+            spawner_pid: self.workshop.spawner.pid(),
+            bridge: Some(self.network.bridge().to_owned()),
+            live_restore: self.options.live_restore,
+        }
+    }
+
+    /// The three networks every engine has: `bridge`, `host` and `none`.
+    pub async fn list_networks(&self) -> Result<Vec<NetworkView>> {
+        let created_at = self.content_opened_at();
+        let plain = |name: &str, driver: &str| NetworkView {
+            name: name.to_owned(),
+            id: network_id(&self.id, name),
+            driver: driver.to_owned(),
+            subnet: None,
+            gateway: None,
+            interface: None,
+            endpoints: Vec::new(),
+            created_at,
+        };
+        let bridge = NetworkView {
+            subnet: Some(self.network.subnet_text()),
+            gateway: Some(self.network.gateway().to_string()),
+            interface: Some(self.network.bridge().to_owned()),
+            endpoints: self
+                .registry
+                .all()
+                .iter()
+                .filter_map(|container| {
+                    let endpoint = endpoint_record_of(container)?;
+                    Some((container.id.clone(), container.record().name.clone(), endpoint))
+                })
+                .collect(),
+            ..plain("bridge", "bridge")
+        };
+        Ok(vec![bridge, plain("host", "host"), plain("none", "null")])
+    }
+
+    /// When this data root was first used.
+    fn content_opened_at(&self) -> naru_base::Timestamp {
+        let metadata = std::fs::metadata(self.options.data_root.join("engine-id"));
+        metadata.and_then(|metadata| metadata.modified()).map_or_else(|_| naru_base::Timestamp::now(), Into::into)
+    }
+}
+
+/// Stable 64 digits for a built-in network: the engine's id with the name's letters mixed in.
+fn network_id(engine: &str, name: &str) -> String {
+    let mut state = name.bytes().fold(7_u32, |state, byte| state.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    engine
+        .chars()
+        .map(|digit| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let mixed = digit.to_digit(16).unwrap_or_default() ^ (state >> 28);
+            char::from_digit(mixed, 16).unwrap_or('0')
+        })
+        .collect()
+}

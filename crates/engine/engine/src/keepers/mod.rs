@@ -1,0 +1,125 @@
+//! Keepers as the daemon sees them: making one ready, ahead of need or on demand, and talking to it.
+
+mod connection;
+mod pool;
+mod spawner;
+
+pub use connection::{KeeperConnection, KeeperGone, Notice};
+pub use pool::{Pool, refill};
+pub use spawner::{SPAWNER_ROLE, Spawner};
+
+use crate::error::{EngineError, Result};
+use naru_base::ContainerId;
+use naru_cgroup::Cgroup;
+use naru_keeper::protocol::{Reply, Request};
+use naru_network::{Endpoint, Network};
+use naru_runtime::plan::StemPlan;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::mpsc;
+
+/// A keeper with a stem in its namespaces and cgroup, ready for a plan.
+#[derive(Debug)]
+pub struct Parked {
+    /// Names the cgroup and the interface; becomes a container's id when the set was offered to its creation.
+    pub id: ContainerId,
+    pub connection: Arc<KeeperConnection>,
+    pub notices: mpsc::UnboundedReceiver<Notice>,
+    /// Path relative to every hierarchy's root.
+    pub cgroup_path: String,
+    pub cgroup: Cgroup,
+    /// Its place on the bridge, where it has one.
+    pub endpoint: Option<Endpoint>,
+}
+
+impl Parked {
+    /// Its keeper has not closed the socket. A parked keeper sends nothing, so any notice is its end.
+    pub fn is_alive(&self) -> bool {
+        self.notices.is_empty() && !self.notices.is_closed()
+    }
+}
+
+/// Makes keepers ready.
+pub struct Workshop {
+    pub spawner: Arc<Spawner>,
+    pub network: Arc<Network>,
+    /// The parent of every container's cgroup: `/naru`.
+    pub cgroup_parent: String,
+    is_open: AtomicBool,
+}
+
+impl Workshop {
+    pub fn new(spawner: Arc<Spawner>, network: Arc<Network>, cgroup_parent: String) -> Arc<Self> {
+        Arc::new(Self { spawner, network, cgroup_parent, is_open: AtomicBool::new(true) })
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
+    }
+
+    /// No more parking.
+    pub fn close(&self) {
+        self.is_open.store(false, Ordering::Release);
+    }
+
+    /// A ready keeper under the engine's own cgroup parent.
+    pub async fn park(&self, id: ContainerId, with_bridge: bool) -> Result<Parked> {
+        self.prepare(id, &self.cgroup_parent, with_bridge.then(BridgePlace::default)).await
+    }
+
+    /// A ready keeper: cgroup directories, the keeper, its stem, and a place on the bridge if one is wanted. What was
+    /// made is undone on failure.
+    pub async fn prepare(&self, id: ContainerId, cgroup_parent: &str, place: Option<BridgePlace>) -> Result<Parked> {
+        let cgroup_path = format!("{}/{id}", cgroup_parent.trim_end_matches('/'));
+        let cgroup = Cgroup::create(&cgroup_path).map_err(|error| EngineError::system(error.to_string()))?;
+        match self.prepare_in(id, &cgroup_path, place).await {
+            Ok((id, connection, notices, endpoint)) => Ok(Parked { id, connection, notices, cgroup_path, cgroup, endpoint }),
+            Err(error) => {
+                let _ = cgroup.kill_all();
+                let _ = cgroup.remove();
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare_in(
+        &self,
+        id: ContainerId,
+        cgroup_path: &str,
+        place: Option<BridgePlace>,
+    ) -> Result<(ContainerId, Arc<KeeperConnection>, mpsc::UnboundedReceiver<Notice>, Option<Endpoint>)> {
+        let socket = self.spawner.spawn_keeper(&id)?;
+        let (connection, notices) =
+            KeeperConnection::new(socket, &id).map_err(|error| EngineError::system(format!("keeper's socket: {error}")))?;
+        let request = Request::Prepare(StemPlan { cgroup: cgroup_path.to_owned() });
+        let (reply, fds) = connection.request(&request, &[]).await.map_err(keeper_gone)?;
+        let endpoint = match (reply, place) {
+            (Reply::Prepared, None) => None,
+            (Reply::Prepared, Some(place)) => Some(self.attach(&id, &fds, &place)?),
+            (Reply::Failed(failure), _) => return Err(EngineError::system(failure.message)),
+            (reply, _) => return Err(EngineError::system(format!("the keeper answered {reply:?} to Prepare"))),
+        };
+        Ok((id, connection, notices, endpoint))
+    }
+
+    fn attach(&self, id: &ContainerId, fds: &[OwnedFd], place: &BridgePlace) -> Result<Endpoint> {
+        let [netns, route_socket] = fds else {
+            return Err(EngineError::system("the keeper sent no network namespace"));
+        };
+        self.network
+            .attach(id, netns.as_fd(), route_socket.as_fd(), place.mac_address, None)
+            .map_err(|error| EngineError::new(error.kind(), error.to_string()))
+    }
+}
+
+/// What a container asks of its place on the bridge.
+#[derive(Debug, Clone, Default)]
+pub struct BridgePlace {
+    pub mac_address: Option<[u8; 6]>,
+}
+
+/// The error for an operation whose keeper went away in the middle.
+pub fn keeper_gone(_: KeeperGone) -> EngineError {
+    EngineError::new(naru_base::ErrorKind::Unavailable, "the container's keeper ended before it answered; try again")
+}

@@ -1,0 +1,186 @@
+//! What callers hand to the engine and get back from it: plain data.
+
+use crate::error::Result;
+use crate::record::{ContainerRecord, EndpointRecord};
+use naru_base::{ContainerId, ExecId, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    pub data_root: PathBuf,
+    pub exec_root: PathBuf,
+    /// `--bip`: the bridge's own address with its prefix length; `None` chooses a free private range.
+    pub bridge_address: Option<(std::net::Ipv4Addr, u8)>,
+    /// Leave containers running when the daemon ends by SIGTERM.
+    pub live_restore: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Created {
+    pub id: ContainerId,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitCondition {
+    NotRunning,
+    NextExit,
+    Removed,
+}
+
+#[derive(Debug, Clone)]
+pub struct WaitOutcome {
+    pub exit_code: i32,
+    pub error: Option<String>,
+}
+
+/// Resolves when the condition is met.
+pub type Waiter = std::pin::Pin<Box<dyn Future<Output = Result<WaitOutcome>> + Send>>;
+
+#[derive(Debug, Clone, Default)]
+pub struct RemoveOptions {
+    pub force: bool,
+    /// Also remove its anonymous volumes.
+    pub volumes: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct AttachRequest {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    /// Live output; without it only `logs`.
+    pub stream: bool,
+    /// What was logged so far, first.
+    pub logs: bool,
+    /// As Docker writes them: `ctrl-p,ctrl-q`; `None` for the default.
+    pub detach_keys: Option<String>,
+}
+
+/// A byte stream to and from a process. Output is in Docker's frames unless `terminal`.
+pub struct AttachStream {
+    /// Already framed bytes to send before anything from `socket`.
+    pub replay: Vec<u8>,
+    /// `None` when there is nothing live to attach to.
+    pub socket: Option<UnixStream>,
+    pub terminal: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct LogRequest {
+    pub stdout: bool,
+    pub stderr: bool,
+    pub follow: bool,
+    pub timestamps: bool,
+    pub details: bool,
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+    /// Last lines only; `None` for all.
+    pub tail: Option<usize>,
+}
+
+/// Chunks of already framed (or, with a terminal, raw) bytes; ends when the log does.
+pub struct LogStream {
+    pub terminal: bool,
+    pub chunks: mpsc::Receiver<std::io::Result<bytes::Bytes>>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct ExecSpec {
+    pub command: Vec<String>,
+    pub env: Vec<String>,
+    pub working_dir: Option<String>,
+    pub user: Option<String>,
+    pub privileged: bool,
+    pub terminal: bool,
+    pub attach_stdin: bool,
+    pub attach_stdout: bool,
+    pub attach_stderr: bool,
+    pub detach_keys: Option<String>,
+    pub console_size: Option<(u16, u16)>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ExecView {
+    pub id: ExecId,
+    pub container: ContainerId,
+    pub spec: ExecSpec,
+    pub is_running: bool,
+    pub exit_code: Option<i32>,
+    pub pid: i32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Top {
+    pub titles: Vec<String>,
+    pub processes: Vec<Vec<String>>,
+}
+
+/// Something that happened. `kind` and `action` are Docker's words: `container` `start`, `image` `load`, ….
+#[derive(Debug, Clone)]
+pub struct EngineEvent {
+    pub kind: &'static str,
+    pub action: String,
+    pub actor: String,
+    pub attributes: BTreeMap<String, String>,
+    pub time: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+pub struct ContainerView {
+    pub record: Arc<ContainerRecord>,
+    /// Where its log is; `None` for the driver `none`.
+    pub log_path: Option<PathBuf>,
+    pub exec_ids: Vec<ExecId>,
+    /// `(read-write bytes, root filesystem bytes)` when asked for.
+    pub sizes: Option<(u64, u64)>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VolumeView {
+    pub name: String,
+    pub driver: String,
+    pub mountpoint: PathBuf,
+    pub created_at: Timestamp,
+    pub labels: BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
+    pub is_anonymous: bool,
+}
+
+/// A network as listed; until user-defined networks exist these are `bridge`, `host` and `none`.
+#[derive(Debug, Clone)]
+pub struct NetworkView {
+    pub name: String,
+    pub id: String,
+    pub driver: String,
+    pub subnet: Option<String>,
+    pub gateway: Option<String>,
+    /// The bridge's name on the host.
+    pub interface: Option<String>,
+    /// Container id, name, endpoint.
+    pub endpoints: Vec<(ContainerId, String, EndpointRecord)>,
+    pub created_at: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+pub struct EngineInfo {
+    pub id: String,
+    pub data_root: PathBuf,
+    pub exec_root: PathBuf,
+    pub containers_running: usize,
+    pub containers_paused: usize,
+    pub containers_stopped: usize,
+    pub images: usize,
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    pub parked: usize,
+    pub spawner_pid: Option<u32>,
+    pub bridge: Option<String>,
+    pub live_restore: bool,
+}
+

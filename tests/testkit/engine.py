@@ -4,7 +4,6 @@ An `Engine` never touches the host's namespaces, default roots or default socket
 `Naru` (the product) and `DebianDocker` (the reference the product is compared with).
 """
 
-import ctypes
 import json
 import os
 import shutil
@@ -196,6 +195,13 @@ class Engine:
             if not self.cgroups():
                 return
             time.sleep(0.05)
+
+    def settled_leftovers(self, seconds=3):
+        """As `leftovers`, after the kernel has had time to end what it ends in the background."""
+        deadline = time.monotonic() + seconds
+        while (left := self.leftovers()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
 
     def leftovers(self):
         """Names everything that outlived the engine although its containers were removed. Call after `stop`."""

@@ -1,0 +1,72 @@
+"""Engines and images shared by every end-to-end test."""
+
+import os
+import sys
+
+import pytest
+
+sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.join(os.path.dirname(os.path.abspath(__file__)), "images")]
+
+import build  # noqa: E402
+from testkit.engine import NARU, DebianDocker, Naru  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def images():
+    """The folder with the image archives."""
+    return build.build()
+
+
+@pytest.fixture(scope="session")
+def naru(images):
+    """One engine with both images loaded, for tests that leave it as they found it."""
+    engine = new_naru(images)
+    engine.load(images + "/debian-oci.tar")
+    yield engine
+    close_and_check(engine)
+
+
+@pytest.fixture
+def fresh_naru(images):
+    """An engine of the test's own, which it may kill, with busybox:test loaded."""
+    engine = new_naru(images)
+    yield engine
+    close_and_check(engine)
+
+
+def new_naru(images):
+    if not os.path.exists(NARU):
+        pytest.skip(f"{NARU} is not built")
+    engine = Naru()
+    engine.start()
+    engine.load(images + "/busybox.tar")
+    return engine
+
+
+def close_and_check(engine):
+    """Whatever a test did, an engine whose containers are removed leaves nothing behind."""
+    left = None
+    try:
+        if engine.process is None:
+            engine.start()
+        engine.remove_all_containers()
+        engine.stop()
+        left = engine.settled_leftovers()
+    finally:
+        engine.close()
+    assert left == []
+
+
+@pytest.fixture(scope="session")
+def docker(images):
+    """The reference engine; started when the first test wants it."""
+    engine = DebianDocker()
+    engine.start()
+    engine.load(images + "/busybox.tar")
+    engine.load(images + "/debian.tar")
+    yield engine
+    engine.close()
+
+
+def pytest_report_header():
+    return f"naru: {NARU} ({'built' if os.path.exists(NARU) else 'missing'})"

@@ -1,0 +1,29 @@
+"""Every row, with every client, on the reference and on the product: the outcomes must be the same."""
+
+import os
+
+import pytest
+import rows_errors
+import rows_images
+import rows_life
+import rows_run
+from harness import CLIENTS, compare, reference_outcome, run_row
+
+ROWS = rows_run.ROWS + rows_life.ROWS + rows_images.ROWS + rows_errors.ROWS
+PRESENT = [name for name, path in CLIENTS.items() if os.path.exists(path)]
+assert len({row.name for row in ROWS}) == len(ROWS), "two rows have one name"
+
+
+@pytest.mark.parametrize("client", PRESENT)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name.replace(" ", "_"))
+def test_row(request, images, row, client):
+    if row.clients and client not in row.clients:
+        pytest.skip("not for this client")
+    # Naru's own client is measured against what Docker's does.
+    reference_client = client if client != "naru" else ("cli28" if "cli28" in PRESENT else "cli20")
+    reference = reference_outcome(request, images, reference_client, row)
+    if os.environ.get("NARU_TEST_REFERENCE_ONLY"):
+        print(row.name, reference)
+        return
+    subject = run_row(request.getfixturevalue("naru"), client, row)
+    assert compare(row, client, reference, subject) == []

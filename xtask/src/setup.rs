@@ -1,0 +1,99 @@
+//! Installs what the checks need. Skips what is present; fetches from package registries alone.
+
+use crate::run;
+use std::process::{Command, Stdio};
+
+/// A program the checks run, and the Debian package that has it.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("dockerd", "docker.io"),
+    ("runc", "runc"),
+    ("podman", "podman"),
+    ("crun", "crun"),
+    ("debootstrap", "debootstrap"),
+    ("busybox", "busybox-static"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("ip", "iproute2"),
+    ("curl", "curl"),
+    ("zstd", "zstd"),
+    ("nsenter", "util-linux"),
+    ("script", "bsdutils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("cpio", "cpio"),
+    ("python3", "python3"),
+    ("cc", "gcc"),
+];
+
+/// Packages without a program of their own name to look for.
+const PACKAGES: &[&str] = &["python3-venv", "ca-certificates", "libc6-dev"];
+
+/// What the tests import, from `PyPI`.
+const PYTHON_PACKAGES: &[&str] = &["pytest", "docker"];
+
+pub fn install() -> Result<(), String> {
+    let mut missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !is_on_path(program))
+        .map(|(_, package)| *package)
+        .collect();
+    missing.extend(PACKAGES.iter().filter(|package| !is_package_installed(package)));
+    if !missing.is_empty() {
+        println!("installing {}", missing.join(" "));
+        install_packages(&missing)?;
+    }
+    install_python()
+}
+
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin"])
+        .any(|folder| std::path::Path::new(folder).join(program).exists())
+}
+
+fn is_package_installed(package: &str) -> bool {
+    Command::new("dpkg")
+        .args(["-s", package])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn install_packages(packages: &[&str]) -> Result<(), String> {
+    run::complete(apt_get(&["update"]))?;
+    let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+    arguments.extend(packages);
+    run::complete(apt_get(&arguments))
+}
+
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    // RUNLEVEL keeps maintainer scripts from starting the daemons they install.
+    command
+        .arg("-qq")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUNLEVEL", "1");
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+fn install_python() -> Result<(), String> {
+    let environment = run::root().join("target/venv");
+    let marker = environment.join("complete");
+    if marker.exists() {
+        return Ok(());
+    }
+    let mut create = Command::new("/usr/bin/python3");
+    create.args(["-m", "venv", "--clear"]).arg(&environment);
+    run::complete(create)?;
+    let mut install = Command::new(environment.join("bin/pip"));
+    install
+        .args(["install", "--quiet", "--disable-pip-version-check"])
+        .args(PYTHON_PACKAGES);
+    run::complete(install)?;
+    std::fs::write(&marker, PYTHON_PACKAGES.join("\n"))
+        .map_err(|error| format!("{}: {error}", marker.display()))
+}

@@ -1,0 +1,90 @@
+//! `create`: makes a container without starting it.
+
+use super::{Arity, Command};
+use crate::args::Order;
+use crate::error::{CliError, Result};
+use crate::http::{Body, Query};
+use crate::json::Value;
+use crate::options::{self, CreatePlan, PullPolicy, plan_create};
+use crate::{Arguments, Session, output, reference};
+use std::fs::File;
+use std::io::Write;
+
+pub const COMMAND: Command = Command {
+    names: &["container create", "create"],
+    usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
+    about: "Create a new container",
+    flags: &[options::FLAGS],
+    order: Order::FlagsFirst,
+    arity: Arity::AtLeast(1),
+    run,
+};
+
+fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
+    let command = format!("{} create", session.program);
+    // Docker's create plans as if attached, so that a later `start -ai` finds its streams.
+    let plan = plan_create(arguments, false).map_err(|message| CliError::Usage { message, command })?;
+    let id = match create(session, &plan) {
+        Ok(id) => id,
+        Err(error) => return Err(super::run::refused(session, "create", &error)),
+    };
+    output::print_line(&id)?;
+    Ok(0)
+}
+
+/// Creates the container, pulling its image where the policy says so; gives its id.
+pub fn create(session: &Session, plan: &CreatePlan) -> Result<String> {
+    let mut cidfile = plan.cidfile.as_deref().map(open_cidfile).transpose()?;
+    let outcome = create_with_image(session, plan);
+    match (&outcome, &mut cidfile, &plan.cidfile) {
+        (Ok(id), Some(file), _) => {
+            file.write_all(id.as_bytes()).map_err(|error| CliError::message(format!("write the container ID file: {error}")))?;
+        }
+        // Nothing was made, so no file stays to say so; a file that is gone already is as good.
+        (Err(_), Some(_), Some(path)) => drop(std::fs::remove_file(path)),
+        _ => {}
+    }
+    outcome
+}
+
+fn open_cidfile(path: &str) -> Result<File> {
+    File::create_new(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => CliError::message(format!(
+            "container ID file found, make sure the other container isn't running or delete {path}"
+        )),
+        _ => CliError::message(format!("failed to create the container ID file: open {path}: {error}")),
+    })
+}
+
+fn create_with_image(session: &Session, plan: &CreatePlan) -> Result<String> {
+    if plan.pull == PullPolicy::Always {
+        super::pull::pull_for_run(session, plan)?;
+    }
+    match request(session, plan) {
+        Err(CliError::Daemon { status: 404, message })
+            if plan.pull == PullPolicy::Missing && message.to_ascii_lowercase().contains("no such image") =>
+        {
+            if !plan.is_quiet {
+                eprintln!("Unable to find image '{}' locally", reference::familiar(&plan.image));
+            }
+            super::pull::pull_for_run(session, plan)?;
+            request(session, plan)
+        }
+        outcome => outcome,
+    }
+}
+
+fn request(session: &Session, plan: &CreatePlan) -> Result<String> {
+    let path = Query::new("/containers/create")
+        .set_some("name", plan.name.as_deref())
+        .set_some("platform", plan.platform.as_deref())
+        .build();
+    let answer = session.client.json("POST", &path, Body::Json(&plan.body))?;
+    for warning in answer.get("Warnings").items() {
+        eprintln!("WARNING: {}", warning.text());
+    }
+    match answer.get("Id") {
+        Value::Text(id) => Ok(id.clone()),
+        _ => Err(CliError::Protocol("create answered without an id".to_owned())),
+    }
+}

@@ -10,6 +10,9 @@
 //! It is called by the surfaces and never knows which one. It prints nothing, and runs no program but its own spawner.
 //! What a restart must not lose is in a record, in a keeper or in the kernel, never only here.
 
+// Callers await every operation alike; which of them wait for anything is the engine's affair.
+#![allow(clippy::unused_async)]
+
 mod containers;
 mod error;
 mod events;

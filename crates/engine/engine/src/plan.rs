@@ -174,12 +174,7 @@ fn plan_process(record: &ContainerRecord) -> Result<oci::Process> {
     let (spec, resolved) = (&record.spec, &record.resolved);
     let mut process = oci::Process::default();
     process.set_terminal(Some(spec.terminal));
-    process.set_console_size(spec.console_size.map(|(rows, columns)| {
-        let mut size = oci::Box::default();
-        size.set_height(u64::from(rows));
-        size.set_width(u64::from(columns));
-        size
-    }));
+    process.set_console_size(spec.console_size.map(console_size));
     process.set_args(Some(resolved.entrypoint.iter().chain(&resolved.command).cloned().collect()));
     process.set_env(Some(plan_environment(&resolved.env, &resolved.hostname, spec.terminal)));
     process.set_cwd(PathBuf::from(if resolved.working_dir.is_empty() { "/" } else { &resolved.working_dir }));
@@ -188,6 +183,12 @@ fn plan_process(record: &ContainerRecord) -> Result<oci::Process> {
     process.set_no_new_privileges(Some(spec.no_new_privileges));
     process.set_oom_score_adj(spec.oom_score_adj);
     Ok(process)
+}
+
+/// Rows and columns in the specification's words.
+pub fn console_size((rows, columns): (u16, u16)) -> oci::Box {
+    let size = oci::BoxBuilder::default().height(u64::from(rows)).width(u64::from(columns)).build();
+    size.unwrap_or_default()
 }
 
 /// Docker's environment: PATH and HOSTNAME where the image and the creator leave them out, TERM for terminals. HOME
@@ -215,11 +216,12 @@ fn plan_rlimits(spec: &ContainerSpec) -> Result<Vec<oci::PosixRlimit>> {
             let name = format!("\"RLIMIT_{}\"", limit.name.to_ascii_uppercase());
             let kind: oci::PosixRlimitType =
                 serde_json::from_str(&name).map_err(|_| EngineError::invalid(format!("invalid ulimit type: {}", limit.name)))?;
-            let mut rlimit = oci::PosixRlimit::default();
-            rlimit.set_typ(kind);
-            rlimit.set_soft(u64::try_from(limit.soft).unwrap_or(u64::MAX));
-            rlimit.set_hard(u64::try_from(limit.hard).unwrap_or(u64::MAX));
-            Ok(rlimit)
+            oci::PosixRlimitBuilder::default()
+                .typ(kind)
+                .soft(u64::try_from(limit.soft).unwrap_or(u64::MAX))
+                .hard(u64::try_from(limit.hard).unwrap_or(u64::MAX))
+                .build()
+                .map_err(|error| EngineError::invalid(error.to_string()))
         })
         .collect()
 }
@@ -550,11 +552,12 @@ fn plan_throttle(throttle: &ThrottleSpec) -> Result<oci::LinuxThrottleDevice> {
         .ok()
         .filter(|metadata| metadata.file_type().is_block_device())
         .ok_or_else(|| EngineError::invalid(format!("{} is not a block device", throttle.device.display())))?;
-    let mut device = oci::LinuxThrottleDevice::default();
-    device.set_major(i64::from(rustix::fs::major(metadata.rdev())));
-    device.set_minor(i64::from(rustix::fs::minor(metadata.rdev())));
-    device.set_rate(throttle.rate);
-    Ok(device)
+    oci::LinuxThrottleDeviceBuilder::default()
+        .major(i64::from(rustix::fs::major(metadata.rdev())))
+        .minor(i64::from(rustix::fs::minor(metadata.rdev())))
+        .rate(throttle.rate)
+        .build()
+        .map_err(|error| EngineError::invalid(error.to_string()))
 }
 
 /// Docker's rule for a spec's source of a mount, as `inspect` names its kind.

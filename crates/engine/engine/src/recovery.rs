@@ -85,7 +85,7 @@ impl Engine {
     /// A start in flight when the daemon died and never completed: the client saw its connection break.
     fn forget_start(&self, container: &Arc<Container>) {
         if let Some(resources) = lock(&container.run).take() {
-            self.release(container, resources);
+            self.release(container, &resources);
         }
         container.change(|record| record.run = None);
         self.write_record_soon(container);
@@ -114,7 +114,7 @@ impl Engine {
         });
         container.set_phase(|phase| phase.is_running = true);
         for exec in &status.execs {
-            let found = Exec::found(exec.exec.clone(), container.id.clone(), exec.pid, exec.exit_code);
+            let found = Exec::found(exec.exec.clone(), exec.pid, exec.exit_code);
             lock(&container.execs).insert(exec.exec.clone(), found);
             lock(&self.exec_containers).insert(exec.exec.clone(), Arc::downgrade(container));
         }

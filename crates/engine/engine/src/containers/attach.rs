@@ -32,10 +32,8 @@ impl Engine {
         let (ours, theirs) = stream_pair()?;
         match container.keeper() {
             Some(keeper) => {
-                let reply = keeper.request(&Request::Attach(options), &[theirs.as_fd()]).await.map_err(keeper_gone)?.0;
-                if let Reply::Refused { message } = reply {
-                    return Err(EngineError::conflict(message));
-                }
+                let answer = keeper.request(&Request::Attach(options), &[theirs.as_fd()]).await;
+                refused_is_error(answer.map_err(keeper_gone)?.0)?;
             }
             None => lock(&container.pending_attachments).push((options, theirs)),
         }
@@ -72,7 +70,7 @@ pub(super) fn parse_detach_keys(text: Option<&str>) -> Result<Vec<u8>> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(DETACH_KEYS_DEFAULT.to_vec()) };
     text.split(',')
         .map(|key| {
-            let control = key.strip_prefix("ctrl-").map(|rest| rest.to_ascii_uppercase());
+            let control = key.strip_prefix("ctrl-").map(str::to_ascii_uppercase);
             match (control.as_deref().map(str::as_bytes), key.as_bytes()) {
                 (Some([letter @ b'@'..=b'_']), _) => Ok(letter - b'@'),
                 (None, [single]) => Ok(*single),

@@ -8,7 +8,7 @@ use crate::keepers::keeper_gone;
 use crate::plan;
 use crate::record::{ContainerRecord, ContainerState};
 use crate::views::{AttachStream, ExecSpec, ExecView};
-use naru_base::{ContainerId, ErrorKind, ExecId};
+use naru_base::{ErrorKind, ExecId};
 use naru_keeper::protocol::{AttachOptions, ExecRequest, Reply, Request, StdioPlan, Target};
 use naru_runtime::plan::{ExecPlan, StartFailureKind};
 use oci_spec::runtime as oci;
@@ -23,7 +23,6 @@ const ENDED_EXECS_MAX: usize = 256;
 #[derive(Debug)]
 pub struct Exec {
     pub id: ExecId,
-    pub container: ContainerId,
     pub spec: ExecSpec,
     state: Mutex<ExecState>,
 }
@@ -45,9 +44,9 @@ impl Exec {
     }
 
     /// An exec found running by a daemon that did not start it.
-    pub fn found(id: ExecId, container: ContainerId, pid: i32, exit_code: Option<i32>) -> Arc<Self> {
+    pub fn found(id: ExecId, pid: i32, exit_code: Option<i32>) -> Arc<Self> {
         let state = exit_code.map_or(ExecState::Running { pid }, |exit_code| ExecState::Ended { pid, exit_code });
-        Arc::new(Self { id, container, spec: ExecSpec::default(), state: Mutex::new(state) })
+        Arc::new(Self { id, spec: ExecSpec::default(), state: Mutex::new(state) })
     }
 
     fn end(&self, exit_code: i32) {
@@ -68,7 +67,7 @@ impl Engine {
         }
         parse_detach_keys(spec.detach_keys.as_deref())?;
         let id = ExecId::generate();
-        let exec = Arc::new(Exec { id: id.clone(), container: container.id.clone(), spec, state: Mutex::new(ExecState::Created) });
+        let exec = Arc::new(Exec { id: id.clone(), spec, state: Mutex::new(ExecState::Created) });
         let event = format!("exec_create: {}", exec.spec.command.join(" "));
         {
             let mut execs = lock(&container.execs);
@@ -192,9 +191,12 @@ impl Engine {
         self.container_event("exec_die", container, &[("execID", exec.as_str()), ("exitCode", &exit_code.to_string())]);
     }
 
+}
+
+impl Container {
     /// Execs end with their container.
-    pub(super) fn fail_execs(&self, container: &Container) {
-        for exec in lock(&container.execs).values().filter(|exec| exec.is_running()) {
+    pub(super) fn fail_execs(&self) {
+        for exec in lock(&self.execs).values().filter(|exec| exec.is_running()) {
             exec.end(EXIT_CODE_WITH_CONTAINER);
         }
     }
@@ -229,12 +231,7 @@ fn forget_ended(execs: &mut std::collections::BTreeMap<ExecId, Arc<Exec>>) {
 fn plan_exec(record: &ContainerRecord, spec: &ExecSpec, console_size: Option<(u16, u16)>) -> Result<ExecPlan> {
     let mut process = oci::Process::default();
     process.set_terminal(Some(spec.terminal));
-    process.set_console_size(console_size.or(spec.console_size).map(|(rows, columns)| {
-        let mut size = oci::Box::default();
-        size.set_height(u64::from(rows));
-        size.set_width(u64::from(columns));
-        size
-    }));
+    process.set_console_size(console_size.or(spec.console_size).map(plan::console_size));
     process.set_args(Some(spec.command.clone()));
     let mut env = plan::plan_environment(&record.resolved.env, &record.resolved.hostname, spec.terminal);
     let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();

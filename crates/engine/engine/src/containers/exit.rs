@@ -58,7 +58,7 @@ impl Engine {
         container.set_keeper(None);
         let exit = match cause {
             ExitCause::Recorded(exit) => exit,
-            ExitCause::KeeperLost => self.end_without_keeper(container),
+            ExitCause::KeeperLost => end_without_keeper(container),
         };
         let resources = lock(&container.run).take();
         if let Some(resources) = &resources {
@@ -79,7 +79,7 @@ impl Engine {
             record.state = ContainerState::Exited { exit: summary };
             record.run = None;
         });
-        self.fail_execs(container);
+        container.fail_execs();
         if exit.oom_killed {
             self.container_event("oom", container, &[]);
         }
@@ -105,7 +105,7 @@ impl Engine {
         container.set_phase(|phase| exited(phase, exit.exit_code));
         self.write_record_soon(container);
         if let Some(resources) = resources {
-            self.remove_cgroup(&resources.cgroup);
+            remove_cgroup(&resources.cgroup);
         }
         drop(cleanup);
         if restarts {
@@ -118,31 +118,15 @@ impl Engine {
             tracing::warn!(container = container.id.short(), %error, "cannot remove a container after its end");
         }
         if let Some(resources) = resources {
-            self.remove_cgroup(&resources.cgroup);
-        }
-    }
-
-    /// Kills what is left of a container whose keeper is gone: nobody would reap it or hold its streams.
-    fn end_without_keeper(&self, container: &Container) -> ExitRecord {
-        let resources = lock(&container.run);
-        let oom_killed = resources.as_ref().is_some_and(|run| run.cgroup.oom_kill_count().unwrap_or(0) > 0);
-        if let Some(error) = resources.as_ref().and_then(|run| run.cgroup.kill_all().err()) {
-            tracing::warn!(container = container.id.short(), %error, "cannot end a container whose keeper is gone");
-        }
-        ExitRecord {
-            exit_code: EXIT_CODE_KILLED,
-            signal: Some(9),
-            oom_killed,
-            finished_at: Timestamp::now(),
-            cause: Some("the container's keeper process was killed, so the container was ended".to_owned()),
+            remove_cgroup(&resources.cgroup);
         }
     }
 
     /// Frees address and ports, and the cgroup: what a run or a failed start took.
-    pub(crate) fn release(&self, container: &Container, resources: RunResources) {
-        self.release_network(container, &resources);
+    pub(crate) fn release(&self, container: &Container, resources: &RunResources) {
+        self.release_network(container, resources);
         let _ = resources.cgroup.kill_all();
-        self.remove_cgroup(&resources.cgroup);
+        remove_cgroup(&resources.cgroup);
     }
 
     fn release_network(&self, container: &Container, resources: &RunResources) {
@@ -154,12 +138,6 @@ impl Engine {
         }
         if let Some(endpoint) = &resources.endpoint {
             self.network.detach(endpoint);
-        }
-    }
-
-    fn remove_cgroup(&self, cgroup: &naru_cgroup::Cgroup) {
-        if let Err(error) = cgroup.remove() {
-            tracing::warn!(cgroup = cgroup.path(), %error, "cannot remove a container's cgroup; it is swept at the next start of the daemon");
         }
     }
 
@@ -200,6 +178,28 @@ impl Engine {
                 engine.write_record_soon(&container);
             }
         });
+    }
+}
+
+/// Kills what is left of a container whose keeper is gone: nobody would reap it or hold its streams.
+fn end_without_keeper(container: &Container) -> ExitRecord {
+    let resources = lock(&container.run);
+    let oom_killed = resources.as_ref().is_some_and(|run| run.cgroup.oom_kill_count().unwrap_or(0) > 0);
+    if let Some(error) = resources.as_ref().and_then(|run| run.cgroup.kill_all().err()) {
+        tracing::warn!(container = container.id.short(), %error, "cannot end a container whose keeper is gone");
+    }
+    ExitRecord {
+        exit_code: EXIT_CODE_KILLED,
+        signal: Some(9),
+        oom_killed,
+        finished_at: Timestamp::now(),
+        cause: Some("the container's keeper process was killed, so the container was ended".to_owned()),
+    }
+}
+
+fn remove_cgroup(cgroup: &naru_cgroup::Cgroup) {
+    if let Err(error) = cgroup.remove() {
+        tracing::warn!(cgroup = cgroup.path(), %error, "cannot remove a container's cgroup; it is swept at the next start of the daemon");
     }
 }
 

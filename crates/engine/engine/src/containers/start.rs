@@ -44,7 +44,7 @@ impl Engine {
 
     /// Starts a container whose operation lock the caller holds. A failure is recorded and leaves nothing running; with
     /// `--rm` it leaves no container either.
-    pub(super) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+    pub(crate) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         drop(container.cleanup.lock().await);
         container.stop_wanted.store(false, Ordering::Release);
         match self.try_start(container).await {
@@ -231,7 +231,7 @@ impl Engine {
             let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
             for extra in &spec.extra_hosts {
                 let (name, address) = extra.split_once(':').unwrap_or((extra, ""));
-                hosts.push_str(&format!("{address}\t{name}\n"));
+                hosts.extend([address, "\t", name, "\n"]);
             }
             hosts
         } else {
@@ -315,7 +315,7 @@ impl Drop for Undo<'_> {
             connection.close();
         }
         if let Some(resources) = self.resources.take() {
-            self.engine.release(self.container, resources);
+            self.engine.release(self.container, &resources);
         }
     }
 }

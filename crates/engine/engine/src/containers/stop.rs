@@ -95,7 +95,7 @@ impl Engine {
     }
 
     /// Stops a container whose operation lock the caller holds. `by_client` keeps the restart policy off for good.
-    pub(super) async fn stop(
+    pub(crate) async fn stop(
         &self,
         container: &Arc<Container>,
         timeout_seconds: Option<i64>,
@@ -174,7 +174,7 @@ impl Engine {
         let _operation = container.operation.lock().await;
         match container.record().state {
             ContainerState::Running { pid, start_time, started_at } => {
-                self.with_cgroup(&container, naru_cgroup::Cgroup::freeze)?;
+                with_cgroup(&container, naru_cgroup::Cgroup::freeze)?;
                 container.change(|record| record.state = ContainerState::Paused { pid, start_time, started_at });
             }
             ContainerState::Paused { .. } => return Err(EngineError::conflict(format!("Container {} is already paused", container.id))),
@@ -198,7 +198,7 @@ impl Engine {
     }
 
     fn thaw(&self, container: &Arc<Container>) -> Result<()> {
-        self.with_cgroup(container, naru_cgroup::Cgroup::thaw)?;
+        with_cgroup(container, naru_cgroup::Cgroup::thaw)?;
         container.change(|record| {
             if let ContainerState::Paused { pid, start_time, started_at } = record.state {
                 record.state = ContainerState::Running { pid, start_time, started_at };
@@ -207,15 +207,15 @@ impl Engine {
         Ok(())
     }
 
-    fn with_cgroup<T>(
-        &self,
-        container: &Container,
-        action: impl FnOnce(&naru_cgroup::Cgroup) -> std::result::Result<T, naru_cgroup::CgroupError>,
-    ) -> Result<T> {
-        let run = super::lock(&container.run);
-        let run = run.as_ref().ok_or_else(|| EngineError::conflict(format!("Container {} is not running", container.id)))?;
-        action(&run.cgroup).map_err(|error| EngineError::new(error.kind(), error.to_string()))
-    }
+}
+
+fn with_cgroup<T>(
+    container: &Container,
+    action: impl FnOnce(&naru_cgroup::Cgroup) -> std::result::Result<T, naru_cgroup::CgroupError>,
+) -> Result<T> {
+    let run = super::lock(&container.run);
+    let run = run.as_ref().ok_or_else(|| EngineError::conflict(format!("Container {} is not running", container.id)))?;
+    action(&run.cgroup).map_err(|error| EngineError::new(error.kind(), error.to_string()))
 }
 
 #[cfg(test)]

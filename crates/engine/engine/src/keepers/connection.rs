@@ -43,7 +43,7 @@ impl KeeperConnection {
         // Bounded in fact: a keeper sends one event for each exec and attachment, and one at its end.
         let (notices, receiver) = mpsc::unbounded_channel();
         let connection = Arc::new(Self {
-            socket: AsyncFd::new(socket)?,
+            socket: register(socket)?,
             waiting: Mutex::new(Some(VecDeque::new())),
             sending: tokio::sync::Mutex::new(()),
         });
@@ -83,6 +83,11 @@ impl KeeperConnection {
     fn fail_waiting(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
+}
+
+#[expect(deprecated, reason = "its successor is unsafe; a SeqPacket owns its descriptor for as long as it lives")]
+fn register(socket: SeqPacket) -> io::Result<AsyncFd<SeqPacket>> {
+    AsyncFd::new(socket)
 }
 
 async fn read_until_closed(connection: Arc<KeeperConnection>, container: ContainerId, notices: mpsc::UnboundedSender<Notice>) {

@@ -61,12 +61,12 @@ impl Pool {
     pub fn take(&self, container: &ContainerId, wants_bridge: bool) -> Option<Parked> {
         let mut sets = self.lock();
         sets.retain(|slot| slot.parked.is_alive());
-        let fits = |slot: &&mut Slot| slot.parked.endpoint.is_some() == wants_bridge;
+        let fits = |slot: &Slot| slot.parked.endpoint.is_some() == wants_bridge;
         let own = sets.iter().position(|slot| slot.parked.id == *container);
         let position = own
-            .filter(|&position| sets[position].parked.endpoint.is_some() == wants_bridge)
-            .or_else(|| sets.iter_mut().position(|mut slot| fits(&&mut slot) && !slot.is_offered))
-            .or_else(|| sets.iter_mut().position(|mut slot| fits(&&mut slot)));
+            .filter(|&position| fits(&sets[position]))
+            .or_else(|| sets.iter().position(|slot| fits(slot) && !slot.is_offered))
+            .or_else(|| sets.iter().position(fits));
         let taken = position.map(|position| sets.swap_remove(position).parked);
         drop(sets);
         self.wake.notify_one();

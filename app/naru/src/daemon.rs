@@ -26,8 +26,14 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(false)
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
-    match runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(run(&options))) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build();
+    match runtime
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| runtime.block_on(run(&options)))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             tracing::error!("{message}");
@@ -40,7 +46,10 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
 const WORKER_THREADS: usize = 2;
 
 async fn run(options: &DaemonOptions) -> Result<(), String> {
-    let named = |what: &str| { let what = what.to_owned(); move |error: io::Error| format!("{what}: {error}") };
+    let named = |what: &str| {
+        let what = what.to_owned();
+        move |error: io::Error| format!("{what}: {error}")
+    };
     let mut terminate = signal(SignalKind::terminate()).map_err(named("cannot watch signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(named("cannot watch signals"))?;
     file::make_directories(&options.data_root, 0o711).map_err(|error| error.to_string())?;
@@ -64,9 +73,14 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
         let shutdown = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        servers.push(tokio::spawn(naru_docker_api::serve(std::sync::Arc::clone(&engine), listener, shutdown)));
+        servers.push(tokio::spawn(naru_docker_api::serve(
+            std::sync::Arc::clone(&engine),
+            listener,
+            shutdown,
+        )));
     }
-    file::replace(&options.pidfile, format!("{}\n", std::process::id()).as_bytes()).map_err(|error| error.to_string())?;
+    file::replace(&options.pidfile, format!("{}\n", std::process::id()).as_bytes())
+        .map_err(|error| error.to_string())?;
     tracing::info!(sockets = ?options.sockets, "ready");
     tokio::select! {
         _ = terminate.recv() => {}
@@ -87,11 +101,19 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
 /// One daemon a root.
 fn lock_root(root: &Path) -> Result<File, String> {
     let path = root.join("naru.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path);
     let file = file.map_err(|error| format!("cannot open {}: {error}", path.display()))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(_) => Err(format!("another naru daemon uses {}; stop it first, or give this one roots of its own", root.display())),
+        Err(_) => Err(format!(
+            "another naru daemon uses {}; stop it first, or give this one roots of its own",
+            root.display()
+        )),
     }
 }
 
@@ -117,7 +139,11 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 /// `<exec-root>/naru.log`.
 pub fn start_detached(exec_root: &Path) -> io::Result<()> {
     std::fs::create_dir_all(exec_root)?;
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(exec_root.join("naru.log"))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(exec_root.join("naru.log"))?;
     // A process group of its own: the terminal's ctrl-c is not for the daemon.
     std::process::Command::new(std::env::current_exe()?)
         .arg("daemon")

@@ -12,13 +12,19 @@ fn main() -> ExitCode {
         // Before anything else: this process must stay small and single-threaded.
         Some(naru_engine::SPAWNER_ROLE) if is_started_by_daemon() => run_spawner(),
         Some("daemon") => daemon::main(&args[1..]),
-        _ => naru_cli::main(args, naru_cli::Hooks { start_daemon: daemon::start_detached }),
+        _ => naru_cli::main(
+            args,
+            naru_cli::Hooks {
+                start_daemon: daemon::start_detached,
+            },
+        ),
     }
 }
 
 /// A person who types `naru spawner` gets the command line's answer; the daemon hands over a socket.
 fn is_started_by_daemon() -> bool {
-    rustix::net::sockopt::socket_type(std::io::stdin()).is_ok_and(|kind| kind == rustix::net::SocketType::SEQPACKET)
+    rustix::net::sockopt::socket_type(std::io::stdin())
+        .is_ok_and(|kind| kind == rustix::net::SocketType::SEQPACKET)
 }
 
 fn run_spawner() -> ExitCode {

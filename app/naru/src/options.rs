@@ -78,7 +78,10 @@ pub struct DaemonOptions {
 /// Reads command line and configuration file. `Err` holds the text to show and the exit code.
 pub fn parse(args: &[std::ffi::OsString]) -> Result<DaemonOptions, (String, u8)> {
     let arguments = Arguments::try_parse_from(args).map_err(|error| {
-        (error.render().ansi().to_string(), u8::try_from(error.exit_code()).unwrap_or(1))
+        (
+            error.render().ansi().to_string(),
+            u8::try_from(error.exit_code()).unwrap_or(1),
+        )
     })?;
     resolve(arguments).map_err(|message| (format!("naru daemon: {message}\n"), 1))
 }
@@ -88,29 +91,65 @@ fn resolve(arguments: Arguments) -> Result<DaemonOptions, String> {
         Some(path) => read_config(path)?,
         None => ConfigFile::default(),
     };
-    let exec_root = absolute(arguments.exec_root.or(file.exec_root).unwrap_or_else(|| EXEC_ROOT.into()))?;
-    let mut hosts = if arguments.hosts.is_empty() { file.hosts } else { arguments.hosts };
+    let exec_root = absolute(
+        arguments
+            .exec_root
+            .or(file.exec_root)
+            .unwrap_or_else(|| EXEC_ROOT.into()),
+    )?;
+    let mut hosts = if arguments.hosts.is_empty() {
+        file.hosts
+    } else {
+        arguments.hosts
+    };
     if hosts.is_empty() {
         hosts.push(format!("unix://{}", exec_root.join("naru.sock").display()));
     }
     for registry in arguments.registry_mirrors.iter().chain(&file.registry_mirrors) {
         if !registry.starts_with("http://") && !registry.starts_with("https://") {
-            return Err(format!("invalid mirror {registry:?}: it must begin with http:// or https://"));
+            return Err(format!(
+                "invalid mirror {registry:?}: it must begin with http:// or https://"
+            ));
         }
     }
-    if let Some(empty) = arguments.insecure_registries.iter().chain(&file.insecure_registries).find(|name| name.is_empty()) {
+    if let Some(empty) = arguments
+        .insecure_registries
+        .iter()
+        .chain(&file.insecure_registries)
+        .find(|name| name.is_empty())
+    {
         return Err(format!("invalid insecure registry {empty:?}"));
     }
     let is_debug = arguments.debug || file.debug.unwrap_or(false);
-    let log_level = arguments.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned());
+    let log_level = arguments
+        .log_level
+        .or(file.log_level)
+        .unwrap_or_else(|| "info".to_owned());
     if !["trace", "debug", "info", "warn", "error"].contains(&log_level.as_str()) {
-        return Err(format!("unable to parse logging level: {log_level}; use debug, info, warn or error"));
+        return Err(format!(
+            "unable to parse logging level: {log_level}; use debug, info, warn or error"
+        ));
     }
     Ok(DaemonOptions {
-        data_root: absolute(arguments.data_root.or(file.data_root).unwrap_or_else(|| DATA_ROOT.into()))?,
-        sockets: hosts.iter().map(|host| parse_host(host)).collect::<Result<_, _>>()?,
-        pidfile: arguments.pidfile.or(file.pidfile).unwrap_or_else(|| exec_root.join("naru.pid")),
-        bridge_address: arguments.bip.or(file.bip).map(|text| parse_bip(&text)).transpose()?,
+        data_root: absolute(
+            arguments
+                .data_root
+                .or(file.data_root)
+                .unwrap_or_else(|| DATA_ROOT.into()),
+        )?,
+        sockets: hosts
+            .iter()
+            .map(|host| parse_host(host))
+            .collect::<Result<_, _>>()?,
+        pidfile: arguments
+            .pidfile
+            .or(file.pidfile)
+            .unwrap_or_else(|| exec_root.join("naru.pid")),
+        bridge_address: arguments
+            .bip
+            .or(file.bip)
+            .map(|text| parse_bip(&text))
+            .transpose()?,
         live_restore: arguments.live_restore.or(file.live_restore).unwrap_or(true),
         log_level: if is_debug { "debug".to_owned() } else { log_level },
         exec_root,
@@ -122,25 +161,44 @@ fn absolute(path: PathBuf) -> Result<PathBuf, String> {
 }
 
 fn read_config(path: &Path) -> Result<ConfigFile, String> {
-    let text = std::fs::read(path).map_err(|error| format!("unable to configure the daemon with file {}: {error}", path.display()))?;
-    serde_json::from_slice(&text).map_err(|error| format!("unable to configure the daemon with file {}: {error}", path.display()))
+    let text = std::fs::read(path).map_err(|error| {
+        format!(
+            "unable to configure the daemon with file {}: {error}",
+            path.display()
+        )
+    })?;
+    serde_json::from_slice(&text).map_err(|error| {
+        format!(
+            "unable to configure the daemon with file {}: {error}",
+            path.display()
+        )
+    })
 }
 
 /// Only unix sockets: whoever reaches an open TCP port owns the host, and such ports are found within hours.
 fn parse_host(host: &str) -> Result<PathBuf, String> {
     match host.split_once("://") {
         Some(("unix", path)) if path.starts_with('/') => Ok(path.into()),
-        Some(("unix", _)) => Err(format!("invalid host {host:?}: the socket's path must be absolute")),
-        Some(("tcp", _)) => Err(format!("{host} is refused: the API would be open to everyone who reaches the port. It needs mutual TLS, which is not supported yet; use unix://PATH, over ssh from elsewhere")),
+        Some(("unix", _)) => Err(format!(
+            "invalid host {host:?}: the socket's path must be absolute"
+        )),
+        Some(("tcp", _)) => Err(format!(
+            "{host} is refused: the API would be open to everyone who reaches the port. It needs mutual TLS, which is not supported yet; use unix://PATH, over ssh from elsewhere"
+        )),
         _ => Err(format!("invalid host {host:?}: use unix://PATH")),
     }
 }
 
 fn parse_bip(text: &str) -> Result<(Ipv4Addr, u8), String> {
-    let wrong = || format!("invalid --bip {text:?}: expected an address and prefix length such as 172.17.0.1/16");
+    let wrong =
+        || format!("invalid --bip {text:?}: expected an address and prefix length such as 172.17.0.1/16");
     let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
     let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-    let prefix: u8 = prefix.parse().ok().filter(|prefix| (8..=30).contains(prefix)).ok_or_else(wrong)?;
+    let prefix: u8 = prefix
+        .parse()
+        .ok()
+        .filter(|prefix| (8..=30).contains(prefix))
+        .ok_or_else(wrong)?;
     Ok((address, prefix))
 }
 
@@ -149,7 +207,10 @@ mod tests {
     use super::*;
 
     fn parse_words(words: &[&str]) -> Result<DaemonOptions, (String, u8)> {
-        let args: Vec<_> = std::iter::once("daemon").chain(words.iter().copied()).map(Into::into).collect();
+        let args: Vec<_> = std::iter::once("daemon")
+            .chain(words.iter().copied())
+            .map(Into::into)
+            .collect();
         parse(&args)
     }
 
@@ -170,9 +231,17 @@ mod tests {
 
     #[test]
     fn impossible_values_are_named() {
-        for words in [["--bip", "172.17.0.1"], ["--bip", "x/16"], ["-H", "unix://relative"], ["-l", "loud"]] {
+        for words in [
+            ["--bip", "172.17.0.1"],
+            ["--bip", "x/16"],
+            ["-H", "unix://relative"],
+            ["-l", "loud"],
+        ] {
             let (message, _) = parse_words(&words).unwrap_err();
-            assert!(message.contains(words[1].trim_start_matches("unix://")), "{message}");
+            assert!(
+                message.contains(words[1].trim_start_matches("unix://")),
+                "{message}"
+            );
         }
     }
 }

@@ -22,7 +22,10 @@ pub struct Events {
 
 impl Events {
     pub fn new() -> Self {
-        Self { past: Mutex::new(VecDeque::new()), sender: broadcast::Sender::new(LISTENER_LAG_MAX) }
+        Self {
+            past: Mutex::new(VecDeque::new()),
+            sender: broadcast::Sender::new(LISTENER_LAG_MAX),
+        }
     }
 
     fn publish(&self, event: EngineEvent) {
@@ -49,19 +52,38 @@ impl Engine {
         let mut attributes: BTreeMap<String, String> = record.resolved.labels.clone();
         attributes.insert("image".to_owned(), record.spec.image.clone());
         attributes.insert("name".to_owned(), record.name.clone());
-        attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        attributes.extend(
+            more.iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
         self.event("container", action, container.id.to_string(), attributes);
     }
 
     pub(crate) fn volume_event(&self, action: &str, name: &str) {
-        self.event("volume", action, name.to_owned(), BTreeMap::from([("driver".to_owned(), "local".to_owned())]));
+        self.event(
+            "volume",
+            action,
+            name.to_owned(),
+            BTreeMap::from([("driver".to_owned(), "local".to_owned())]),
+        );
     }
 
     pub(crate) fn image_event(&self, action: &str, id: &str, name: &str) {
-        self.event("image", action, id.to_owned(), BTreeMap::from([("name".to_owned(), name.to_owned())]));
+        self.event(
+            "image",
+            action,
+            id.to_owned(),
+            BTreeMap::from([("name".to_owned(), name.to_owned())]),
+        );
     }
 
     fn event(&self, kind: &'static str, action: &str, actor: String, attributes: BTreeMap<String, String>) {
-        self.events.publish(EngineEvent { kind, action: action.to_owned(), actor, attributes, time: Timestamp::now() });
+        self.events.publish(EngineEvent {
+            kind,
+            action: action.to_owned(),
+            actor,
+            attributes,
+            time: Timestamp::now(),
+        });
     }
 }

@@ -20,8 +20,12 @@ impl Engine {
     pub(crate) fn image_for_container(&self, reference: &str) -> Result<Arc<Image>> {
         match self.content.image(reference) {
             Err(missing) if missing.kind() == ErrorKind::NotFound && is_welcome(reference) => {
-                let layer = welcome_layer().map_err(|failed| EngineError::system(format!("cannot make the welcome image: {failed}")))?;
-                self.content.import_image(&[WELCOME], welcome_config(), vec![Box::new(layer.as_slice())]).map_err(error)?;
+                let layer = welcome_layer().map_err(|failed| {
+                    EngineError::system(format!("cannot make the welcome image: {failed}"))
+                })?;
+                self.content
+                    .import_image(&[WELCOME], welcome_config(), vec![Box::new(layer.as_slice())])
+                    .map_err(error)?;
                 self.content.image(reference).map_err(error)
             }
             result => result.map_err(error),
@@ -34,10 +38,18 @@ impl Engine {
     }
 
     /// Loads an archive; blocking, for a thread of its own.
-    pub fn load_images(&self, archive: impl Read, progress: &mut dyn FnMut(LoadProgress)) -> Result<Vec<LoadedImage>> {
+    pub fn load_images(
+        &self,
+        archive: impl Read,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Vec<LoadedImage>> {
         let loaded = self.content.load(archive, progress).map_err(error)?;
         for image in &loaded {
-            let name = image.names.first().cloned().unwrap_or_else(|| image.id.to_string());
+            let name = image
+                .names
+                .first()
+                .cloned()
+                .unwrap_or_else(|| image.id.to_string());
             self.image_event("load", image.id.as_str(), &name);
         }
         Ok(loaded)
@@ -53,14 +65,20 @@ impl Engine {
 
     /// Blocking: what is no longer needed is gone from disk when it returns.
     pub fn remove_image(&self, reference: &str, force: bool, no_prune: bool) -> Result<Vec<Removed>> {
-        let removed = self.content.remove(reference, force, no_prune, &|image| self.users_of(image)).map_err(error)?;
+        let removed = self
+            .content
+            .remove(reference, force, no_prune, &|image| self.users_of(image))
+            .map_err(error)?;
         self.tell_removed(&removed);
         Ok(removed)
     }
 
     /// Blocking, as [`Engine::remove_image`]. Returns the freed bytes too.
     pub fn prune_images(&self, dangling_only: bool) -> Result<(Vec<Removed>, u64)> {
-        let (removed, bytes) = self.content.prune(dangling_only, &|image| self.users_of(image)).map_err(error)?;
+        let (removed, bytes) = self
+            .content
+            .prune(dangling_only, &|image| self.users_of(image))
+            .map_err(error)?;
         self.tell_removed(&removed);
         Ok((removed, bytes))
     }
@@ -76,13 +94,25 @@ impl Engine {
 
     fn users_of(&self, image: &Digest) -> Vec<ImageUser> {
         let containers = self.registry.all();
-        let users = containers.iter().map(|container| container.record()).filter(|record| record.resolved.image_id == *image);
-        users.map(|record| ImageUser { container: record.id.clone(), name: record.name.clone(), is_running: record.is_running() }).collect()
+        let users = containers
+            .iter()
+            .map(|container| container.record())
+            .filter(|record| record.resolved.image_id == *image);
+        users
+            .map(|record| ImageUser {
+                container: record.id.clone(),
+                name: record.name.clone(),
+                is_running: record.is_running(),
+            })
+            .collect()
     }
 }
 
 fn is_welcome(reference: &str) -> bool {
-    matches!(reference, "welcome" | "welcome:latest" | "docker.io/library/welcome" | "docker.io/library/welcome:latest")
+    matches!(
+        reference,
+        "welcome" | "welcome:latest" | "docker.io/library/welcome" | "docker.io/library/welcome:latest"
+    )
 }
 
 /// One file, `/welcome`, the same bytes on every machine.

@@ -25,7 +25,11 @@ impl Engine {
             containers_paused: paused,
             containers_stopped: stopped,
             images: self.content.images().len(),
-            cgroup_version: if matches!(version, Ok(naru_cgroup::Version::V2)) { 2 } else { 1 },
+            cgroup_version: if matches!(version, Ok(naru_cgroup::Version::V2)) {
+                2
+            } else {
+                1
+            },
             parked: self.pool.len(),
             spawner_pid: self.workshop.spawner.pid(),
             bridge: Some(self.network.bridge().to_owned()),
@@ -67,13 +71,17 @@ impl Engine {
     /// When this data root was first used.
     fn content_opened_at(&self) -> naru_base::Timestamp {
         let metadata = std::fs::metadata(self.options.data_root.join("engine-id"));
-        metadata.and_then(|metadata| metadata.modified()).map_or_else(|_| naru_base::Timestamp::now(), Into::into)
+        metadata
+            .and_then(|metadata| metadata.modified())
+            .map_or_else(|_| naru_base::Timestamp::now(), Into::into)
     }
 }
 
 /// Stable 64 digits for a built-in network: the engine's id with the name's letters mixed in.
 fn network_id(engine: &str, name: &str) -> String {
-    let mut state = name.bytes().fold(7_u32, |state, byte| state.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    let mut state = name.bytes().fold(7_u32, |state, byte| {
+        state.wrapping_mul(31).wrapping_add(u32::from(byte))
+    });
     engine
         .chars()
         .map(|digit| {

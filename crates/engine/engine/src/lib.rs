@@ -16,6 +16,7 @@
 mod containers;
 mod error;
 mod events;
+mod firewall;
 mod images;
 mod info;
 mod keepers;
@@ -96,7 +97,11 @@ impl Engine {
             options,
         });
         engine.recover().await?;
-        tokio::spawn(keepers::refill(Arc::clone(&engine.pool), Arc::clone(&engine.workshop)));
+        tokio::spawn(firewall::keep_accepted(Arc::clone(&engine.network)));
+        tokio::spawn(keepers::refill(
+            Arc::clone(&engine.pool),
+            Arc::clone(&engine.workshop),
+        ));
         Ok(engine)
     }
 
@@ -111,9 +116,16 @@ impl Engine {
             self.end_parked(parked).await;
         }
         self.workshop.spawner.stop();
-        if !self.registry.all().iter().any(|container| container.record().is_running()) {
+        if !self
+            .registry
+            .all()
+            .iter()
+            .any(|container| container.record().is_running())
+        {
             let _ = self.network.close();
-            naru_cgroup::Cgroup::open(&self.workshop.cgroup_parent).and_then(|cgroup| cgroup.remove()).ok();
+            naru_cgroup::Cgroup::open(&self.workshop.cgroup_parent)
+                .and_then(|cgroup| cgroup.remove())
+                .ok();
         }
     }
 
@@ -170,7 +182,9 @@ impl Engine {
         let (container, syncer) = (Arc::downgrade(container), self.syncer.clone());
         tokio::spawn(async move {
             tokio::time::sleep(WRITE_DELAY).await;
-            let Some(container) = container.upgrade() else { return };
+            let Some(container) = container.upgrade() else {
+                return;
+            };
             let _operation = container.operation.lock().await;
             if container.phase().borrow().is_removed {
                 return;
@@ -200,12 +214,20 @@ struct HostNames {
 impl HostNames {
     fn of(exec_root: &Path) -> Self {
         if exec_root == Path::new("/run/naru") {
-            return Self { bridge: "naru0".to_owned(), table: "naru".to_owned(), cgroup_parent: "/naru".to_owned() };
+            return Self {
+                bridge: "naru0".to_owned(),
+                table: "naru".to_owned(),
+                cgroup_parent: "/naru".to_owned(),
+            };
         }
         // FNV-1a: stable over versions, and eight digits tell the engines of one host apart.
-        let hash = exec_root.as_os_str().as_encoded_bytes().iter().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-        });
+        let hash = exec_root
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(0x811c_9dc5_u32, |hash, byte| {
+                (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+            });
         Self {
             bridge: format!("naru-{hash:08x}"),
             table: format!("naru_{hash:08x}"),
@@ -217,7 +239,10 @@ impl HostNames {
 /// The engine's own id, made once for a data root.
 fn read_or_make_id(data_root: &Path) -> Result<String> {
     let path = data_root.join("engine-id");
-    match file::read_bounded(&path, 64).ok().and_then(|text| String::from_utf8(text).ok()) {
+    match file::read_bounded(&path, 64)
+        .ok()
+        .and_then(|text| String::from_utf8(text).ok())
+    {
         Some(id) if id.len() == 64 => Ok(id),
         _ => {
             let id = ContainerId::generate().to_string();

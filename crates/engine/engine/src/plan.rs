@@ -2,7 +2,10 @@
 
 use crate::error::{EngineError, Result};
 use crate::record::{ContainerRecord, MountKind, ResolvedMount};
-use crate::spec::{ContainerSpec, DeviceSpec, MountSource, NamespaceMode, NetworkMode, ResourcesSpec, SeccompSpec, ThrottleSpec};
+use crate::spec::{
+    ContainerSpec, DeviceSpec, MountSource, NamespaceMode, NetworkMode, ResourcesSpec, SeccompSpec,
+    ThrottleSpec,
+};
 use naru_keeper::protocol::{AttachOptions, KeeperPlan, LogPlan, StdioPlan};
 use naru_runtime::plan::{ContainerPlan, RootfsPlan, SeccompPlan};
 use oci_spec::runtime as oci;
@@ -47,7 +50,11 @@ pub fn plan_start(record: &ContainerRecord, context: StartContext<'_>) -> Result
             with_init: spec.with_init.unwrap_or(false),
         },
         cgroup: context.cgroup.to_owned(),
-        stdio: StdioPlan { terminal: spec.terminal, open_stdin: spec.open_stdin, stdin_once: spec.stdin_once },
+        stdio: StdioPlan {
+            terminal: spec.terminal,
+            open_stdin: spec.open_stdin,
+            stdin_once: spec.stdin_once,
+        },
         log: plan_log(spec, context.directory)?,
         exit_record: context.directory.join("exit.json"),
         socket: context.keeper_socket,
@@ -65,9 +72,16 @@ fn plan_log(spec: &ContainerSpec, directory: &Path) -> Result<LogPlan> {
         return Ok(LogPlan::None);
     }
     let id = directory.file_name().unwrap_or_default().to_string_lossy();
-    let bytes_max = spec.log.options.get("max-size").map(|text| parse_log_size(text)).transpose()?;
+    let bytes_max = spec
+        .log
+        .options
+        .get("max-size")
+        .map(|text| parse_log_size(text))
+        .transpose()?;
     let files_max = match spec.log.options.get("max-file") {
-        Some(text) => text.parse().map_err(|_| EngineError::invalid(format!("log option max-file: {text:?} is not a number")))?,
+        Some(text) => text
+            .parse()
+            .map_err(|_| EngineError::invalid(format!("log option max-file: {text:?} is not a number")))?,
         None if bytes_max.is_some() => 1,
         None => LOG_FILES_MAX_DEFAULT,
     };
@@ -88,8 +102,13 @@ fn parse_log_size(text: &str) -> Result<u64> {
         Some('g') => 30,
         _ => 0,
     };
-    let number: u64 = digits.parse().map_err(|_| EngineError::invalid(format!("log option max-size: {text:?} is not a size")))?;
-    number.checked_shl(shift).filter(|bytes| bytes >> shift == number && *bytes > 0).ok_or_else(|| EngineError::invalid(format!("log option max-size: {text:?} is out of range")))
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| EngineError::invalid(format!("log option max-size: {text:?} is not a size")))?;
+    number
+        .checked_shl(shift)
+        .filter(|bytes| bytes >> shift == number && *bytes > 0)
+        .ok_or_else(|| EngineError::invalid(format!("log option max-size: {text:?} is out of range")))
 }
 
 /// The profile for a container or exec of this spec.
@@ -118,11 +137,21 @@ pub fn capabilities(spec: &ContainerSpec) -> Result<HashSet<oci::Capability>> {
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
         match oci::Capability::from_str(bare) {
             Ok(capability) if all.contains(&capability) => Ok(Some(capability)),
-            _ => Err(EngineError::invalid(format!("invalid CapAdd/CapDrop: unknown capability: \"CAP_{bare}\""))),
+            _ => Err(EngineError::invalid(format!(
+                "invalid CapAdd/CapDrop: unknown capability: \"CAP_{bare}\""
+            ))),
         }
     };
-    let added = spec.capabilities_add.iter().map(parse).collect::<Result<Vec<_>>>()?;
-    let dropped = spec.capabilities_drop.iter().map(parse).collect::<Result<Vec<_>>>()?;
+    let added = spec
+        .capabilities_add
+        .iter()
+        .map(parse)
+        .collect::<Result<Vec<_>>>()?;
+    let dropped = spec
+        .capabilities_drop
+        .iter()
+        .map(parse)
+        .collect::<Result<Vec<_>>>()?;
     let mut set = match (added.contains(&None), dropped.contains(&None)) {
         (true, _) => all,
         (false, true) => HashSet::new(),
@@ -132,7 +161,12 @@ pub fn capabilities(spec: &ContainerSpec) -> Result<HashSet<oci::Capability>> {
         set.remove(capability);
     }
     // Docker lets an explicit add win over `--cap-drop ALL` only; over a drop of the same name the drop wins.
-    set.extend(added.iter().flatten().filter(|capability| !dropped.contains(&Some(**capability))));
+    set.extend(
+        added
+            .iter()
+            .flatten()
+            .filter(|capability| !dropped.contains(&Some(**capability))),
+    );
     Ok(set)
 }
 
@@ -153,7 +187,8 @@ fn plan_oci_spec(record: &ContainerRecord, context: &StartContext<'_>) -> Result
     spec.set_process(Some(plan_process(record)?));
     spec.set_hostname(has_own_uts(&record.spec).then(|| record.resolved.hostname.clone()));
     spec.set_domainname(
-        (has_own_uts(&record.spec) && !record.spec.domainname.is_empty()).then(|| record.spec.domainname.clone()),
+        (has_own_uts(&record.spec) && !record.spec.domainname.is_empty())
+            .then(|| record.spec.domainname.clone()),
     );
     let mut root = oci::Root::default();
     root.set_readonly(Some(record.spec.read_only_rootfs));
@@ -167,7 +202,7 @@ fn plan_oci_spec(record: &ContainerRecord, context: &StartContext<'_>) -> Result
 
 /// With the host's UTS namespace the host's name is shown and must not be changed.
 fn has_own_uts(spec: &ContainerSpec) -> bool {
-    spec.uts_mode != NamespaceMode::Host && !matches!(spec.network, NetworkMode::Container(_)) 
+    spec.uts_mode != NamespaceMode::Host && !matches!(spec.network, NetworkMode::Container(_))
 }
 
 fn plan_process(record: &ContainerRecord) -> Result<oci::Process> {
@@ -175,9 +210,24 @@ fn plan_process(record: &ContainerRecord) -> Result<oci::Process> {
     let mut process = oci::Process::default();
     process.set_terminal(Some(spec.terminal));
     process.set_console_size(spec.console_size.map(console_size));
-    process.set_args(Some(resolved.entrypoint.iter().chain(&resolved.command).cloned().collect()));
-    process.set_env(Some(plan_environment(&resolved.env, &resolved.hostname, spec.terminal)));
-    process.set_cwd(PathBuf::from(if resolved.working_dir.is_empty() { "/" } else { &resolved.working_dir }));
+    process.set_args(Some(
+        resolved
+            .entrypoint
+            .iter()
+            .chain(&resolved.command)
+            .cloned()
+            .collect(),
+    ));
+    process.set_env(Some(plan_environment(
+        &resolved.env,
+        &resolved.hostname,
+        spec.terminal,
+    )));
+    process.set_cwd(PathBuf::from(if resolved.working_dir.is_empty() {
+        "/"
+    } else {
+        &resolved.working_dir
+    }));
     process.set_capabilities(Some(capability_sets(&capabilities(spec)?)));
     process.set_rlimits(Some(plan_rlimits(spec)?));
     process.set_no_new_privileges(Some(spec.no_new_privileges));
@@ -187,14 +237,20 @@ fn plan_process(record: &ContainerRecord) -> Result<oci::Process> {
 
 /// Rows and columns in the specification's words.
 pub fn console_size((rows, columns): (u16, u16)) -> oci::Box {
-    let size = oci::BoxBuilder::default().height(u64::from(rows)).width(u64::from(columns)).build();
+    let size = oci::BoxBuilder::default()
+        .height(u64::from(rows))
+        .width(u64::from(columns))
+        .build();
     size.unwrap_or_default()
 }
 
 /// Docker's environment: PATH and HOSTNAME where the image and the creator leave them out, TERM for terminals. HOME
 /// is added by the runtime, which knows the user.
 pub fn plan_environment(env: &[String], hostname: &str, terminal: bool) -> Vec<String> {
-    let has = |key: &str| env.iter().any(|entry| entry.split_once('=').is_some_and(|(name, _)| name == key));
+    let has = |key: &str| {
+        env.iter()
+            .any(|entry| entry.split_once('=').is_some_and(|(name, _)| name == key))
+    };
     let mut result = Vec::with_capacity(env.len() + 3);
     if !has("PATH") {
         result.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
@@ -214,8 +270,8 @@ fn plan_rlimits(spec: &ContainerSpec) -> Result<Vec<oci::PosixRlimit>> {
         .iter()
         .map(|limit| {
             let name = format!("\"RLIMIT_{}\"", limit.name.to_ascii_uppercase());
-            let kind: oci::PosixRlimitType =
-                serde_json::from_str(&name).map_err(|_| EngineError::invalid(format!("invalid ulimit type: {}", limit.name)))?;
+            let kind: oci::PosixRlimitType = serde_json::from_str(&name)
+                .map_err(|_| EngineError::invalid(format!("invalid ulimit type: {}", limit.name)))?;
             oci::PosixRlimitBuilder::default()
                 .typ(kind)
                 .soft(u64::try_from(limit.soft).unwrap_or(u64::MAX))
@@ -241,36 +297,96 @@ fn plan_mounts(record: &ContainerRecord, context: &StartContext<'_>) -> Vec<oci:
     let system_access = if spec.privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", system_access]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &[system_access, "nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", system_access],
+        ),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &[system_access, "nosuid", "noexec", "nodev"],
+        ),
     ];
-    let wanted: BTreeSet<&str> = record.resolved.mounts.iter().map(|mount| mount.target.as_str()).collect();
+    let wanted: BTreeSet<&str> = record
+        .resolved
+        .mounts
+        .iter()
+        .map(|mount| mount.target.as_str())
+        .collect();
     match &spec.ipc_mode {
         NamespaceMode::Host => {
-            mounts.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "optional"]));
+            mounts.push(mount(
+                "/dev/mqueue",
+                "bind",
+                "/dev/mqueue",
+                &["rbind", "optional"],
+            ));
             mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind"]));
         }
         NamespaceMode::Container(_) => {
-            mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+            mounts.push(mount(
+                "/dev/mqueue",
+                "mqueue",
+                "mqueue",
+                &["nosuid", "noexec", "nodev"],
+            ));
             if let Some(other) = context.joined.get(&oci::LinuxNamespaceType::Ipc) {
                 // The other container's /dev/shm is found through its own root.
-                let shm = other.parent().and_then(Path::parent).map(|process| process.join("root/dev/shm"));
+                let shm = other
+                    .parent()
+                    .and_then(Path::parent)
+                    .map(|process| process.join("root/dev/shm"));
                 mounts.extend(shm.map(|path| mount("/dev/shm", "bind", &path.to_string_lossy(), &["rbind"])));
             }
         }
         mode => {
-            mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+            mounts.push(mount(
+                "/dev/mqueue",
+                "mqueue",
+                "mqueue",
+                &["nosuid", "noexec", "nodev"],
+            ));
             if *mode != NamespaceMode::None && !wanted.contains("/dev/shm") {
                 let size = format!("size={}", spec.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT));
-                mounts.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
+                mounts.push(mount(
+                    "/dev/shm",
+                    "tmpfs",
+                    "shm",
+                    &["nosuid", "noexec", "nodev", "mode=1777", &size],
+                ));
             }
         }
     }
     for (target, source) in &context.network_files {
         if !wanted.contains(target) {
-            mounts.push(mount(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"]));
+            mounts.push(mount(
+                target,
+                "bind",
+                &source.to_string_lossy(),
+                &["rbind", "rprivate"],
+            ));
         }
     }
     let mut own: Vec<&ResolvedMount> = record.resolved.mounts.iter().collect();
@@ -283,7 +399,11 @@ fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
     if own.kind == MountKind::Tmpfs {
         let mut options = vec!["noexec", "nosuid", "nodev"];
         // An option of the creator's takes back the default it contradicts.
-        options.retain(|default| !own.tmpfs_options.iter().any(|given| default.strip_prefix("no") == Some(given)));
+        options.retain(|default| {
+            !own.tmpfs_options
+                .iter()
+                .any(|given| default.strip_prefix("no") == Some(given))
+        });
         options.extend(own.tmpfs_options.iter().map(String::as_str));
         if own.read_only {
             options.push("ro");
@@ -291,7 +411,11 @@ fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
         return mount(&own.target, "tmpfs", "tmpfs", &options);
     }
     let bind = if own.non_recursive { "bind" } else { "rbind" };
-    let propagation = if own.propagation.is_empty() { "rprivate" } else { &own.propagation };
+    let propagation = if own.propagation.is_empty() {
+        "rprivate"
+    } else {
+        &own.propagation
+    };
     let mut options = vec![bind, propagation];
     if own.read_only {
         options.push(if own.non_recursive { "ro" } else { "rro" });
@@ -303,7 +427,12 @@ fn plan_linux(record: &ContainerRecord, context: &StartContext<'_>) -> Result<oc
     let spec = &record.spec;
     let mut linux = oci::Linux::default();
     linux.set_namespaces(Some(plan_namespaces(spec, &context.joined)));
-    linux.set_sysctl(Some(spec.sysctls.iter().map(|(key, value)| (key.clone(), value.clone())).collect()));
+    linux.set_sysctl(Some(
+        spec.sysctls
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    ));
     linux.set_devices(Some(plan_device_nodes(spec)?));
     linux.set_seccomp(None);
     linux.set_resources(None);
@@ -314,13 +443,22 @@ fn plan_linux(record: &ContainerRecord, context: &StartContext<'_>) -> Result<oc
         None => default(),
     };
     linux.set_masked_paths(Some(hide(&spec.masked_paths, naru_runtime::default_masked_paths)));
-    linux.set_readonly_paths(Some(hide(&spec.read_only_paths, naru_runtime::default_readonly_paths)));
+    linux.set_readonly_paths(Some(hide(
+        &spec.read_only_paths,
+        naru_runtime::default_readonly_paths,
+    )));
     Ok(linux)
 }
 
 /// A shared or slave bind needs the root to propagate likewise.
 fn plan_rootfs_propagation(record: &ContainerRecord) -> Option<String> {
-    let has = |kind: &str| record.resolved.mounts.iter().any(|mount| mount.propagation.trim_start_matches('r') == kind);
+    let has = |kind: &str| {
+        record
+            .resolved
+            .mounts
+            .iter()
+            .any(|mount| mount.propagation.trim_start_matches('r') == kind)
+    };
     if has("shared") {
         Some("shared".to_owned())
     } else if has("slave") {
@@ -343,16 +481,23 @@ fn plan_namespaces(
         Type::Cgroup => spec.cgroup_namespace == NamespaceMode::Host,
         _ => false,
     };
-    [Type::Mount, Type::Network, Type::Pid, Type::Ipc, Type::Uts, Type::Cgroup]
-        .into_iter()
-        .filter(|kind| !shares_host(*kind))
-        .map(|kind| {
-            let mut namespace = oci::LinuxNamespace::default();
-            namespace.set_typ(kind);
-            namespace.set_path(joined.get(&kind).cloned());
-            namespace
-        })
-        .collect()
+    [
+        Type::Mount,
+        Type::Network,
+        Type::Pid,
+        Type::Ipc,
+        Type::Uts,
+        Type::Cgroup,
+    ]
+    .into_iter()
+    .filter(|kind| !shares_host(*kind))
+    .map(|kind| {
+        let mut namespace = oci::LinuxNamespace::default();
+        namespace.set_typ(kind);
+        namespace.set_path(joined.get(&kind).cloned());
+        namespace
+    })
+    .collect()
 }
 
 /// Device nodes beyond the standard ones: the creator's, or all of the host's for a privileged container.
@@ -370,19 +515,29 @@ fn plan_device_nodes(spec: &ContainerSpec) -> Result<Vec<oci::LinuxDevice>> {
 /// A device of the creator's: a node, or every node below a directory; each with its number's rule.
 pub fn resolve_device(device: &DeviceSpec) -> Result<Vec<(oci::LinuxDevice, oci::LinuxDeviceCgroup)>> {
     let gone = |error: std::io::Error| {
-        EngineError::invalid(format!("error gathering device information while adding custom device \"{}\": {error}", device.host_path.display()))
+        EngineError::invalid(format!(
+            "error gathering device information while adding custom device \"{}\": {error}",
+            device.host_path.display()
+        ))
     };
     let metadata = std::fs::metadata(&device.host_path).map_err(gone)?;
     if !metadata.is_dir() {
         let node = device_node(&device.container_path, &metadata).ok_or_else(|| {
-            EngineError::invalid(format!("error gathering device information while adding custom device \"{}\": not a device node", device.host_path.display()))
+            EngineError::invalid(format!(
+                "error gathering device information while adding custom device \"{}\": not a device node",
+                device.host_path.display()
+            ))
         })?;
         let rule = device_rule(&node, &device.permissions);
         return Ok(vec![(node, rule)]);
     }
     let mut nodes = Vec::new();
     for entry in std::fs::read_dir(&device.host_path).map_err(gone)?.flatten() {
-        let inner = DeviceSpec { host_path: entry.path(), container_path: device.container_path.join(entry.file_name()), permissions: device.permissions.clone() };
+        let inner = DeviceSpec {
+            host_path: entry.path(),
+            container_path: device.container_path.join(entry.file_name()),
+            permissions: device.permissions.clone(),
+        };
         nodes.extend(resolve_device(&inner).unwrap_or_default());
     }
     Ok(nodes)
@@ -394,7 +549,11 @@ fn device_rule(node: &oci::LinuxDevice, permissions: &str) -> oci::LinuxDeviceCg
     rule.set_typ(Some(node.typ()));
     rule.set_major(Some(node.major()));
     rule.set_minor(Some(node.minor()));
-    rule.set_access(Some(if permissions.is_empty() { "rwm".to_owned() } else { permissions.to_owned() }));
+    rule.set_access(Some(if permissions.is_empty() {
+        "rwm".to_owned()
+    } else {
+        permissions.to_owned()
+    }));
     rule
 }
 
@@ -417,12 +576,23 @@ fn device_node(path: &Path, metadata: &std::fs::Metadata) -> Option<oci::LinuxDe
 
 /// Every device node below the host's /dev, but for terminals and shared memory, which are the container's own.
 fn host_devices() -> Vec<oci::LinuxDevice> {
-    const OWN: [&str; 8] = ["pts", "shm", "fd", "mqueue", "console", "ptmx", ".lxc", ".lxd-mounts"];
+    const OWN: [&str; 8] = [
+        "pts",
+        "shm",
+        "fd",
+        "mqueue",
+        "console",
+        "ptmx",
+        ".lxc",
+        ".lxd-mounts",
+    ];
     fn walk(directory: &Path, devices: &mut Vec<oci::LinuxDevice>) {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             let path = entry.path();
             let is_own = directory == Path::new("/dev") && OWN.iter().any(|name| entry.file_name() == *name);
-            let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+            let Ok(metadata) = std::fs::symlink_metadata(&path) else {
+                continue;
+            };
             if metadata.is_dir() && !is_own {
                 walk(&path, devices);
             } else if !is_own && !metadata.is_symlink() {
@@ -457,9 +627,21 @@ pub fn plan_device_rules(spec: &ContainerSpec) -> Result<Vec<oci::LinuxDeviceCgr
 fn parse_device_rule(text: &str) -> Result<oci::LinuxDeviceCgroup> {
     let wrong = || EngineError::invalid(format!("invalid device cgroup rule format: '{text}'"));
     let mut words = text.split_whitespace();
-    let (kind, numbers, access) = (words.next().ok_or_else(wrong)?, words.next().ok_or_else(wrong)?, words.next().ok_or_else(wrong)?);
+    let (kind, numbers, access) = (
+        words.next().ok_or_else(wrong)?,
+        words.next().ok_or_else(wrong)?,
+        words.next().ok_or_else(wrong)?,
+    );
     let (major, minor) = numbers.split_once(':').ok_or_else(wrong)?;
-    let number = |part: &str| if part == "*" { Ok(None) } else { part.parse::<u32>().map(|n| Some(i64::from(n))).map_err(|_| wrong()) };
+    let number = |part: &str| {
+        if part == "*" {
+            Ok(None)
+        } else {
+            part.parse::<u32>()
+                .map(|n| Some(i64::from(n)))
+                .map_err(|_| wrong())
+        }
+    };
     let mut rule = oci::LinuxDeviceCgroup::default();
     rule.set_allow(true);
     rule.set_typ(Some(match kind {
@@ -498,8 +680,14 @@ pub fn plan_resources(wanted: &ResourcesSpec) -> Result<Option<oci::LinuxResourc
 fn plan_memory(wanted: &ResourcesSpec) -> Option<oci::LinuxMemory> {
     let limit = wanted.memory_bytes.filter(|bytes| *bytes != 0);
     // Docker's rule: without a swap limit a container may swap as much as it may use memory.
-    let swap = wanted.memory_swap_bytes.filter(|bytes| *bytes != 0).or(limit.filter(|bytes| *bytes > 0).map(|bytes| bytes.saturating_mul(2)));
-    let is_set = limit.is_some() || swap.is_some() || wanted.memory_reservation_bytes.is_some() || wanted.memory_swappiness.is_some() || wanted.oom_kill_disable;
+    let swap = wanted.memory_swap_bytes.filter(|bytes| *bytes != 0).or(limit
+        .filter(|bytes| *bytes > 0)
+        .map(|bytes| bytes.saturating_mul(2)));
+    let is_set = limit.is_some()
+        || swap.is_some()
+        || wanted.memory_reservation_bytes.is_some()
+        || wanted.memory_swappiness.is_some()
+        || wanted.oom_kill_disable;
     is_set.then(|| {
         let mut memory = oci::LinuxMemory::default();
         memory.set_limit(limit);
@@ -516,8 +704,14 @@ const CPU_PERIOD_US: u64 = 100_000;
 
 fn plan_cpu(wanted: &ResourcesSpec) -> Option<oci::LinuxCpu> {
     let (quota, period) = match wanted.nano_cpus.filter(|nano| *nano > 0) {
-        Some(nano) => (Some(nano / (1_000_000_000 / CPU_PERIOD_US as i64)), Some(CPU_PERIOD_US)),
-        None => (wanted.cpu_quota_us.filter(|quota| *quota != 0), wanted.cpu_period_us.filter(|period| *period != 0)),
+        Some(nano) => (
+            Some(nano / (1_000_000_000 / CPU_PERIOD_US as i64)),
+            Some(CPU_PERIOD_US),
+        ),
+        None => (
+            wanted.cpu_quota_us.filter(|quota| *quota != 0),
+            wanted.cpu_period_us.filter(|period| *period != 0),
+        ),
     };
     let shares = wanted.cpu_shares.filter(|shares| *shares != 0);
     let text = |list: &Option<String>| list.clone().filter(|text| !text.is_empty());
@@ -551,7 +745,9 @@ fn plan_throttle(throttle: &ThrottleSpec) -> Result<oci::LinuxThrottleDevice> {
     let metadata = std::fs::metadata(&throttle.device)
         .ok()
         .filter(|metadata| metadata.file_type().is_block_device())
-        .ok_or_else(|| EngineError::invalid(format!("{} is not a block device", throttle.device.display())))?;
+        .ok_or_else(|| {
+            EngineError::invalid(format!("{} is not a block device", throttle.device.display()))
+        })?;
     oci::LinuxThrottleDeviceBuilder::default()
         .major(i64::from(rustix::fs::major(metadata.rdev())))
         .minor(i64::from(rustix::fs::minor(metadata.rdev())))

@@ -79,9 +79,17 @@ pub enum ContainerState {
     /// Never started; left by start, to `Running`.
     Created,
     /// PID 1 runs; left when it ends (`Exited`) or by pause.
-    Running { pid: i32, start_time: u64, started_at: Timestamp },
+    Running {
+        pid: i32,
+        start_time: u64,
+        started_at: Timestamp,
+    },
     /// Frozen; left by unpause (`Running`) or kill (`Exited`).
-    Paused { pid: i32, start_time: u64, started_at: Timestamp },
+    Paused {
+        pid: i32,
+        start_time: u64,
+        started_at: Timestamp,
+    },
     /// Ended, waiting for its restart policy's back-off; left to `Running` or by stop.
     Restarting { exit: ExitSummary },
     /// Ended; left by start.
@@ -111,7 +119,10 @@ pub struct FailedStart {
 impl ContainerRecord {
     /// PID 1 is alive, frozen or not.
     pub fn is_running(&self) -> bool {
-        matches!(self.state, ContainerState::Running { .. } | ContainerState::Paused { .. })
+        matches!(
+            self.state,
+            ContainerState::Running { .. } | ContainerState::Paused { .. }
+        )
     }
 
     /// PID 1 as the host sees it; `None` when it is not alive.

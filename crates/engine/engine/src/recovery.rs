@@ -31,7 +31,9 @@ impl Engine {
                 Err(naru_store::StoreError::Missing(_)) => {
                     let _ = file::remove_tree(&directory);
                 }
-                Err(error) => tracing::error!(%error, "a container's record cannot be read; its files are left as they are"),
+                Err(error) => {
+                    tracing::error!(%error, "a container's record cannot be read; its files are left as they are")
+                }
             }
         }
         for container in &found {
@@ -43,8 +45,13 @@ impl Engine {
     }
 
     fn recorded_ids(&self) -> Vec<ContainerId> {
-        let entries = std::fs::read_dir(self.containers_directory()).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect()
+        let entries = std::fs::read_dir(self.containers_directory())
+            .into_iter()
+            .flatten()
+            .flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
+            .collect()
     }
 
     /// Brings one record in line with what its keeper says, or with what it left.
@@ -62,8 +69,16 @@ impl Engine {
             self.network.reserve(&record.id, endpoint);
         }
         match Cgroup::open(&run.cgroup) {
-            Ok(cgroup) => *lock(&container.run) = Some(RunResources { cgroup, endpoint, published: run.published.clone() }),
-            Err(error) => tracing::error!(container = container.id.short(), %error, "cannot open a container's cgroup"),
+            Ok(cgroup) => {
+                *lock(&container.run) = Some(RunResources {
+                    cgroup,
+                    endpoint,
+                    published: run.published.clone(),
+                })
+            }
+            Err(error) => {
+                tracing::error!(container = container.id.short(), %error, "cannot open a container's cgroup")
+            }
         }
         match self.find_keeper(container).await {
             Some((connection, notices, status)) => match status.state {
@@ -76,7 +91,9 @@ impl Engine {
                 // It never heard of its start: the daemon died in between, and the keeper has ended with it.
                 KeeperState::Parked => self.forget_start(container),
             },
-            None if is_exit_recorded(container) => self.finish_run(container, ExitCause::found(container)).await,
+            None if is_exit_recorded(container) => {
+                self.finish_run(container, ExitCause::found(container)).await
+            }
             None if record.is_running() => self.finish_run(container, ExitCause::found(container)).await,
             None => self.forget_start(container),
         }
@@ -95,21 +112,35 @@ impl Engine {
     }
 
     fn adopt(&self, container: &Arc<Container>, pid: i32, start_time: u64, status: &KeeperStatus) {
-        let is_frozen = lock(&container.run).as_ref().is_some_and(|run| run.cgroup.is_frozen().unwrap_or(false));
+        let is_frozen = lock(&container.run)
+            .as_ref()
+            .is_some_and(|run| run.cgroup.is_frozen().unwrap_or(false));
         container.change(|record| {
             let started_at = match record.state {
-                ContainerState::Running { start_time: known, started_at, .. }
-                | ContainerState::Paused { start_time: known, started_at, .. }
-                    if known == start_time =>
-                {
-                    started_at
+                ContainerState::Running {
+                    start_time: known,
+                    started_at,
+                    ..
                 }
+                | ContainerState::Paused {
+                    start_time: known,
+                    started_at,
+                    ..
+                } if known == start_time => started_at,
                 _ => derive_started_at(start_time),
             };
             record.state = if is_frozen {
-                ContainerState::Paused { pid, start_time, started_at }
+                ContainerState::Paused {
+                    pid,
+                    start_time,
+                    started_at,
+                }
             } else {
-                ContainerState::Running { pid, start_time, started_at }
+                ContainerState::Running {
+                    pid,
+                    start_time,
+                    started_at,
+                }
             };
         });
         container.set_phase(|phase| phase.is_running = true);
@@ -124,7 +155,11 @@ impl Engine {
     async fn find_keeper(
         &self,
         container: &Container,
-    ) -> Option<(Arc<KeeperConnection>, tokio::sync::mpsc::UnboundedReceiver<crate::keepers::Notice>, KeeperStatus)> {
+    ) -> Option<(
+        Arc<KeeperConnection>,
+        tokio::sync::mpsc::UnboundedReceiver<crate::keepers::Notice>,
+        KeeperStatus,
+    )> {
         let socket = SeqPacket::connect(&self.keeper_socket_of(container)).ok()?;
         let (connection, notices) = KeeperConnection::new(socket, &container.id).ok()?;
         match connection.request(&Request::Status, &[]).await.ok()?.0 {
@@ -135,15 +170,25 @@ impl Engine {
 
     /// Removes what no container needs: directories, snapshots, sockets, cgroups, interfaces, ports.
     fn sweep(&self, found: &[Arc<Container>]) {
-        let running: Vec<_> = found.iter().filter(|container| lock(&container.run).is_some()).collect();
+        let running: Vec<_> = found
+            .iter()
+            .filter(|container| lock(&container.run).is_some())
+            .collect();
         self.volumes.sweep();
         for id in self.content.snapshots() {
             if !self.registry.has_id(&id) {
                 let _ = self.content.remove_snapshot(&id);
             }
         }
-        let sockets: BTreeSet<_> = running.iter().map(|container| self.keeper_socket_of(container)).collect();
-        for entry in std::fs::read_dir(self.keepers_directory()).into_iter().flatten().flatten() {
+        let sockets: BTreeSet<_> = running
+            .iter()
+            .map(|container| self.keeper_socket_of(container))
+            .collect();
+        for entry in std::fs::read_dir(self.keepers_directory())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             if !sockets.contains(&entry.path()) {
                 let _ = std::fs::remove_file(entry.path());
             }
@@ -155,7 +200,12 @@ impl Engine {
             .collect();
         let published: Vec<_> = running
             .iter()
-            .flat_map(|container| lock(&container.run).as_ref().map(|run| run.published.clone()).unwrap_or_default())
+            .flat_map(|container| {
+                lock(&container.run)
+                    .as_ref()
+                    .map(|run| run.published.clone())
+                    .unwrap_or_default()
+            })
             .map(|port| crate::containers::published_of_record(&port))
             .collect();
         if let Err(error) = self.network.sweep(&endpoints, &published) {
@@ -186,7 +236,10 @@ impl Engine {
     fn start_by_policy(self: &Arc<Self>, found: &[Arc<Container>]) {
         for container in found {
             let record = container.record();
-            let was_started = matches!(record.state, ContainerState::Exited { .. } | ContainerState::Restarting { .. });
+            let was_started = matches!(
+                record.state,
+                ContainerState::Exited { .. } | ContainerState::Restarting { .. }
+            );
             let wanted = match record.spec.restart {
                 RestartPolicy::Always => was_started,
                 RestartPolicy::UnlessStopped => was_started && !record.stopped_by_client,
@@ -204,7 +257,13 @@ impl Engine {
                 }
                 if let Err(error) = engine.start(&container).await {
                     tracing::warn!(container = container.id.short(), %error, "cannot start a container by its restart policy");
-                    let exit = ExitSummary { exit_code: 128, oom_killed: false, started_at: None, finished_at: Timestamp::now(), error: error.message };
+                    let exit = ExitSummary {
+                        exit_code: 128,
+                        oom_killed: false,
+                        started_at: None,
+                        finished_at: Timestamp::now(),
+                        error: error.message,
+                    };
                     container.change(|record| record.state = ContainerState::Exited { exit });
                 }
             });

@@ -159,7 +159,9 @@ pub enum RestartPolicy {
     No,
     Always,
     UnlessStopped,
-    OnFailure { retries_max: Option<u32> },
+    OnFailure {
+        retries_max: Option<u32>,
+    },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,7 +183,10 @@ pub struct LogSpec {
 
 impl Default for LogSpec {
     fn default() -> Self {
-        Self { driver: "json-file".to_owned(), options: BTreeMap::new() }
+        Self {
+            driver: "json-file".to_owned(),
+            options: BTreeMap::new(),
+        }
     }
 }
 
@@ -293,7 +298,10 @@ impl ContainerPort {
             "udp" => Protocol::Udp,
             _ => return None,
         };
-        Some(Self { port: port.parse().ok()?, protocol })
+        Some(Self {
+            port: port.parse().ok()?,
+            protocol,
+        })
     }
 }
 

@@ -183,4 +183,3 @@ pub struct EngineInfo {
     pub bridge: Option<String>,
     pub live_restore: bool,
 }
-

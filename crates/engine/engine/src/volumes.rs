@@ -32,9 +32,14 @@ pub struct Volumes {
 
 /// Checks a volume's name: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, so that it can be a directory's (CVE-2022-23648).
 pub fn parse_name(name: &str) -> Result<String> {
-    let is_good = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+    let is_good = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric())
         && name.len() <= 255
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
     is_good.then(|| name.to_owned()).ok_or_else(|| {
         EngineError::invalid(format!(
             "create {name}: \"{name}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
@@ -61,20 +66,33 @@ impl Volumes {
         self.create(name, is_anonymous, BTreeMap::new(), BTreeMap::new())
     }
 
-    fn create(&self, name: &str, is_anonymous: bool, labels: BTreeMap<String, String>, options: BTreeMap<String, String>) -> Result<bool> {
+    fn create(
+        &self,
+        name: &str,
+        is_anonymous: bool,
+        labels: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
+    ) -> Result<bool> {
         if self.record_path(name).exists() {
             return Ok(false);
         }
         file::make_directories(&self.root.join(name), 0o701)?;
         file::make_directories(&self.data_path(name), 0o755)?;
-        let record = VolumeRecord { created_at: Timestamp::now(), labels, options, is_anonymous };
+        let record = VolumeRecord {
+            created_at: Timestamp::now(),
+            labels,
+            options,
+            is_anonymous,
+        };
         naru_store::write(&self.record_path(name), &record)?;
         Ok(true)
     }
 
     /// Removes a volume with its data: renamed away first, so that half of it is never taken for a volume.
     pub fn delete(&self, name: &str) -> Result<()> {
-        let gone = self.root.join(format!(".removed-{name}-{}", ContainerId::generate().short()));
+        let gone = self
+            .root
+            .join(format!(".removed-{name}-{}", ContainerId::generate().short()));
         match std::fs::rename(self.root.join(name), &gone) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             result => result.map_err(file::FileError::at("rename", &gone))?,
@@ -94,10 +112,11 @@ impl Volumes {
     fn view(&self, name: &str) -> Result<VolumeView> {
         let missing = || EngineError::not_found(format!("get {name}: no such volume"));
         parse_name(name).map_err(|_| missing())?;
-        let record: VolumeRecord = naru_store::read(&self.record_path(name)).map_err(|error| match error {
-            naru_store::StoreError::Missing(_) => missing(),
-            error => error.into(),
-        })?;
+        let record: VolumeRecord =
+            naru_store::read(&self.record_path(name)).map_err(|error| match error {
+                naru_store::StoreError::Missing(_) => missing(),
+                error => error.into(),
+            })?;
         Ok(VolumeView {
             name: name.to_owned(),
             driver: "local".to_owned(),
@@ -111,7 +130,10 @@ impl Volumes {
 
     fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| !name.starts_with('.')).collect();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.'))
+            .collect();
         names.sort();
         names
     }
@@ -119,7 +141,12 @@ impl Volumes {
 
 impl Engine {
     pub async fn list_volumes(&self) -> Result<Vec<VolumeView>> {
-        Ok(self.volumes.names().iter().filter_map(|name| self.volumes.view(name).ok()).collect())
+        Ok(self
+            .volumes
+            .names()
+            .iter()
+            .filter_map(|name| self.volumes.view(name).ok())
+            .collect())
     }
 
     pub async fn create_volume(
@@ -130,14 +157,22 @@ impl Engine {
         labels: BTreeMap<String, String>,
     ) -> Result<VolumeView> {
         if !driver.is_empty() && driver != "local" {
-            return Err(EngineError::not_found(format!("error looking up volume plugin {driver}: plugin \"{driver}\" not found")));
+            return Err(EngineError::not_found(format!(
+                "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
+            )));
         }
         if let Some(option) = options.keys().next() {
-            return Err(EngineError::new(ErrorKind::NotImplemented, format!("volume driver option {option:?} is not supported yet")));
+            return Err(EngineError::new(
+                ErrorKind::NotImplemented,
+                format!("volume driver option {option:?} is not supported yet"),
+            ));
         }
         let name = name.filter(|name| !name.is_empty());
         let is_anonymous = name.is_none();
-        let name = name.map_or_else(|| Ok(ContainerId::generate().to_string()), |name| parse_name(&name))?;
+        let name = name.map_or_else(
+            || Ok(ContainerId::generate().to_string()),
+            |name| parse_name(&name),
+        )?;
         if self.volumes.create(&name, is_anonymous, labels, options)? {
             self.volume_event("create", &name);
         }
@@ -155,7 +190,10 @@ impl Engine {
         };
         let users = self.volume_users(name);
         if !users.is_empty() {
-            return Err(EngineError::conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
+            return Err(EngineError::conflict(format!(
+                "remove {name}: volume is in use - [{}]",
+                users.join(", ")
+            )));
         }
         self.volumes.delete(name)?;
         self.volume_event("destroy", name);
@@ -166,7 +204,9 @@ impl Engine {
     pub async fn prune_volumes(&self, all: bool) -> Result<(Vec<String>, u64)> {
         let (mut removed, mut bytes) = (Vec::new(), 0);
         for name in self.volumes.names() {
-            let Ok(view) = self.volumes.view(&name) else { continue };
+            let Ok(view) = self.volumes.view(&name) else {
+                continue;
+            };
             if (all || view.is_anonymous) && self.volume_users(&name).is_empty() {
                 bytes += tree_bytes(&view.mountpoint);
                 self.volumes.delete(&name)?;
@@ -179,17 +219,35 @@ impl Engine {
 
     /// Ids of the containers, running or not, that mount this volume.
     pub(crate) fn volume_users(&self, name: &str) -> Vec<String> {
-        let uses = |record: &crate::record::ContainerRecord| record.resolved.mounts.iter().any(|mount| mount.volume.as_deref() == Some(name));
-        self.registry.all().iter().filter(|container| uses(&container.record())).map(|container| container.id.to_string()).collect()
+        let uses = |record: &crate::record::ContainerRecord| {
+            record
+                .resolved
+                .mounts
+                .iter()
+                .any(|mount| mount.volume.as_deref() == Some(name))
+        };
+        self.registry
+            .all()
+            .iter()
+            .filter(|container| uses(&container.record()))
+            .map(|container| container.id.to_string())
+            .collect()
     }
 }
 
 /// Bytes on disk of a tree, links not followed.
 pub(crate) fn tree_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return 0 };
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return 0;
+    };
     let inside = if metadata.is_dir() {
-        std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| tree_bytes(&entry.path())).sum()
+        std::fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| tree_bytes(&entry.path()))
+            .sum()
     } else {
         0
     };

@@ -18,10 +18,18 @@ impl Engine {
         let container = self.registry.find(name)?;
         let record = container.record();
         let detach_keys = parse_detach_keys(request.detach_keys.as_deref())?;
-        let replay = if request.logs { self.logged_so_far(&container, &request).await? } else { Vec::new() };
+        let replay = if request.logs {
+            self.logged_so_far(&container, &request).await?
+        } else {
+            Vec::new()
+        };
         let terminal = record.spec.terminal;
         if !request.stream {
-            return Ok(AttachStream { replay, socket: None, terminal });
+            return Ok(AttachStream {
+                replay,
+                socket: None,
+                terminal,
+            });
         }
         let options = AttachOptions {
             stdin: request.stdin && record.spec.open_stdin,
@@ -38,13 +46,21 @@ impl Engine {
             None => lock(&container.pending_attachments).push((options, theirs)),
         }
         self.container_event("attach", &container, &[]);
-        Ok(AttachStream { replay, socket: Some(ours), terminal })
+        Ok(AttachStream {
+            replay,
+            socket: Some(ours),
+            terminal,
+        })
     }
 
     pub async fn resize_container(&self, name: &str, rows: u16, columns: u16) -> Result<()> {
         let container = self.registry.find(name)?;
         let keeper = container.running_keeper()?;
-        let request = Request::Resize { target: Target::Init, rows, columns };
+        let request = Request::Resize {
+            target: Target::Init,
+            rows,
+            columns,
+        };
         refused_is_error(keeper.request(&request, &[]).await.map_err(keeper_gone)?.0)
     }
 }
@@ -67,14 +83,18 @@ pub(super) fn stream_pair() -> Result<(UnixStream, OwnedFd)> {
 
 /// `ctrl-p,ctrl-q`, `a,b`, `ctrl-@`: each part a character or `ctrl-` with a letter or one of `@[\]^_`.
 pub(super) fn parse_detach_keys(text: Option<&str>) -> Result<Vec<u8>> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(DETACH_KEYS_DEFAULT.to_vec()) };
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(DETACH_KEYS_DEFAULT.to_vec());
+    };
     text.split(',')
         .map(|key| {
             let control = key.strip_prefix("ctrl-").map(str::to_ascii_uppercase);
             match (control.as_deref().map(str::as_bytes), key.as_bytes()) {
                 (Some([letter @ b'@'..=b'_']), _) => Ok(letter - b'@'),
                 (None, [single]) => Ok(*single),
-                _ => Err(EngineError::invalid(format!("Invalid detach keys ({text}) provided"))),
+                _ => Err(EngineError::invalid(format!(
+                    "Invalid detach keys ({text}) provided"
+                ))),
             }
         })
         .collect()

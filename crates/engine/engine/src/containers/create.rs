@@ -28,7 +28,10 @@ impl Engine {
             Ok(container) => {
                 self.registry.insert(&container);
                 self.container_event("create", &container, &[]);
-                Ok(Created { id, warnings: container.record().resolved.warnings.clone() })
+                Ok(Created {
+                    id,
+                    warnings: container.record().resolved.warnings.clone(),
+                })
             }
             Err(error) => {
                 self.registry.release_name(&name, &id);
@@ -38,7 +41,13 @@ impl Engine {
     }
 
     /// Checks everything first; then makes volumes, snapshot, directory and record, and undoes them if one fails.
-    async fn create_named(&self, id: &ContainerId, name: &str, mut spec: ContainerSpec, image: &Image) -> Result<Arc<Container>> {
+    async fn create_named(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        mut spec: ContainerSpec,
+        image: &Image,
+    ) -> Result<Arc<Container>> {
         self.resolve_joined(&mut spec)?;
         let mut resolved = resolve(id, &spec, image)?;
         check(&spec, &resolved)?;
@@ -56,10 +65,19 @@ impl Engine {
             failed_start: None,
             run: None,
         };
-        let mut undo = Undo { engine: self, id, volumes: Vec::new(), is_armed: true };
+        let mut undo = Undo {
+            engine: self,
+            id,
+            volumes: Vec::new(),
+            is_armed: true,
+        };
         self.make_volumes(&record, image, &mut undo.volumes)?;
-        self.content.create_snapshot(id, &record.resolved.image_id).map_err(crate::images::error)?;
-        std::fs::DirBuilder::new().create(&directory).map_err(file::FileError::at("make directory", &directory))?;
+        self.content
+            .create_snapshot(id, &record.resolved.image_id)
+            .map_err(crate::images::error)?;
+        std::fs::DirBuilder::new()
+            .create(&directory)
+            .map_err(file::FileError::at("make directory", &directory))?;
         let container = Container::new(record, directory);
         self.write_record(&container)?;
         undo.is_armed = false;
@@ -81,10 +99,17 @@ impl Engine {
 
     /// The creator's mounts and the image's volumes, with a source decided for each.
     fn resolve_mounts(&self, spec: &ContainerSpec, resolved: &ResolvedConfig) -> Result<Vec<ResolvedMount>> {
-        let mut mounts = spec.mounts.iter().map(|mount| self.resolve_mount(mount)).collect::<Result<Vec<_>>>()?;
+        let mut mounts = spec
+            .mounts
+            .iter()
+            .map(|mount| self.resolve_mount(mount))
+            .collect::<Result<Vec<_>>>()?;
         let taken: BTreeSet<String> = mounts.iter().map(|mount| mount.target.clone()).collect();
         if taken.len() < mounts.len() {
-            return Err(EngineError::invalid(format!("Duplicate mount point: {}", first_duplicate(&mounts))));
+            return Err(EngineError::invalid(format!(
+                "Duplicate mount point: {}",
+                first_duplicate(&mounts)
+            )));
         }
         for target in &resolved.volumes {
             let target = clean_target(target)?;
@@ -123,7 +148,12 @@ impl Engine {
             is_anonymous: false,
         };
         match &mount.source {
-            MountSource::Bind { path, propagation, create_missing, non_recursive } => {
+            MountSource::Bind {
+                path,
+                propagation,
+                create_missing,
+                non_recursive,
+            } => {
                 if !create_missing && std::fs::symlink_metadata(path).is_err() {
                     return Err(EngineError::invalid(format!(
                         "invalid mount config for type \"bind\": bind source path does not exist: {}",
@@ -131,44 +161,74 @@ impl Engine {
                     )));
                 }
                 let propagation = propagation.clone().unwrap_or_else(|| "rprivate".to_owned());
-                Ok(ResolvedMount { source: path.clone(), propagation, non_recursive: *non_recursive, ..bare })
+                Ok(ResolvedMount {
+                    source: path.clone(),
+                    propagation,
+                    non_recursive: *non_recursive,
+                    ..bare
+                })
             }
-            MountSource::Volume { name, subpath: Some(_), .. } => Err(EngineError::new(
+            MountSource::Volume {
+                name,
+                subpath: Some(_),
+                ..
+            } => Err(EngineError::new(
                 naru_base::ErrorKind::NotImplemented,
-                format!("volume-subpath is not supported yet (volume {})", name.as_deref().unwrap_or("anonymous")),
+                format!(
+                    "volume-subpath is not supported yet (volume {})",
+                    name.as_deref().unwrap_or("anonymous")
+                ),
             )),
             MountSource::Volume { name, .. } => {
                 let volume = match name {
                     Some(name) => crate::volumes::parse_name(name)?,
                     None => ContainerId::generate().to_string(),
                 };
-                Ok(ResolvedMount { read_only: mount.read_only, ..self.volume_mount(&volume, target, name.is_none()) })
+                Ok(ResolvedMount {
+                    read_only: mount.read_only,
+                    ..self.volume_mount(&volume, target, name.is_none())
+                })
             }
-            MountSource::Tmpfs { bytes_max, mode, options } => {
+            MountSource::Tmpfs {
+                bytes_max,
+                mode,
+                options,
+            } => {
                 let mut all = options.clone();
                 all.extend(bytes_max.map(|bytes| format!("size={bytes}")));
                 all.extend(mode.map(|mode| format!("mode={mode:o}")));
                 if !all.iter().any(|option| option.starts_with("mode=")) {
                     all.push("mode=1777".to_owned());
                 }
-                Ok(ResolvedMount { tmpfs_options: all, ..bare })
+                Ok(ResolvedMount {
+                    tmpfs_options: all,
+                    ..bare
+                })
             }
         }
     }
 
     /// Makes the volumes that do not exist and fills new, empty ones from the image.
     fn make_volumes(&self, record: &ContainerRecord, image: &Image, made: &mut Vec<String>) -> Result<()> {
-        for mount in record.resolved.mounts.iter().filter(|mount| mount.kind == MountKind::Volume) {
+        for mount in record
+            .resolved
+            .mounts
+            .iter()
+            .filter(|mount| mount.kind == MountKind::Volume)
+        {
             let Some(name) = &mount.volume else { continue };
             if self.volumes.ensure(name, mount.is_anonymous)? {
                 made.push(name.clone());
                 self.volume_event("create", name);
             }
             let no_copy = record.spec.mounts.iter().any(|wanted| {
-                wanted.target == mount.target && matches!(wanted.source, MountSource::Volume { no_copy: true, .. })
+                wanted.target == mount.target
+                    && matches!(wanted.source, MountSource::Volume { no_copy: true, .. })
             });
             if !no_copy {
-                self.content.copy_up(&image.id, &mount.target, &mount.source).map_err(crate::images::error)?;
+                self.content
+                    .copy_up(&image.id, &mount.target, &mount.source)
+                    .map_err(crate::images::error)?;
             }
         }
         Ok(())
@@ -203,13 +263,18 @@ pub fn wants_bridge(spec: &ContainerSpec) -> bool {
 
 fn first_duplicate(mounts: &[ResolvedMount]) -> String {
     let mut seen = BTreeSet::new();
-    mounts.iter().find(|mount| !seen.insert(&mount.target)).map_or_else(String::new, |mount| mount.target.clone())
+    mounts
+        .iter()
+        .find(|mount| !seen.insert(&mount.target))
+        .map_or_else(String::new, |mount| mount.target.clone())
 }
 
 /// A mount's target: absolute, `.`, `..` and double slashes folded, not the root.
 fn clean_target(target: &str) -> Result<String> {
     if !target.starts_with('/') {
-        return Err(EngineError::invalid(format!("invalid mount path: '{target}' mount path must be absolute")));
+        return Err(EngineError::invalid(format!(
+            "invalid mount path: '{target}' mount path must be absolute"
+        )));
     }
     let mut parts: Vec<&str> = Vec::new();
     for part in target.split('/') {
@@ -222,7 +287,9 @@ fn clean_target(target: &str) -> Result<String> {
         }
     }
     if parts.is_empty() {
-        return Err(EngineError::invalid("invalid specification: destination can't be '/'"));
+        return Err(EngineError::invalid(
+            "invalid specification: destination can't be '/'",
+        ));
     }
     Ok(format!("/{}", parts.join("/")))
 }
@@ -237,18 +304,31 @@ fn resolve(id: &ContainerId, spec: &ContainerSpec, image: &Image) -> Result<Reso
         (None, Some(command)) if !command.is_empty() => (image_entrypoint, command.clone()),
         (None, _) => (image_entrypoint, config.cmd.clone().unwrap_or_default()),
     };
-    let entrypoint = if entrypoint == [""] { Vec::new() } else { entrypoint };
+    let entrypoint = if entrypoint == [""] {
+        Vec::new()
+    } else {
+        entrypoint
+    };
     if entrypoint.is_empty() && command.is_empty() {
         return Err(EngineError::invalid("no command specified"));
     }
     let mut labels = config.labels.clone();
     labels.extend(spec.labels.clone());
     let mut exposed_ports = spec.exposed_ports.clone();
-    exposed_ports.extend(config.exposed_ports.iter().filter_map(|text| crate::spec::ContainerPort::parse(text)));
+    exposed_ports.extend(
+        config
+            .exposed_ports
+            .iter()
+            .filter_map(|text| crate::spec::ContainerPort::parse(text)),
+    );
     exposed_ports.extend(spec.ports.iter().map(|binding| binding.container_port));
     let mut volumes = spec.anonymous_volumes.clone();
     volumes.extend(config.volumes.iter().cloned());
-    let given = |own: &Option<String>, image: &str| own.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| image.to_owned());
+    let given = |own: &Option<String>, image: &str| {
+        own.clone()
+            .filter(|text| !text.is_empty())
+            .unwrap_or_else(|| image.to_owned())
+    };
     Ok(ResolvedConfig {
         image_id: image.id.clone(),
         entrypoint,
@@ -270,7 +350,9 @@ fn resolve_hostname(id: &ContainerId, spec: &ContainerSpec) -> String {
     let own = spec.hostname.clone().filter(|name| !name.is_empty());
     own.unwrap_or_else(|| match spec.network {
         NetworkMode::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        _ if spec.uts_mode == NamespaceMode::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        _ if spec.uts_mode == NamespaceMode::Host => {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        }
         _ => id.short().to_owned(),
     })
 }
@@ -303,11 +385,16 @@ fn check(spec: &ContainerSpec, resolved: &ResolvedConfig) -> Result<()> {
         )));
     }
     if resolved.hostname.len() > HOSTNAME_BYTES_MAX {
-        return Err(EngineError::invalid(format!("invalid hostname: longer than {HOSTNAME_BYTES_MAX} bytes: {}", resolved.hostname)));
+        return Err(EngineError::invalid(format!(
+            "invalid hostname: longer than {HOSTNAME_BYTES_MAX} bytes: {}",
+            resolved.hostname
+        )));
     }
     for entry in &resolved.env {
         if entry.starts_with('=') || entry.contains('\0') {
-            return Err(EngineError::invalid(format!("invalid environment variable: {entry}")));
+            return Err(EngineError::invalid(format!(
+                "invalid environment variable: {entry}"
+            )));
         }
     }
     if !resolved.stop_signal.is_empty() {

@@ -34,24 +34,43 @@ enum ExecState {
     /// Left when the process starts or cannot.
     Starting,
     /// Left when its process ends.
-    Running { pid: i32 },
-    Ended { pid: i32, exit_code: i32 },
+    Running {
+        pid: i32,
+    },
+    Ended {
+        pid: i32,
+        exit_code: i32,
+    },
 }
 
 impl Exec {
     pub fn is_running(&self) -> bool {
-        matches!(*lock(&self.state), ExecState::Running { .. } | ExecState::Starting)
+        matches!(
+            *lock(&self.state),
+            ExecState::Running { .. } | ExecState::Starting
+        )
     }
 
     /// An exec found running by a daemon that did not start it.
     pub fn found(id: ExecId, pid: i32, exit_code: Option<i32>) -> Arc<Self> {
-        let state = exit_code.map_or(ExecState::Running { pid }, |exit_code| ExecState::Ended { pid, exit_code });
-        Arc::new(Self { id, spec: ExecSpec::default(), state: Mutex::new(state) })
+        let state = exit_code.map_or(ExecState::Running { pid }, |exit_code| ExecState::Ended {
+            pid,
+            exit_code,
+        });
+        Arc::new(Self {
+            id,
+            spec: ExecSpec::default(),
+            state: Mutex::new(state),
+        })
     }
 
     fn end(&self, exit_code: i32) {
         let mut state = lock(&self.state);
-        let pid = if let ExecState::Running { pid } = *state { pid } else { 0 };
+        let pid = if let ExecState::Running { pid } = *state {
+            pid
+        } else {
+            0
+        };
         if !matches!(*state, ExecState::Ended { .. }) {
             *state = ExecState::Ended { pid, exit_code };
         }
@@ -67,7 +86,11 @@ impl Engine {
         }
         parse_detach_keys(spec.detach_keys.as_deref())?;
         let id = ExecId::generate();
-        let exec = Arc::new(Exec { id: id.clone(), spec, state: Mutex::new(ExecState::Created) });
+        let exec = Arc::new(Exec {
+            id: id.clone(),
+            spec,
+            state: Mutex::new(ExecState::Created),
+        });
         let event = format!("exec_create: {}", exec.spec.command.join(" "));
         {
             let mut execs = lock(&container.execs);
@@ -80,23 +103,39 @@ impl Engine {
     }
 
     /// `None` when detached.
-    pub async fn start_exec(&self, exec: &str, detach: bool, console_size: Option<(u16, u16)>) -> Result<Option<AttachStream>> {
+    pub async fn start_exec(
+        &self,
+        exec: &str,
+        detach: bool,
+        console_size: Option<(u16, u16)>,
+    ) -> Result<Option<AttachStream>> {
         let (container, exec) = self.find_exec(exec)?;
         {
             let mut state = lock(&exec.state);
             match *state {
                 ExecState::Created => *state = ExecState::Starting,
                 ExecState::Starting | ExecState::Running { .. } => {
-                    return Err(EngineError::conflict(format!("Error: Exec command {} is already running", exec.id)));
+                    return Err(EngineError::conflict(format!(
+                        "Error: Exec command {} is already running",
+                        exec.id
+                    )));
                 }
                 ExecState::Ended { .. } => {
-                    return Err(EngineError::conflict(format!("Error: Exec command {} has already run", exec.id)));
+                    return Err(EngineError::conflict(format!(
+                        "Error: Exec command {} has already run",
+                        exec.id
+                    )));
                 }
             }
         }
-        let result = self.start_exec_process(&container, &exec, detach, console_size).await;
+        let result = self
+            .start_exec_process(&container, &exec, detach, console_size)
+            .await;
         if result.is_err() && *lock(&exec.state) == ExecState::Starting {
-            *lock(&exec.state) = ExecState::Ended { pid: 0, exit_code: EXIT_CODE_CANNOT_RUN };
+            *lock(&exec.state) = ExecState::Ended {
+                pid: 0,
+                exit_code: EXIT_CODE_CANNOT_RUN,
+            };
         }
         result
     }
@@ -124,7 +163,11 @@ impl Engine {
         let request = ExecRequest {
             exec: exec.id.clone(),
             plan: plan_exec(&record, spec, console_size)?,
-            stdio: StdioPlan { terminal: spec.terminal, open_stdin: spec.attach_stdin && !detach, stdin_once: true },
+            stdio: StdioPlan {
+                terminal: spec.terminal,
+                open_stdin: spec.attach_stdin && !detach,
+                stdin_once: true,
+            },
             attached,
         };
         let (ours, theirs) = stream_pair()?;
@@ -150,13 +193,31 @@ impl Engine {
                     StartFailureKind::System => (ErrorKind::System, EXIT_CODE_CANNOT_RUN),
                 };
                 *lock(&exec.state) = ExecState::Ended { pid: 0, exit_code };
-                return Err(EngineError::new(kind, format!("OCI runtime exec failed: exec failed: {}: unknown", failure.message)));
+                return Err(EngineError::new(
+                    kind,
+                    format!(
+                        "OCI runtime exec failed: exec failed: {}: unknown",
+                        failure.message
+                    ),
+                ));
             }
             Reply::Refused { message } => return Err(EngineError::conflict(message)),
-            reply => return Err(EngineError::system(format!("the keeper answered {reply:?} to Exec"))),
+            reply => {
+                return Err(EngineError::system(format!(
+                    "the keeper answered {reply:?} to Exec"
+                )));
+            }
         }
-        self.container_event(&format!("exec_start: {}", spec.command.join(" ")), container, &[("execID", exec.id.as_str())]);
-        Ok((!detach).then(|| AttachStream { replay: Vec::new(), socket: Some(ours), terminal: spec.terminal }))
+        self.container_event(
+            &format!("exec_start: {}", spec.command.join(" ")),
+            container,
+            &[("execID", exec.id.as_str())],
+        );
+        Ok((!detach).then(|| AttachStream {
+            replay: Vec::new(),
+            socket: Some(ours),
+            terminal: spec.terminal,
+        }))
     }
 
     pub async fn inspect_exec(&self, exec: &str) -> Result<ExecView> {
@@ -167,19 +228,40 @@ impl Engine {
             ExecState::Running { pid } => (true, None, pid),
             ExecState::Ended { pid, exit_code } => (false, Some(exit_code), pid),
         };
-        Ok(ExecView { id: exec.id.clone(), container: container.id.clone(), spec: exec.spec.clone(), is_running, exit_code, pid })
+        Ok(ExecView {
+            id: exec.id.clone(),
+            container: container.id.clone(),
+            spec: exec.spec.clone(),
+            is_running,
+            exit_code,
+            pid,
+        })
     }
 
     pub async fn resize_exec(&self, exec: &str, rows: u16, columns: u16) -> Result<()> {
         let (container, exec) = self.find_exec(exec)?;
-        let request = Request::Resize { target: Target::Exec(exec.id.clone()), rows, columns };
-        refused_is_error(container.running_keeper()?.request(&request, &[]).await.map_err(keeper_gone)?.0)
+        let request = Request::Resize {
+            target: Target::Exec(exec.id.clone()),
+            rows,
+            columns,
+        };
+        refused_is_error(
+            container
+                .running_keeper()?
+                .request(&request, &[])
+                .await
+                .map_err(keeper_gone)?
+                .0,
+        )
     }
 
     fn find_exec(&self, text: &str) -> Result<(Arc<Container>, Arc<Exec>)> {
         let missing = || EngineError::not_found(format!("No such exec instance: {text}"));
         let id: ExecId = text.parse().map_err(|_| missing())?;
-        let container = lock(&self.exec_containers).get(&id).and_then(std::sync::Weak::upgrade).ok_or_else(missing)?;
+        let container = lock(&self.exec_containers)
+            .get(&id)
+            .and_then(std::sync::Weak::upgrade)
+            .ok_or_else(missing)?;
         let exec = lock(&container.execs).get(&id).cloned().ok_or_else(missing)?;
         Ok((container, exec))
     }
@@ -188,9 +270,12 @@ impl Engine {
         if let Some(exec) = lock(&container.execs).get(exec) {
             exec.end(exit_code);
         }
-        self.container_event("exec_die", container, &[("execID", exec.as_str()), ("exitCode", &exit_code.to_string())]);
+        self.container_event(
+            "exec_die",
+            container,
+            &[("execID", exec.as_str()), ("exitCode", &exit_code.to_string())],
+        );
     }
-
 }
 
 impl Container {
@@ -211,24 +296,39 @@ const EXIT_CODE_WITH_CONTAINER: i32 = 137;
 fn can_exec(record: &ContainerRecord) -> Result<()> {
     match record.state {
         ContainerState::Running { .. } => Ok(()),
-        ContainerState::Paused { .. } => {
-            Err(EngineError::conflict(format!("Container {} is paused, unpause the container before exec", record.id)))
-        }
-        ContainerState::Restarting { .. } => {
-            Err(EngineError::conflict(format!("Container {} is restarting, wait until the container is running", record.id)))
-        }
-        _ => Err(EngineError::conflict(format!("Container {} is not running", record.id))),
+        ContainerState::Paused { .. } => Err(EngineError::conflict(format!(
+            "Container {} is paused, unpause the container before exec",
+            record.id
+        ))),
+        ContainerState::Restarting { .. } => Err(EngineError::conflict(format!(
+            "Container {} is restarting, wait until the container is running",
+            record.id
+        ))),
+        _ => Err(EngineError::conflict(format!(
+            "Container {} is not running",
+            record.id
+        ))),
     }
 }
 
 fn forget_ended(execs: &mut std::collections::BTreeMap<ExecId, Arc<Exec>>) {
     while execs.len() >= ENDED_EXECS_MAX {
-        let Some(id) = execs.values().find(|exec| !exec.is_running()).map(|exec| exec.id.clone()) else { return };
+        let Some(id) = execs
+            .values()
+            .find(|exec| !exec.is_running())
+            .map(|exec| exec.id.clone())
+        else {
+            return;
+        };
         execs.remove(&id);
     }
 }
 
-fn plan_exec(record: &ContainerRecord, spec: &ExecSpec, console_size: Option<(u16, u16)>) -> Result<ExecPlan> {
+fn plan_exec(
+    record: &ContainerRecord,
+    spec: &ExecSpec,
+    console_size: Option<(u16, u16)>,
+) -> Result<ExecPlan> {
     let mut process = oci::Process::default();
     process.set_terminal(Some(spec.terminal));
     process.set_console_size(console_size.or(spec.console_size).map(plan::console_size));
@@ -238,17 +338,33 @@ fn plan_exec(record: &ContainerRecord, spec: &ExecSpec, console_size: Option<(u1
     env.retain(|entry| !spec.env.iter().any(|own| key(own) == key(entry)));
     env.extend(spec.env.iter().filter(|entry| entry.contains('=')).cloned());
     process.set_env(Some(env));
-    let cwd = spec.working_dir.as_deref().filter(|path| !path.is_empty()).unwrap_or(&record.resolved.working_dir);
+    let cwd = spec
+        .working_dir
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or(&record.resolved.working_dir);
     process.set_cwd(PathBuf::from(if cwd.is_empty() { "/" } else { cwd }));
-    let capabilities = if spec.privileged { naru_runtime::supported_capabilities() } else { plan::capabilities(&record.spec)? };
+    let capabilities = if spec.privileged {
+        naru_runtime::supported_capabilities()
+    } else {
+        plan::capabilities(&record.spec)?
+    };
     process.set_capabilities(Some(plan::capability_sets(&capabilities)));
     process.set_rlimits(None);
     process.set_no_new_privileges(Some(record.spec.no_new_privileges));
     Ok(ExecPlan {
         process,
-        user: spec.user.clone().filter(|user| !user.is_empty()).unwrap_or_else(|| record.resolved.user.clone()),
+        user: spec
+            .user
+            .clone()
+            .filter(|user| !user.is_empty())
+            .unwrap_or_else(|| record.resolved.user.clone()),
         additional_groups: record.spec.additional_groups.clone(),
-        cgroup: record.run.as_ref().map(|run| run.cgroup.clone()).unwrap_or_default(),
+        cgroup: record
+            .run
+            .as_ref()
+            .map(|run| run.cgroup.clone())
+            .unwrap_or_default(),
         seccomp: if spec.privileged {
             naru_runtime::plan::SeccompPlan::Unconfined
         } else {

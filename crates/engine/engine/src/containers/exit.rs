@@ -32,18 +32,26 @@ const EXIT_CODE_KILLED: i32 = 137;
 
 impl Engine {
     /// Watches a run until its keeper is gone, then settles it.
-    pub(crate) fn follow_run(self: &Arc<Self>, container: &Arc<Container>, mut notices: mpsc::UnboundedReceiver<Notice>) {
+    pub(crate) fn follow_run(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        mut notices: mpsc::UnboundedReceiver<Notice>,
+    ) {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
             let mut cause = None;
             while let Some(notice) = notices.recv().await {
                 match notice {
-                    Notice::Event(Event::ExecExited { exec, exit_code }) => engine.exec_exited(&container, &exec, exit_code),
+                    Notice::Event(Event::ExecExited { exec, exit_code }) => {
+                        engine.exec_exited(&container, &exec, exit_code)
+                    }
                     Notice::Event(Event::Exited(record)) => {
                         cause = Some(ExitCause::Recorded(record));
                         break;
                     }
-                    Notice::Event(Event::Detached { .. }) => engine.container_event("detach", &container, &[]),
+                    Notice::Event(Event::Detached { .. }) => {
+                        engine.container_event("detach", &container, &[])
+                    }
                     Notice::Gone => break,
                 }
             }
@@ -65,7 +73,9 @@ impl Engine {
             self.release_network(container, resources);
         }
         let started_at = match container.record().state {
-            ContainerState::Running { started_at, .. } | ContainerState::Paused { started_at, .. } => Some(started_at),
+            ContainerState::Running { started_at, .. } | ContainerState::Paused { started_at, .. } => {
+                Some(started_at)
+            }
             _ => None,
         };
         let summary = ExitSummary {
@@ -87,7 +97,10 @@ impl Engine {
         self.container_event(
             "die",
             container,
-            &[("exitCode", &exit.exit_code.to_string()), ("execDuration", &ran_for.as_secs().to_string())],
+            &[
+                ("exitCode", &exit.exit_code.to_string()),
+                ("execDuration", &ran_for.as_secs().to_string()),
+            ],
         );
         let restarts = !record.spec.auto_remove && self.wants_restart(container, exit.exit_code);
         if restarts {
@@ -131,7 +144,11 @@ impl Engine {
 
     fn release_network(&self, container: &Container, resources: &RunResources) {
         if !resources.published.is_empty() {
-            let published: Vec<_> = resources.published.iter().map(super::start::published_of_record).collect();
+            let published: Vec<_> = resources
+                .published
+                .iter()
+                .map(super::start::published_of_record)
+                .collect();
             if let Err(error) = self.network.unpublish(&container.id, &published) {
                 tracing::warn!(container = container.id.short(), %error, "cannot take back published ports");
             }
@@ -157,8 +174,14 @@ impl Engine {
 
     fn restart_later(self: &Arc<Self>, container: &Arc<Container>, ran_for: Duration) {
         let count = container.record().restart_count;
-        let doublings = if ran_for >= RESTART_DELAY_RESET { 0 } else { count.min(16) };
-        let delay = RESTART_DELAY_FIRST.saturating_mul(1 << doublings).min(RESTART_DELAY_MAX);
+        let doublings = if ran_for >= RESTART_DELAY_RESET {
+            0
+        } else {
+            count.min(16)
+        };
+        let delay = RESTART_DELAY_FIRST
+            .saturating_mul(1 << doublings)
+            .min(RESTART_DELAY_MAX);
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
@@ -184,7 +207,9 @@ impl Engine {
 /// Kills what is left of a container whose keeper is gone: nobody would reap it or hold its streams.
 fn end_without_keeper(container: &Container) -> ExitRecord {
     let resources = lock(&container.run);
-    let oom_killed = resources.as_ref().is_some_and(|run| run.cgroup.oom_kill_count().unwrap_or(0) > 0);
+    let oom_killed = resources
+        .as_ref()
+        .is_some_and(|run| run.cgroup.oom_kill_count().unwrap_or(0) > 0);
     if let Some(error) = resources.as_ref().and_then(|run| run.cgroup.kill_all().err()) {
         tracing::warn!(container = container.id.short(), %error, "cannot end a container whose keeper is gone");
     }
@@ -213,7 +238,8 @@ fn exited(phase: &mut super::Phase, exit_code: i32) {
 /// The exit record of a keeper that is gone, if it left one for this run.
 fn read_exit_record(container: &Container) -> ExitCause {
     let text = naru_sys::file::read_bounded(&container.exit_record_path(), 64 * 1024).ok();
-    text.and_then(|text| serde_json::from_slice(&text).ok()).map_or(ExitCause::KeeperLost, ExitCause::Recorded)
+    text.and_then(|text| serde_json::from_slice(&text).ok())
+        .map_or(ExitCause::KeeperLost, ExitCause::Recorded)
 }
 
 impl ExitCause {
@@ -229,6 +255,10 @@ pub fn derive_started_at(start_time: u64) -> Timestamp {
     const TICKS_PER_SECOND: i128 = 100;
     let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let since_boot = i128::from(uptime.tv_sec) * 1_000_000_000 + i128::from(uptime.tv_nsec);
-    let nanoseconds = Timestamp::now().as_nanosecond() - since_boot + i128::from(start_time) * 1_000_000_000 / TICKS_PER_SECOND;
-    Timestamp::from_parts((nanoseconds / 1_000_000_000) as i64, (nanoseconds % 1_000_000_000) as i32)
+    let nanoseconds = Timestamp::now().as_nanosecond() - since_boot
+        + i128::from(start_time) * 1_000_000_000 / TICKS_PER_SECOND;
+    Timestamp::from_parts(
+        (nanoseconds / 1_000_000_000) as i64,
+        (nanoseconds % 1_000_000_000) as i32,
+    )
 }

@@ -124,7 +124,8 @@ impl Container {
 
     /// The keeper of a run that a request needs; Docker's words when there is none.
     pub fn running_keeper(&self) -> Result<Arc<KeeperConnection>> {
-        self.keeper().ok_or_else(|| EngineError::conflict(format!("container {} is not running", self.id)))
+        self.keeper()
+            .ok_or_else(|| EngineError::conflict(format!("container {} is not running", self.id)))
     }
 
     pub fn set_keeper(&self, keeper: Option<Arc<KeeperConnection>>) {
@@ -193,7 +194,9 @@ impl Registry {
 
     pub fn insert(&self, container: &Arc<Container>) {
         let mut inner = self.write();
-        inner.by_name.insert(container.record().name.clone(), container.id.clone());
+        inner
+            .by_name
+            .insert(container.record().name.clone(), container.id.clone());
         inner.by_id.insert(container.id.clone(), Arc::clone(container));
     }
 
@@ -212,7 +215,11 @@ impl Registry {
         let inner = self.read();
         let name = name.strip_prefix('/').unwrap_or(name);
         let missing = || EngineError::not_found(format!("No such container: {name}"));
-        if let Some(container) = name.parse::<ContainerId>().ok().and_then(|id| inner.by_id.get(&id)) {
+        if let Some(container) = name
+            .parse::<ContainerId>()
+            .ok()
+            .and_then(|id| inner.by_id.get(&id))
+        {
             return Ok(Arc::clone(container));
         }
         if let Some(id) = inner.by_name.get(name) {
@@ -222,10 +229,16 @@ impl Registry {
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(missing());
         }
-        let mut found = inner.by_id.iter().filter(|(id, _)| id.as_str().starts_with(name)).map(|(_, container)| container);
+        let mut found = inner
+            .by_id
+            .iter()
+            .filter(|(id, _)| id.as_str().starts_with(name))
+            .map(|(_, container)| container);
         match (found.next(), found.next()) {
             (Some(container), None) => Ok(Arc::clone(container)),
-            (Some(_), Some(_)) => Err(EngineError::invalid(format!("multiple IDs found with provided prefix: {name}"))),
+            (Some(_), Some(_)) => Err(EngineError::invalid(format!(
+                "multiple IDs found with provided prefix: {name}"
+            ))),
             _ => Err(missing()),
         }
     }
@@ -240,5 +253,9 @@ impl Registry {
 
 /// The place on the bridge of a container's present run.
 pub fn endpoint_record_of(container: &Container) -> Option<crate::record::EndpointRecord> {
-    container.record().run.as_ref().and_then(|run| run.endpoint.clone())
+    container
+        .record()
+        .run
+        .as_ref()
+        .and_then(|run| run.endpoint.clone())
 }

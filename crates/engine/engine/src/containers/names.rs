@@ -4,21 +4,55 @@ use crate::error::{EngineError, Result};
 use naru_base::ContainerId;
 
 const QUALITIES: [&str; 32] = [
-    "amber", "brisk", "calm", "clear", "eager", "early", "easy", "fair", "fleet", "fond", "gentle", "glad", "golden",
-    "grand", "keen", "kind", "light", "lively", "lucky", "mellow", "merry", "nimble", "patient", "plain", "quick",
-    "quiet", "ready", "silver", "steady", "still", "sunny", "warm",
+    "amber", "brisk", "calm", "clear", "eager", "early", "easy", "fair", "fleet", "fond", "gentle", "glad",
+    "golden", "grand", "keen", "kind", "light", "lively", "lucky", "mellow", "merry", "nimble", "patient",
+    "plain", "quick", "quiet", "ready", "silver", "steady", "still", "sunny", "warm",
 ];
 
 const CRAFT: [&str; 32] = [
-    "barge", "beacon", "bollard", "buoy", "canoe", "catamaran", "clipper", "coracle", "cutter", "dhow", "dinghy", "dory",
-    "ferry", "frigate", "galleon", "gondola", "harbour", "jetty", "junk", "kayak", "ketch", "landing", "lantern", "lugger",
-    "packet", "pier", "punt", "raft", "schooner", "skiff", "sloop", "yawl",
+    "barge",
+    "beacon",
+    "bollard",
+    "buoy",
+    "canoe",
+    "catamaran",
+    "clipper",
+    "coracle",
+    "cutter",
+    "dhow",
+    "dinghy",
+    "dory",
+    "ferry",
+    "frigate",
+    "galleon",
+    "gondola",
+    "harbour",
+    "jetty",
+    "junk",
+    "kayak",
+    "ketch",
+    "landing",
+    "lantern",
+    "lugger",
+    "packet",
+    "pier",
+    "punt",
+    "raft",
+    "schooner",
+    "skiff",
+    "sloop",
+    "yawl",
 ];
 
 /// A name such as `calm_ferry_3f9`, from the id's own random digits, so that it is as good as never taken.
 pub fn made_up(id: &ContainerId) -> String {
     let digit = |at: usize| usize::from_str_radix(&id.as_str()[at..at + 2], 16).unwrap_or_default();
-    format!("{}_{}_{}", QUALITIES[digit(0) % 32], CRAFT[digit(2) % 32], &id.as_str()[4..8])
+    format!(
+        "{}_{}_{}",
+        QUALITIES[digit(0) % 32],
+        CRAFT[digit(2) % 32],
+        &id.as_str()[4..8]
+    )
 }
 
 /// Checks a name given by a client: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`, a leading slash taken off.
@@ -27,11 +61,15 @@ pub fn parse(name: &str) -> Result<String> {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric();
     let is_good = name.len() >= 2
         && name.bytes().next().is_some_and(is_word)
-        && name.bytes().all(|byte| is_word(byte) || matches!(byte, b'_' | b'.' | b'-'));
+        && name
+            .bytes()
+            .all(|byte| is_word(byte) || matches!(byte, b'_' | b'.' | b'-'));
     if is_good {
         Ok(name.to_owned())
     } else {
-        Err(EngineError::invalid(format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")))
+        Err(EngineError::invalid(format!(
+            "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+        )))
     }
 }
 

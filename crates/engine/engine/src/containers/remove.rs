@@ -45,16 +45,26 @@ impl Engine {
 
     /// Removes a container that does not run. The record goes last: a removal that is interrupted is seen by recovery,
     /// which finishes it.
-    pub(crate) fn remove_stopped(&self, container: &Arc<Container>, with_anonymous_volumes: bool) -> Result<()> {
+    pub(crate) fn remove_stopped(
+        &self,
+        container: &Arc<Container>,
+        with_anonymous_volumes: bool,
+    ) -> Result<()> {
         container.change(|record| record.state = ContainerState::Removing);
-        self.content.remove_snapshot(&container.id).map_err(crate::images::error)?;
+        self.content
+            .remove_snapshot(&container.id)
+            .map_err(crate::images::error)?;
         self.forget_record(container);
         file::remove_tree(&container.directory)?;
         self.registry.remove(container);
         let record = container.record();
         if with_anonymous_volumes {
             for mount in record.resolved.mounts.iter().filter(|mount| mount.is_anonymous) {
-                if let Some(name) = mount.volume.as_ref().filter(|name| self.volume_users(name).is_empty()) {
+                if let Some(name) = mount
+                    .volume
+                    .as_ref()
+                    .filter(|name| self.volume_users(name).is_empty())
+                {
                     self.volumes.delete(name)?;
                     self.volume_event("destroy", name);
                 }
@@ -70,8 +80,13 @@ impl Engine {
     pub async fn prune_containers(&self) -> Result<Vec<ContainerId>> {
         let mut removed = Vec::new();
         for container in self.registry.all() {
-            let Ok(_operation) = container.operation.try_lock() else { continue };
-            if matches!(container.record().state, ContainerState::Created | ContainerState::Exited { .. }) {
+            let Ok(_operation) = container.operation.try_lock() else {
+                continue;
+            };
+            if matches!(
+                container.record().state,
+                ContainerState::Created | ContainerState::Exited { .. }
+            ) {
                 self.remove_stopped(&container, false)?;
                 removed.push(container.id.clone());
             }

@@ -6,7 +6,9 @@ use crate::containers::create::wants_bridge;
 use crate::error::{EngineError, Result};
 use crate::keepers::{BridgePlace, Parked, keeper_gone};
 use crate::plan::{self, StartContext};
-use crate::record::{ContainerRecord, ContainerState, EndpointRecord, FailedStart, MountKind, PublishedPort, RunRecord};
+use crate::record::{
+    ContainerRecord, ContainerState, EndpointRecord, FailedStart, MountKind, PublishedPort, RunRecord,
+};
 use crate::spec::{NamespaceMode, NetworkMode, Protocol};
 use naru_base::{ErrorKind, Timestamp};
 use naru_keeper::protocol::{Reply, Request};
@@ -27,13 +29,20 @@ impl Engine {
         let _operation = container.operation.lock().await;
         let record = container.record();
         if matches!(record.state, ContainerState::Paused { .. }) {
-            return Err(EngineError::conflict("cannot start a paused container, try unpause instead"));
+            return Err(EngineError::conflict(
+                "cannot start a paused container, try unpause instead",
+            ));
         }
         if record.is_running() {
-            return Err(EngineError::new(ErrorKind::NotModified, format!("container {} is already running", record.name)));
+            return Err(EngineError::new(
+                ErrorKind::NotModified,
+                format!("container {} is already running", record.name),
+            ));
         }
         if record.state == ContainerState::Removing {
-            return Err(EngineError::conflict("container is marked for removal and cannot be started"));
+            return Err(EngineError::conflict(
+                "container is marked for removal and cannot be started",
+            ));
         }
         container.change(|record| {
             record.restart_count = 0;
@@ -53,7 +62,10 @@ impl Engine {
                 lock(&container.pending_attachments).clear();
                 let exit_code = failure.exit_code;
                 container.change(|record| {
-                    record.failed_start = Some(FailedStart { exit_code, message: failure.error.message.clone() });
+                    record.failed_start = Some(FailedStart {
+                        exit_code,
+                        message: failure.error.message.clone(),
+                    });
                     record.run = None;
                 });
                 self.write_record(container)?;
@@ -70,13 +82,32 @@ impl Engine {
         }
     }
 
-    async fn try_start(self: &Arc<Self>, container: &Arc<Container>) -> std::result::Result<(), FailedToStart> {
+    async fn try_start(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+    ) -> std::result::Result<(), FailedToStart> {
         let record = container.record();
         let joined = self.joined_namespaces(&record)?;
         make_bind_sources(&record)?;
         let parked = self.ready_keeper(&record).await?;
-        let Parked { connection, notices, cgroup_path, cgroup, endpoint, .. } = parked;
-        let mut undo = Undo { engine: self, container, connection: Some(Arc::clone(&connection)), resources: Some(RunResources { cgroup, endpoint, published: Vec::new() }) };
+        let Parked {
+            connection,
+            notices,
+            cgroup_path,
+            cgroup,
+            endpoint,
+            ..
+        } = parked;
+        let mut undo = Undo {
+            engine: self,
+            container,
+            connection: Some(Arc::clone(&connection)),
+            resources: Some(RunResources {
+                cgroup,
+                endpoint,
+                published: Vec::new(),
+            }),
+        };
 
         let resources = undo.resources.as_mut().expect("just made");
         apply_limits(&record, &resources.cgroup)?;
@@ -84,12 +115,20 @@ impl Engine {
             resources.published = self.publish(&record, endpoint)?;
         }
         let network_files = self.write_network_files(container, &record, resources.endpoint.as_ref())?;
-        let snapshot = self.content.snapshot(&container.id).map_err(crate::images::error)?;
-        let (attached, sockets): (Vec<_>, Vec<OwnedFd>) = lock(&container.pending_attachments).drain(..).unzip();
+        let snapshot = self
+            .content
+            .snapshot(&container.id)
+            .map_err(crate::images::error)?;
+        let (attached, sockets): (Vec<_>, Vec<OwnedFd>) =
+            lock(&container.pending_attachments).drain(..).unzip();
         let plan = plan::plan_start(
             &record,
             StartContext {
-                rootfs: RootfsPlan::Overlay { lower: snapshot.lower, upper: snapshot.upper, work: snapshot.work },
+                rootfs: RootfsPlan::Overlay {
+                    lower: snapshot.lower,
+                    upper: snapshot.upper,
+                    work: snapshot.work,
+                },
                 directory: &container.directory,
                 keeper_socket: self.keeper_socket(&container.id),
                 cgroup: &cgroup_path,
@@ -100,7 +139,11 @@ impl Engine {
         )?;
 
         // From here a daemon that dies leaves enough behind for the next one to find the run or to undo it.
-        let run = RunRecord { cgroup: cgroup_path, endpoint: resources.endpoint.as_ref().map(endpoint_record), published: resources.published.clone() };
+        let run = RunRecord {
+            cgroup: cgroup_path,
+            endpoint: resources.endpoint.as_ref().map(endpoint_record),
+            published: resources.published.clone(),
+        };
         if record.last_exit().is_some() {
             let _ = std::fs::remove_file(container.exit_record_path());
         }
@@ -108,16 +151,24 @@ impl Engine {
         self.write_record(container)?;
 
         let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        let reply = connection.request(&Request::Start(Box::new(plan)), &sockets).await;
+        let reply = connection
+            .request(&Request::Start(Box::new(plan)), &sockets)
+            .await;
         let (pid, start_time) = match reply.map_err(keeper_gone)?.0 {
             Reply::Started { pid, start_time } => (pid, start_time),
             Reply::Failed(failure) => return Err(failure.into()),
-            reply => return Err(EngineError::system(format!("the keeper answered {reply:?} to Start")).into()),
+            reply => {
+                return Err(EngineError::system(format!("the keeper answered {reply:?} to Start")).into());
+            }
         };
         undo.disarm();
         container.set_keeper(Some(connection));
         container.change(|record| {
-            record.state = ContainerState::Running { pid, start_time, started_at: Timestamp::now() };
+            record.state = ContainerState::Running {
+                pid,
+                start_time,
+                started_at: Timestamp::now(),
+            };
             record.failed_start = None;
         });
         container.set_phase(|phase| phase.is_running = true);
@@ -130,16 +181,32 @@ impl Engine {
     /// A keeper parked ahead of need, or one made now.
     async fn ready_keeper(&self, record: &ContainerRecord) -> Result<Parked> {
         let wants_bridge = wants_bridge(&record.spec);
-        let mac_address = record.spec.mac_address.as_deref().filter(|text| !text.is_empty()).map(parse_mac).transpose()?;
+        let mac_address = record
+            .spec
+            .mac_address
+            .as_deref()
+            .filter(|text| !text.is_empty())
+            .map(parse_mac)
+            .transpose()?;
         if mac_address.is_none()
             && record.spec.cgroup_parent.is_none()
             && let Some(parked) = self.pool.take(&record.id, wants_bridge)
         {
             return Ok(parked);
         }
-        let parent = record.spec.cgroup_parent.clone().unwrap_or_else(|| self.workshop.cgroup_parent.clone());
+        let parent = record
+            .spec
+            .cgroup_parent
+            .clone()
+            .unwrap_or_else(|| self.workshop.cgroup_parent.clone());
         let parent = format!("/{}", parent.trim_matches('/'));
-        self.workshop.prepare(record.id.clone(), &parent, wants_bridge.then_some(BridgePlace { mac_address })).await
+        self.workshop
+            .prepare(
+                record.id.clone(),
+                &parent,
+                wants_bridge.then_some(BridgePlace { mac_address }),
+            )
+            .await
     }
 
     /// `/proc/<pid>/ns/<type>` of the containers whose namespaces this one shares.
@@ -149,7 +216,10 @@ impl Engine {
         let mut join = |id: &str, kind: LinuxNamespaceType, name: &str| -> Result<()> {
             let other = self.registry.find(id)?;
             let pid = other.record().pid().ok_or_else(|| {
-                EngineError::conflict(format!("cannot join the {name} namespace of a non running container: {}", other.id))
+                EngineError::conflict(format!(
+                    "cannot join the {name} namespace of a non running container: {}",
+                    other.id
+                ))
             })?;
             joined.insert(kind, PathBuf::from(format!("/proc/{pid}/ns/{name}")));
             Ok(())
@@ -179,7 +249,10 @@ impl Engine {
                 None => None,
                 Some(IpAddr::V4(address)) => Some(address),
                 Some(IpAddr::V6(address)) => {
-                    return Err(EngineError::new(ErrorKind::NotImplemented, format!("publishing on the IPv6 address {address} is not supported yet")));
+                    return Err(EngineError::new(
+                        ErrorKind::NotImplemented,
+                        format!("publishing on the IPv6 address {address} is not supported yet"),
+                    ));
                 }
             };
             requests.push(PublishRequest {
@@ -190,20 +263,41 @@ impl Engine {
             });
         }
         if record.spec.publish_all {
-            let bound: Vec<_> = record.spec.ports.iter().map(|binding| binding.container_port).collect();
-            requests.extend(record.resolved.exposed_ports.iter().filter(|port| !bound.contains(port)).map(|port| PublishRequest {
-                container_port: port.port,
-                protocol: network_protocol(port.protocol),
-                host_ip: None,
-                host_ports: None,
-            }));
+            let bound: Vec<_> = record
+                .spec
+                .ports
+                .iter()
+                .map(|binding| binding.container_port)
+                .collect();
+            requests.extend(
+                record
+                    .resolved
+                    .exposed_ports
+                    .iter()
+                    .filter(|port| !bound.contains(port))
+                    .map(|port| PublishRequest {
+                        container_port: port.port,
+                        protocol: network_protocol(port.protocol),
+                        host_ip: None,
+                        host_ports: None,
+                    }),
+            );
         }
         if requests.is_empty() {
             return Ok(Vec::new());
         }
-        let published = self.network.publish(&record.id, &record.name, endpoint.address, &requests).map_err(|error| {
-            EngineError::new(error.kind(), format!("driver failed programming external connectivity on endpoint {}: {error}", record.name))
-        })?;
+        let published = self
+            .network
+            .publish(&record.id, &record.name, endpoint.address, &requests)
+            .map_err(|error| {
+                EngineError::new(
+                    error.kind(),
+                    format!(
+                        "driver failed programming external connectivity on endpoint {}: {error}",
+                        record.name
+                    ),
+                )
+            })?;
         Ok(published.iter().map(published_record).collect())
     }
 
@@ -217,16 +311,20 @@ impl Engine {
         if let NetworkMode::Container(other) = &record.spec.network {
             let other = self.registry.find(other)?;
             let files = ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"];
-            return Ok(files.into_iter().map(|target| (target, other.directory.join(&target["/etc/".len()..]))).collect());
+            return Ok(files
+                .into_iter()
+                .map(|target| (target, other.directory.join(&target["/etc/".len()..])))
+                .collect());
         }
         let host_resolv = || std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let spec = &record.spec;
         let is_host = spec.network == NetworkMode::Host;
-        let resolv = if is_host && spec.dns.is_empty() && spec.dns_search.is_empty() && spec.dns_options.is_empty() {
-            host_resolv()
-        } else {
-            naru_network::resolv_conf(&host_resolv(), &spec.dns, &spec.dns_search, &spec.dns_options)
-        };
+        let resolv =
+            if is_host && spec.dns.is_empty() && spec.dns_search.is_empty() && spec.dns_options.is_empty() {
+                host_resolv()
+            } else {
+                naru_network::resolv_conf(&host_resolv(), &spec.dns, &spec.dns_search, &spec.dns_options)
+            };
         let hosts = if is_host {
             let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
             for extra in &spec.extra_hosts {
@@ -245,9 +343,11 @@ impl Engine {
         };
         let hostname = format!("{}\n", record.resolved.hostname);
         let mut files = Vec::with_capacity(3);
-        for (target, name, contents) in
-            [("/etc/resolv.conf", "resolv.conf", resolv), ("/etc/hostname", "hostname", hostname), ("/etc/hosts", "hosts", hosts)]
-        {
+        for (target, name, contents) in [
+            ("/etc/resolv.conf", "resolv.conf", resolv),
+            ("/etc/hostname", "hostname", hostname),
+            ("/etc/hosts", "hosts", hosts),
+        ] {
             let path = container.directory.join(name);
             std::fs::write(&path, contents).map_err(file::FileError::at("write", &path))?;
             files.push((target, path));
@@ -256,7 +356,8 @@ impl Engine {
     }
 
     fn keeper_socket(&self, id: &naru_base::ContainerId) -> PathBuf {
-        self.keepers_directory().join(format!("{}.sock", &id.as_str()[..32]))
+        self.keepers_directory()
+            .join(format!("{}.sock", &id.as_str()[..32]))
     }
 
     /// Where the keeper of this container listens.
@@ -276,7 +377,10 @@ const EXIT_CODE_NOT_STARTED: i32 = 128;
 
 impl<E: Into<EngineError>> From<E> for FailedToStart {
     fn from(error: E) -> Self {
-        Self { error: error.into(), exit_code: EXIT_CODE_NOT_STARTED }
+        Self {
+            error: error.into(),
+            exit_code: EXIT_CODE_NOT_STARTED,
+        }
     }
 }
 
@@ -288,8 +392,14 @@ impl From<StartFailure> for FailedToStart {
             StartFailureKind::Invalid => (ErrorKind::InvalidParameter, EXIT_CODE_NOT_STARTED),
             StartFailureKind::System => (ErrorKind::System, EXIT_CODE_NOT_STARTED),
         };
-        let message = format!("failed to create task for container: {}: unknown", failure.message);
-        Self { error: EngineError::new(kind, message), exit_code }
+        let message = format!(
+            "failed to create task for container: {}: unknown",
+            failure.message
+        );
+        Self {
+            error: EngineError::new(kind, message),
+            exit_code,
+        }
     }
 }
 
@@ -321,16 +431,25 @@ impl Drop for Undo<'_> {
 }
 
 fn apply_limits(record: &ContainerRecord, cgroup: &naru_cgroup::Cgroup) -> Result<()> {
-    let failed = |error: naru_cgroup::CgroupError| EngineError::invalid(format!("cannot apply a resource limit: {error}"));
+    let failed = |error: naru_cgroup::CgroupError| {
+        EngineError::invalid(format!("cannot apply a resource limit: {error}"))
+    };
     if let Some(resources) = plan::plan_resources(&record.spec.resources)? {
         cgroup.apply(&resources).map_err(failed)?;
     }
-    cgroup.apply_devices(&plan::plan_device_rules(&record.spec)?).map_err(failed)
+    cgroup
+        .apply_devices(&plan::plan_device_rules(&record.spec)?)
+        .map_err(failed)
 }
 
 /// `-v` makes a missing source a directory, at each start, as Docker does.
 fn make_bind_sources(record: &ContainerRecord) -> Result<()> {
-    for mount in record.resolved.mounts.iter().filter(|mount| mount.kind == MountKind::Bind) {
+    for mount in record
+        .resolved
+        .mounts
+        .iter()
+        .filter(|mount| mount.kind == MountKind::Bind)
+    {
         if std::fs::symlink_metadata(&mount.source).is_ok() {
             continue;
         }

@@ -23,10 +23,37 @@ const SIGTERM: i32 = 15;
 /// A signal by name, with or without `SIG`, or by number.
 pub fn parse_signal(text: &str) -> Result<i32> {
     const NAMES: [(&str, i32); 31] = [
-        ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ILL", 4), ("TRAP", 5), ("ABRT", 6), ("BUS", 7), ("FPE", 8), ("KILL", 9),
-        ("USR1", 10), ("SEGV", 11), ("USR2", 12), ("PIPE", 13), ("ALRM", 14), ("TERM", 15), ("STKFLT", 16), ("CHLD", 17),
-        ("CONT", 18), ("STOP", 19), ("TSTP", 20), ("TTIN", 21), ("TTOU", 22), ("URG", 23), ("XCPU", 24), ("XFSZ", 25),
-        ("VTALRM", 26), ("PROF", 27), ("WINCH", 28), ("IO", 29), ("PWR", 30), ("SYS", 31),
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("ILL", 4),
+        ("TRAP", 5),
+        ("ABRT", 6),
+        ("BUS", 7),
+        ("FPE", 8),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("SEGV", 11),
+        ("USR2", 12),
+        ("PIPE", 13),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("STKFLT", 16),
+        ("CHLD", 17),
+        ("CONT", 18),
+        ("STOP", 19),
+        ("TSTP", 20),
+        ("TTIN", 21),
+        ("TTOU", 22),
+        ("URG", 23),
+        ("XCPU", 24),
+        ("XFSZ", 25),
+        ("VTALRM", 26),
+        ("PROF", 27),
+        ("WINCH", 28),
+        ("IO", 29),
+        ("PWR", 30),
+        ("SYS", 31),
     ];
     let invalid = || EngineError::invalid(format!("invalid signal: {text}"));
     if let Ok(number) = text.parse::<i32>() {
@@ -37,9 +64,21 @@ pub fn parse_signal(text: &str) -> Result<i32> {
     if let Some((_, number)) = NAMES.iter().find(|(known, _)| *known == name) {
         return Ok(*number);
     }
-    let offset = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| if rest.is_empty() { Some(0) } else { rest.parse::<i32>().ok() });
-    let real_time = offset("RTMIN").map(|up| 34 + up.abs()).or_else(|| offset("RTMAX").map(|down| 64 - down.abs()));
-    real_time.filter(|number| (34..=64).contains(number)).ok_or_else(invalid)
+    let offset = |prefix: &str| {
+        name.strip_prefix(prefix).and_then(|rest| {
+            if rest.is_empty() {
+                Some(0)
+            } else {
+                rest.parse::<i32>().ok()
+            }
+        })
+    };
+    let real_time = offset("RTMIN")
+        .map(|up| 34 + up.abs())
+        .or_else(|| offset("RTMAX").map(|down| 64 - down.abs()));
+    real_time
+        .filter(|number| (34..=64).contains(number))
+        .ok_or_else(invalid)
 }
 
 impl Engine {
@@ -50,14 +89,21 @@ impl Engine {
         let before = phase.borrow().clone();
         Ok(Box::pin(async move {
             let reached = phase.wait_for(|phase| phase.satisfies(condition, &before)).await;
-            let reached = reached.map_err(|_| EngineError::system("the container's state can no longer be watched"))?;
-            Ok(WaitOutcome { exit_code: reached.exit_code, error: reached.error.clone() })
+            let reached =
+                reached.map_err(|_| EngineError::system("the container's state can no longer be watched"))?;
+            Ok(WaitOutcome {
+                exit_code: reached.exit_code,
+                error: reached.error.clone(),
+            })
         }))
     }
 
     pub async fn kill_container(&self, name: &str, signal: Option<String>) -> Result<()> {
         let container = self.registry.find(name)?;
-        let signal = signal.filter(|text| !text.is_empty()).as_deref().map_or(Ok(SIGKILL), parse_signal)?;
+        let signal = signal
+            .filter(|text| !text.is_empty())
+            .as_deref()
+            .map_or(Ok(SIGKILL), parse_signal)?;
         if !container.record().is_running() {
             return Err(EngineError::conflict(format!(
                 "Cannot kill container: {name}: Container {} is not running",
@@ -76,11 +122,20 @@ impl Engine {
     async fn signal(&self, container: &Arc<Container>, signal: i32) -> Result<()> {
         let keeper = container.running_keeper()?;
         let (reply, _) = keeper
-            .request(&Request::Signal { target: Target::Init, signal }, &[])
+            .request(
+                &Request::Signal {
+                    target: Target::Init,
+                    signal,
+                },
+                &[],
+            )
             .await
             .map_err(|_| EngineError::conflict(format!("container {} is not running", container.id)))?;
         if let Reply::Refused { message } = reply {
-            return Err(EngineError::conflict(format!("Cannot kill container {}: {message}", container.id)));
+            return Err(EngineError::conflict(format!(
+                "Cannot kill container {}: {message}",
+                container.id
+            )));
         }
         if signal == SIGKILL && matches!(container.record().state, ContainerState::Paused { .. }) {
             self.thaw(container)?;
@@ -88,7 +143,12 @@ impl Engine {
         Ok(())
     }
 
-    pub async fn stop_container(&self, name: &str, timeout_seconds: Option<i64>, signal: Option<String>) -> Result<()> {
+    pub async fn stop_container(
+        &self,
+        name: &str,
+        timeout_seconds: Option<i64>,
+        signal: Option<String>,
+    ) -> Result<()> {
         let container = self.registry.find(name)?;
         let _operation = container.operation.lock().await;
         self.stop(&container, timeout_seconds, signal, true).await
@@ -103,8 +163,13 @@ impl Engine {
         by_client: bool,
     ) -> Result<()> {
         let record = container.record();
-        let signal = signal.filter(|text| !text.is_empty()).or(Some(record.resolved.stop_signal.clone()));
-        let signal = signal.filter(|text| !text.is_empty()).as_deref().map_or(Ok(SIGTERM), parse_signal)?;
+        let signal = signal
+            .filter(|text| !text.is_empty())
+            .or(Some(record.resolved.stop_signal.clone()));
+        let signal = signal
+            .filter(|text| !text.is_empty())
+            .as_deref()
+            .map_or(Ok(SIGTERM), parse_signal)?;
         container.stop_wanted.store(true, Ordering::Release);
         if by_client {
             container.change(|record| record.stopped_by_client = true);
@@ -115,22 +180,32 @@ impl Engine {
             return Ok(());
         }
         if !record.is_running() {
-            return Err(EngineError::new(ErrorKind::NotModified, format!("container {} is already stopped", record.name)));
+            return Err(EngineError::new(
+                ErrorKind::NotModified,
+                format!("container {} is already stopped", record.name),
+            ));
         }
         if matches!(record.state, ContainerState::Paused { .. }) {
             self.thaw(container)?;
         }
-        let timeout = timeout_seconds.or(record.spec.stop_timeout_seconds).unwrap_or(STOP_TIMEOUT_DEFAULT_SECONDS);
+        let timeout = timeout_seconds
+            .or(record.spec.stop_timeout_seconds)
+            .unwrap_or(STOP_TIMEOUT_DEFAULT_SECONDS);
         let mut phase = container.phase();
         let _ = self.signal(container, signal).await;
         let ended = phase.wait_for(|phase| !phase.is_running);
         let is_ended = match u64::try_from(timeout) {
-            Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), ended).await.is_ok(),
+            Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), ended)
+                .await
+                .is_ok(),
             Err(_) => ended.await.is_ok(),
         };
         if !is_ended {
             let _ = self.signal(container, SIGKILL).await;
-            if tokio::time::timeout(KILL_TIMEOUT, phase.wait_for(|phase| !phase.is_running)).await.is_err() {
+            if tokio::time::timeout(KILL_TIMEOUT, phase.wait_for(|phase| !phase.is_running))
+                .await
+                .is_err()
+            {
                 return Err(EngineError::system(format!(
                     "container {} did not end within {} s of SIGKILL: a process of it is stuck in the kernel",
                     container.id,
@@ -152,11 +227,19 @@ impl Engine {
         let _ = self.signal(container, SIGKILL).await;
         let ended = tokio::time::timeout(KILL_TIMEOUT, phase.wait_for(|phase| !phase.is_running)).await;
         ended.map(|_| ()).map_err(|_| {
-            EngineError::system(format!("could not kill container {}: a process of it is stuck in the kernel", container.id))
+            EngineError::system(format!(
+                "could not kill container {}: a process of it is stuck in the kernel",
+                container.id
+            ))
         })
     }
 
-    pub async fn restart_container(self: &Arc<Self>, name: &str, timeout_seconds: Option<i64>, signal: Option<String>) -> Result<()> {
+    pub async fn restart_container(
+        self: &Arc<Self>,
+        name: &str,
+        timeout_seconds: Option<i64>,
+        signal: Option<String>,
+    ) -> Result<()> {
         let container = self.registry.find(name)?;
         let _operation = container.operation.lock().await;
         match self.stop(&container, timeout_seconds, signal, false).await {
@@ -173,12 +256,32 @@ impl Engine {
         let container = self.registry.find(name)?;
         let _operation = container.operation.lock().await;
         match container.record().state {
-            ContainerState::Running { pid, start_time, started_at } => {
+            ContainerState::Running {
+                pid,
+                start_time,
+                started_at,
+            } => {
                 with_cgroup(&container, naru_cgroup::Cgroup::freeze)?;
-                container.change(|record| record.state = ContainerState::Paused { pid, start_time, started_at });
+                container.change(|record| {
+                    record.state = ContainerState::Paused {
+                        pid,
+                        start_time,
+                        started_at,
+                    }
+                });
             }
-            ContainerState::Paused { .. } => return Err(EngineError::conflict(format!("Container {} is already paused", container.id))),
-            _ => return Err(EngineError::conflict(format!("Container {} is not running", container.id))),
+            ContainerState::Paused { .. } => {
+                return Err(EngineError::conflict(format!(
+                    "Container {} is already paused",
+                    container.id
+                )));
+            }
+            _ => {
+                return Err(EngineError::conflict(format!(
+                    "Container {} is not running",
+                    container.id
+                )));
+            }
         }
         self.write_record(&container)?;
         self.container_event("pause", &container, &[]);
@@ -189,7 +292,10 @@ impl Engine {
         let container = self.registry.find(name)?;
         let _operation = container.operation.lock().await;
         if !matches!(container.record().state, ContainerState::Paused { .. }) {
-            return Err(EngineError::conflict(format!("Container {} is not paused", container.id)));
+            return Err(EngineError::conflict(format!(
+                "Container {} is not paused",
+                container.id
+            )));
         }
         self.thaw(&container)?;
         self.write_record(&container)?;
@@ -200,13 +306,21 @@ impl Engine {
     fn thaw(&self, container: &Arc<Container>) -> Result<()> {
         with_cgroup(container, naru_cgroup::Cgroup::thaw)?;
         container.change(|record| {
-            if let ContainerState::Paused { pid, start_time, started_at } = record.state {
-                record.state = ContainerState::Running { pid, start_time, started_at };
+            if let ContainerState::Paused {
+                pid,
+                start_time,
+                started_at,
+            } = record.state
+            {
+                record.state = ContainerState::Running {
+                    pid,
+                    start_time,
+                    started_at,
+                };
             }
         });
         Ok(())
     }
-
 }
 
 fn with_cgroup<T>(
@@ -214,7 +328,9 @@ fn with_cgroup<T>(
     action: impl FnOnce(&naru_cgroup::Cgroup) -> std::result::Result<T, naru_cgroup::CgroupError>,
 ) -> Result<T> {
     let run = super::lock(&container.run);
-    let run = run.as_ref().ok_or_else(|| EngineError::conflict(format!("Container {} is not running", container.id)))?;
+    let run = run
+        .as_ref()
+        .ok_or_else(|| EngineError::conflict(format!("Container {} is not running", container.id)))?;
     action(&run.cgroup).map_err(|error| EngineError::new(error.kind(), error.to_string()))
 }
 
@@ -224,7 +340,14 @@ mod tests {
 
     #[test]
     fn signals_by_name_and_number() {
-        for (text, number) in [("SIGTERM", 15), ("term", 15), ("9", 9), ("RTMIN+3", 37), ("SIGRTMAX", 64), ("rtmax-1", 63)] {
+        for (text, number) in [
+            ("SIGTERM", 15),
+            ("term", 15),
+            ("9", 9),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX", 64),
+            ("rtmax-1", 63),
+        ] {
             assert_eq!(parse_signal(text).unwrap(), number, "{text}");
         }
         for text in ["", "0", "65", "SIGFOO", "RTMIN+40", "-9"] {

@@ -14,22 +14,40 @@ impl Engine {
     pub async fn top_container(&self, name: &str, ps_args: Option<String>) -> Result<Top> {
         let container = self.registry.find(name)?;
         if !container.record().is_running() {
-            return Err(EngineError::conflict(format!("container {} is not running", container.id)));
+            return Err(EngineError::conflict(format!(
+                "container {} is not running",
+                container.id
+            )));
         }
         let columns = parse_columns(ps_args.as_deref().unwrap_or_default())?;
         let processes = {
             let run = super::lock(&container.run);
-            let run = run.as_ref().ok_or_else(|| EngineError::conflict(format!("container {} is not running", container.id)))?;
-            run.cgroup.process_ids().map_err(|error| EngineError::new(error.kind(), error.to_string()))?
+            let run = run
+                .as_ref()
+                .ok_or_else(|| EngineError::conflict(format!("container {} is not running", container.id)))?;
+            run.cgroup
+                .process_ids()
+                .map_err(|error| EngineError::new(error.kind(), error.to_string()))?
         };
-        let rows = processes.into_iter().filter_map(Process::read).map(|process| columns.iter().map(|column| process.cell(column)).collect());
-        Ok(Top { titles: columns.iter().map(|column| title(column).to_owned()).collect(), processes: rows.collect() })
+        let rows = processes
+            .into_iter()
+            .filter_map(Process::read)
+            .map(|process| columns.iter().map(|column| process.cell(column)).collect());
+        Ok(Top {
+            titles: columns.iter().map(|column| title(column).to_owned()).collect(),
+            processes: rows.collect(),
+        })
     }
 }
 
 fn parse_columns(args: &str) -> Result<Vec<String>> {
     let words: Vec<&str> = args.split_whitespace().collect();
-    let list = |names: &str| names.split(',').map(|name| name.trim().to_ascii_lowercase()).collect::<Vec<_>>();
+    let list = |names: &str| {
+        names
+            .split(',')
+            .map(|name| name.trim().to_ascii_lowercase())
+            .collect::<Vec<_>>()
+    };
     let columns = match words.as_slice() {
         [] | ["-ef"] => list("user,pid,ppid,c,stime,tty,time,cmd"),
         ["aux" | "-aux"] => list("user,pid,%cpu,%mem,vsz,rss,tty,stat,start,time,command"),
@@ -86,15 +104,32 @@ impl Process {
         let (head, tail) = stat.rsplit_once(')')?;
         let name = head.split_once('(')?.1.to_owned();
         let raw = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let words: Vec<_> = raw.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(String::from_utf8_lossy).collect();
-        let command_line = if words.is_empty() { format!("[{name}]") } else { words.join(" ") };
+        let words: Vec<_> = raw
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty())
+            .map(String::from_utf8_lossy)
+            .collect();
+        let command_line = if words.is_empty() {
+            format!("[{name}]")
+        } else {
+            words.join(" ")
+        };
         let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-        Some(Self { pid, uid, stat: tail.split_whitespace().map(str::to_owned).collect(), command_line, name })
+        Some(Self {
+            pid,
+            uid,
+            stat: tail.split_whitespace().map(str::to_owned).collect(),
+            command_line,
+            name,
+        })
     }
 
     /// Field of `/proc/<pid>/stat` by its number in proc(5), from 3 on.
     fn field(&self, number: usize) -> u64 {
-        self.stat.get(number - 3).and_then(|text| text.parse().ok()).unwrap_or(0)
+        self.stat
+            .get(number - 3)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
     }
 
     fn cell(&self, column: &str) -> String {
@@ -108,7 +143,12 @@ impl Process {
             "%mem" | "pmem" => "0.0".to_owned(),
             "stime" | "start" => self.started_at(),
             "tty" | "tt" => terminal_name(self.field(7)),
-            "time" => format!("{:02}:{:02}:{:02}", cpu_seconds / 3600, cpu_seconds / 60 % 60, cpu_seconds % 60),
+            "time" => format!(
+                "{:02}:{:02}:{:02}",
+                cpu_seconds / 3600,
+                cpu_seconds / 60 % 60,
+                cpu_seconds % 60
+            ),
             "vsz" => (self.field(23) / 1024).to_string(),
             "rss" => (self.field(24) * 4).to_string(),
             "stat" | "s" => self.stat.first().cloned().unwrap_or_default(),
@@ -119,7 +159,9 @@ impl Process {
 
     fn percent_of_cpu(&self) -> u64 {
         let elapsed = super::derive_started_at(self.field(22)).elapsed().as_secs();
-        ((self.field(14) + self.field(15)) * 100 / TICKS_PER_SECOND).checked_div(elapsed).unwrap_or(0)
+        ((self.field(14) + self.field(15)) * 100 / TICKS_PER_SECOND)
+            .checked_div(elapsed)
+            .unwrap_or(0)
     }
 
     fn started_at(&self) -> String {
@@ -136,7 +178,8 @@ fn terminal_name(device: u64) -> String {
 }
 
 fn user_name(uid: u32) -> String {
-    let passwd = naru_sys::file::read_bounded(std::path::Path::new("/etc/passwd"), 1 << 20).unwrap_or_default();
+    let passwd =
+        naru_sys::file::read_bounded(std::path::Path::new("/etc/passwd"), 1 << 20).unwrap_or_default();
     let text = String::from_utf8_lossy(&passwd);
     let found = text.lines().find_map(|line| {
         let mut fields = line.split(':');

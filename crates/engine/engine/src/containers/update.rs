@@ -27,7 +27,9 @@ impl Engine {
 
     pub async fn list_containers(&self, all: bool, with_sizes: bool) -> Result<Vec<ContainerView>> {
         let containers = self.registry.all();
-        let shown = containers.iter().filter(|container| all || container.record().is_running() || is_restarting(container));
+        let shown = containers
+            .iter()
+            .filter(|container| all || container.record().is_running() || is_restarting(container));
         shown.map(|container| self.view(container, with_sizes)).collect()
     }
 
@@ -39,8 +41,18 @@ impl Engine {
         let record = container.record();
         Ok(ContainerView {
             log_path: plan::log_path(&record, &container.directory),
-            exec_ids: lock(&container.execs).values().filter(|exec| exec.is_running()).map(|exec| exec.id.clone()).collect(),
-            sizes: with_sizes.then(|| self.content.snapshot_sizes(&container.id).map_err(crate::images::error)).transpose()?,
+            exec_ids: lock(&container.execs)
+                .values()
+                .filter(|exec| exec.is_running())
+                .map(|exec| exec.id.clone())
+                .collect(),
+            sizes: with_sizes
+                .then(|| {
+                    self.content
+                        .snapshot_sizes(&container.id)
+                        .map_err(crate::images::error)
+                })
+                .transpose()?,
             record,
         })
     }
@@ -48,11 +60,18 @@ impl Engine {
     /// Containers whose image this is.
     pub async fn image_users(&self, image: &naru_base::Digest) -> Vec<ContainerView> {
         let containers = self.registry.all();
-        let users = containers.iter().filter(|container| container.record().resolved.image_id == *image);
-        users.filter_map(|container| self.view(container, false).ok()).collect()
+        let users = containers
+            .iter()
+            .filter(|container| container.record().resolved.image_id == *image);
+        users
+            .filter_map(|container| self.view(container, false).ok())
+            .collect()
     }
 }
 
 fn is_restarting(container: &Arc<Container>) -> bool {
-    matches!(container.record().state, crate::record::ContainerState::Restarting { .. })
+    matches!(
+        container.record().state,
+        crate::record::ContainerState::Restarting { .. }
+    )
 }

@@ -38,7 +38,10 @@ pub struct KeeperConnection {
 
 impl KeeperConnection {
     /// Takes over a connected socket and reads it until it closes. Must be called inside the runtime.
-    pub fn new(socket: SeqPacket, container: &ContainerId) -> io::Result<(Arc<Self>, mpsc::UnboundedReceiver<Notice>)> {
+    pub fn new(
+        socket: SeqPacket,
+        container: &ContainerId,
+    ) -> io::Result<(Arc<Self>, mpsc::UnboundedReceiver<Notice>)> {
         socket.set_nonblocking(true)?;
         // Bounded in fact: a keeper sends one event for each exec and attachment, and one at its end.
         let (notices, receiver) = mpsc::unbounded_channel();
@@ -47,16 +50,29 @@ impl KeeperConnection {
             waiting: Mutex::new(Some(VecDeque::new())),
             sending: tokio::sync::Mutex::new(()),
         });
-        tokio::spawn(read_until_closed(Arc::clone(&connection), container.clone(), notices));
+        tokio::spawn(read_until_closed(
+            Arc::clone(&connection),
+            container.clone(),
+            notices,
+        ));
         Ok((connection, receiver))
     }
 
     /// Sends one request and waits for its reply.
-    pub async fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>), KeeperGone> {
+    pub async fn request(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Vec<OwnedFd>), KeeperGone> {
         let (answer, reply) = oneshot::channel();
         {
             let _in_order = self.sending.lock().await;
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut().ok_or(KeeperGone)?.push_back(answer);
+            self.waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .as_mut()
+                .ok_or(KeeperGone)?
+                .push_back(answer);
             self.send(request, fds).await?;
         }
         reply.await.map_err(|_| KeeperGone)
@@ -85,16 +101,28 @@ impl KeeperConnection {
     }
 }
 
-#[expect(deprecated, reason = "its successor is unsafe; a SeqPacket owns its descriptor for as long as it lives")]
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe; a SeqPacket owns its descriptor for as long as it lives"
+)]
 fn register(socket: SeqPacket) -> io::Result<AsyncFd<SeqPacket>> {
     AsyncFd::new(socket)
 }
 
-async fn read_until_closed(connection: Arc<KeeperConnection>, container: ContainerId, notices: mpsc::UnboundedSender<Notice>) {
+async fn read_until_closed(
+    connection: Arc<KeeperConnection>,
+    container: ContainerId,
+    notices: mpsc::UnboundedSender<Notice>,
+) {
     loop {
         match codec::receive_message::<FromKeeper>(connection.socket.get_ref()) {
             Ok(Some((FromKeeper::Reply(reply), fds))) => {
-                let answer = connection.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(VecDeque::pop_front);
+                let answer = connection
+                    .waiting
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .as_mut()
+                    .and_then(VecDeque::pop_front);
                 if let Some(answer) = answer {
                     // Whoever asked may have gone away with its client; the reply is then of no use.
                     let _ = answer.send((reply, fds));
@@ -104,10 +132,12 @@ async fn read_until_closed(connection: Arc<KeeperConnection>, container: Contain
                 let _ = notices.send(Notice::Event(event));
             }
             Ok(None) => break,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => match connection.socket.readable().await {
-                Ok(mut guard) => guard.clear_ready(),
-                Err(_) => break,
-            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                match connection.socket.readable().await {
+                    Ok(mut guard) => guard.clear_ready(),
+                    Err(_) => break,
+                }
+            }
             Err(error) => {
                 if error.kind() != io::ErrorKind::ConnectionReset {
                     tracing::warn!(container = container.short(), %error, "a keeper's socket failed");

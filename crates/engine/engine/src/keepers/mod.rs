@@ -51,7 +51,12 @@ pub struct Workshop {
 
 impl Workshop {
     pub fn new(spawner: Arc<Spawner>, network: Arc<Network>, cgroup_parent: String) -> Arc<Self> {
-        Arc::new(Self { spawner, network, cgroup_parent, is_open: AtomicBool::new(true) })
+        Arc::new(Self {
+            spawner,
+            network,
+            cgroup_parent,
+            is_open: AtomicBool::new(true),
+        })
     }
 
     pub fn is_open(&self) -> bool {
@@ -65,16 +70,29 @@ impl Workshop {
 
     /// A ready keeper under the engine's own cgroup parent.
     pub async fn park(&self, id: ContainerId, with_bridge: bool) -> Result<Parked> {
-        self.prepare(id, &self.cgroup_parent, with_bridge.then(BridgePlace::default)).await
+        self.prepare(id, &self.cgroup_parent, with_bridge.then(BridgePlace::default))
+            .await
     }
 
     /// A ready keeper: cgroup directories, the keeper, its stem, and a place on the bridge if one is wanted. What was
     /// made is undone on failure.
-    pub async fn prepare(&self, id: ContainerId, cgroup_parent: &str, place: Option<BridgePlace>) -> Result<Parked> {
+    pub async fn prepare(
+        &self,
+        id: ContainerId,
+        cgroup_parent: &str,
+        place: Option<BridgePlace>,
+    ) -> Result<Parked> {
         let cgroup_path = format!("{}/{id}", cgroup_parent.trim_end_matches('/'));
         let cgroup = Cgroup::create(&cgroup_path).map_err(|error| EngineError::system(error.to_string()))?;
         match self.prepare_in(id, &cgroup_path, place).await {
-            Ok((id, connection, notices, endpoint)) => Ok(Parked { id, connection, notices, cgroup_path, cgroup, endpoint }),
+            Ok((id, connection, notices, endpoint)) => Ok(Parked {
+                id,
+                connection,
+                notices,
+                cgroup_path,
+                cgroup,
+                endpoint,
+            }),
             Err(error) => {
                 let _ = cgroup.kill_all();
                 let _ = cgroup.remove();
@@ -88,17 +106,28 @@ impl Workshop {
         id: ContainerId,
         cgroup_path: &str,
         place: Option<BridgePlace>,
-    ) -> Result<(ContainerId, Arc<KeeperConnection>, mpsc::UnboundedReceiver<Notice>, Option<Endpoint>)> {
+    ) -> Result<(
+        ContainerId,
+        Arc<KeeperConnection>,
+        mpsc::UnboundedReceiver<Notice>,
+        Option<Endpoint>,
+    )> {
         let socket = self.spawner.spawn_keeper(&id)?;
-        let (connection, notices) =
-            KeeperConnection::new(socket, &id).map_err(|error| EngineError::system(format!("keeper's socket: {error}")))?;
-        let request = Request::Prepare(StemPlan { cgroup: cgroup_path.to_owned() });
+        let (connection, notices) = KeeperConnection::new(socket, &id)
+            .map_err(|error| EngineError::system(format!("keeper's socket: {error}")))?;
+        let request = Request::Prepare(StemPlan {
+            cgroup: cgroup_path.to_owned(),
+        });
         let (reply, fds) = connection.request(&request, &[]).await.map_err(keeper_gone)?;
         let endpoint = match (reply, place) {
             (Reply::Prepared, None) => None,
             (Reply::Prepared, Some(place)) => Some(self.attach(&id, &fds, &place)?),
             (Reply::Failed(failure), _) => return Err(EngineError::system(failure.message)),
-            (reply, _) => return Err(EngineError::system(format!("the keeper answered {reply:?} to Prepare"))),
+            (reply, _) => {
+                return Err(EngineError::system(format!(
+                    "the keeper answered {reply:?} to Prepare"
+                )));
+            }
         };
         Ok((id, connection, notices, endpoint))
     }
@@ -121,5 +150,8 @@ pub struct BridgePlace {
 
 /// The error for an operation whose keeper went away in the middle.
 pub fn keeper_gone(_: KeeperGone) -> EngineError {
-    EngineError::new(naru_base::ErrorKind::Unavailable, "the container's keeper ended before it answered; try again")
+    EngineError::new(
+        naru_base::ErrorKind::Unavailable,
+        "the container's keeper ended before it answered; try again",
+    )
 }

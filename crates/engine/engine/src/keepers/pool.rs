@@ -38,7 +38,10 @@ struct Slot {
 
 impl Pool {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { sets: Mutex::new(Vec::new()), wake: Notify::new() })
+        Arc::new(Self {
+            sets: Mutex::new(Vec::new()),
+            wake: Notify::new(),
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Slot>> {
@@ -49,7 +52,9 @@ impl Pool {
     /// random one.
     pub fn offer_id(&self, wants_bridge: bool) -> ContainerId {
         let mut sets = self.lock();
-        let free = sets.iter_mut().find(|slot| !slot.is_offered && slot.parked.endpoint.is_some() == wants_bridge);
+        let free = sets
+            .iter_mut()
+            .find(|slot| !slot.is_offered && slot.parked.endpoint.is_some() == wants_bridge);
         free.map_or_else(ContainerId::generate, |slot| {
             slot.is_offered = true;
             slot.parked.id.clone()
@@ -106,13 +111,19 @@ pub async fn refill(pool: Arc<Pool>, workshop: Arc<Workshop>) {
         };
         if !is_urgent {
             // Wait for a quiet moment: every start pushes it on.
-            while tokio::time::timeout(REFILL_DELAY, pool.wake.notified()).await.is_ok() {}
+            while tokio::time::timeout(REFILL_DELAY, pool.wake.notified())
+                .await
+                .is_ok()
+            {}
         }
         if !workshop.is_open() {
             break;
         }
         match workshop.park(ContainerId::generate(), with_bridge).await {
-            Ok(parked) => pool.lock().push(Slot { parked, is_offered: false }),
+            Ok(parked) => pool.lock().push(Slot {
+                parked,
+                is_offered: false,
+            }),
             Err(error) => {
                 tracing::warn!(%error, "cannot park ahead; containers will start cold");
                 tokio::time::sleep(Duration::from_secs(1)).await;

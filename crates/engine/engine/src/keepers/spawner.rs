@@ -36,14 +36,18 @@ impl Spawner {
     pub fn start() -> Result<Arc<Self>> {
         let program = sealed_copy_of_self()
             .map_err(|error| EngineError::system(format!("cannot copy the program into memory: {error}")))?;
-        let spawner = Arc::new(Self { program, current: Mutex::new(None) });
+        let spawner = Arc::new(Self {
+            program,
+            current: Mutex::new(None),
+        });
         let child = spawner.launch()?;
         tokio::spawn(replace_when_it_ends(Arc::clone(&spawner), child));
         Ok(spawner)
     }
 
     fn launch(&self) -> Result<Child> {
-        let failed = |error: std::io::Error| EngineError::system(format!("cannot start the spawner: {error}"));
+        let failed =
+            |error: std::io::Error| EngineError::system(format!("cannot start the spawner: {error}"));
         let (ours, theirs) = SeqPacket::pair().map_err(failed)?;
         let program = format!("/proc/self/fd/{}", self.program.as_raw_fd());
         let child = Command::new(program)
@@ -55,7 +59,10 @@ impl Spawner {
             .spawn()
             .map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
-        *self.lock() = Some(Current { socket: ours, pid: child.id().unwrap_or_default() });
+        *self.lock() = Some(Current {
+            socket: ours,
+            pid: child.id().unwrap_or_default(),
+        });
         Ok(child)
     }
 
@@ -70,13 +77,28 @@ impl Spawner {
 
     /// Asks for a keeper and returns the daemon's end of its socket. If the spawner dies first the socket closes.
     pub fn spawn_keeper(&self, container: &ContainerId) -> Result<SeqPacket> {
-        let failed = |error: std::io::Error| EngineError::new(naru_base::ErrorKind::Unavailable, format!("the spawner did not take the request: {error}"));
+        let failed = |error: std::io::Error| {
+            EngineError::new(
+                naru_base::ErrorKind::Unavailable,
+                format!("the spawner did not take the request: {error}"),
+            )
+        };
         let (ours, theirs) = SeqPacket::pair().map_err(failed)?;
         let current = self.lock();
         let current = current.as_ref().ok_or_else(|| {
-            EngineError::new(naru_base::ErrorKind::Unavailable, "the spawner is being replaced; try again in a moment")
+            EngineError::new(
+                naru_base::ErrorKind::Unavailable,
+                "the spawner is being replaced; try again in a moment",
+            )
         })?;
-        codec::send_message(&current.socket, &SpawnKeeper { container: container.clone() }, &[theirs.as_fd()]).map_err(failed)?;
+        codec::send_message(
+            &current.socket,
+            &SpawnKeeper {
+                container: container.clone(),
+            },
+            &[theirs.as_fd()],
+        )
+        .map_err(failed)?;
         Ok(ours)
     }
 
@@ -111,6 +133,9 @@ fn sealed_copy_of_self() -> std::io::Result<OwnedFd> {
     let copy = rustix::fs::memfd_create("naru", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut copy = std::fs::File::from(copy);
     std::io::copy(&mut program, &mut copy)?;
-    rustix::fs::fcntl_add_seals(&copy, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    rustix::fs::fcntl_add_seals(
+        &copy,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
     Ok(copy.into())
 }

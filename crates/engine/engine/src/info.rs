@@ -51,7 +51,7 @@ impl Engine {
             created_at,
         };
         let bridge = NetworkView {
-            subnet: Some(self.network.subnet_text()),
+            subnet: Some(self.network.subnet()),
             gateway: Some(self.network.gateway().to_string()),
             interface: Some(self.network.bridge().to_owned()),
             endpoints: self

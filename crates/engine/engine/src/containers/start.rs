@@ -512,7 +512,7 @@ fn published_record(port: &naru_network::Published) -> PublishedPort {
                 naru_network::Protocol::Udp => Protocol::Udp,
             },
         },
-        host_ip: IpAddr::V4(port.host_ip),
+        host_ip: IpAddr::V4(port.host_ip.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED)),
         host_port: port.host_port,
     }
 }
@@ -523,8 +523,8 @@ pub(crate) fn published_of_record(port: &PublishedPort) -> naru_network::Publish
         container_port: port.container_port.port,
         protocol: network_protocol(port.container_port.protocol),
         host_ip: match port.host_ip {
-            IpAddr::V4(address) => address,
-            IpAddr::V6(_) => std::net::Ipv4Addr::UNSPECIFIED,
+            IpAddr::V4(address) if !address.is_unspecified() => Some(address),
+            _ => None,
         },
         host_port: port.host_port,
     }

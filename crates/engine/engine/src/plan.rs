@@ -764,3 +764,98 @@ pub fn mount_kind(source: &MountSource) -> MountKind {
         MountSource::Tmpfs { .. } => MountKind::Tmpfs,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_capabilities_stay_dropped_and_all_means_all() {
+        let spec = |add: &[&str], drop: &[&str]| ContainerSpec {
+            capabilities_add: add.iter().map(|&name| name.to_owned()).collect(),
+            capabilities_drop: drop.iter().map(|&name| name.to_owned()).collect(),
+            ..ContainerSpec::default()
+        };
+        let default = capabilities(&spec(&[], &[])).unwrap();
+        assert!(default.contains(&oci::Capability::Chown) && !default.contains(&oci::Capability::SysAdmin));
+        assert!(
+            !capabilities(&spec(&[], &["chown"]))
+                .unwrap()
+                .contains(&oci::Capability::Chown)
+        );
+        assert!(
+            capabilities(&spec(&["CAP_SYS_ADMIN"], &[]))
+                .unwrap()
+                .contains(&oci::Capability::SysAdmin)
+        );
+        assert_eq!(
+            capabilities(&spec(&["NET_RAW"], &["ALL"])).unwrap(),
+            HashSet::from([oci::Capability::NetRaw])
+        );
+        assert!(capabilities(&spec(&["ALL"], &["SYS_ADMIN"])).unwrap().len() > default.len());
+        assert!(capabilities(&spec(&["FLY"], &[])).is_err());
+    }
+
+    #[test]
+    fn memory_limits_double_for_swap_unless_given() {
+        let memory = |bytes, swap| {
+            let wanted = ResourcesSpec {
+                memory_bytes: bytes,
+                memory_swap_bytes: swap,
+                ..ResourcesSpec::default()
+            };
+            plan_resources(&wanted)
+                .unwrap()
+                .and_then(|resources| *resources.memory())
+        };
+        assert_eq!(memory(Some(100), None).unwrap().swap(), Some(200));
+        assert_eq!(memory(Some(100), Some(-1)).unwrap().swap(), Some(-1));
+        assert!(memory(None, None).is_none());
+    }
+
+    #[test]
+    fn cpus_become_a_quota() {
+        let wanted = ResourcesSpec {
+            nano_cpus: Some(1_500_000_000),
+            ..ResourcesSpec::default()
+        };
+        let resources = plan_resources(&wanted).unwrap().unwrap();
+        let cpu = resources.cpu().as_ref().unwrap();
+        assert_eq!((cpu.quota(), cpu.period()), (Some(150_000), Some(100_000)));
+    }
+
+    #[test]
+    fn log_sizes_in_dockers_units() {
+        assert_eq!(parse_log_size("10m").unwrap(), 10 << 20);
+        assert_eq!(parse_log_size("1KB").unwrap(), 1024);
+        for text in ["", "-1", "0", "10x", "99999999999g"] {
+            assert!(parse_log_size(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn device_rules_are_read_whole_or_refused() {
+        let rule = parse_device_rule("c 42:* rwm").unwrap();
+        assert_eq!((rule.major(), rule.minor()), (Some(42), None));
+        for text in [
+            "",
+            "c",
+            "c 42 rwm",
+            "x 1:2 r",
+            "c 1:2 z",
+            "c 1:2 r extra",
+            "c 1:-2 r",
+        ] {
+            assert!(parse_device_rule(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn environment_gets_what_docker_adds() {
+        let env = plan_environment(&["A=1".to_owned()], "box", true);
+        assert!(env.iter().any(|entry| entry.starts_with("PATH=/usr/local/sbin")));
+        assert!(env.contains(&"HOSTNAME=box".to_owned()) && env.contains(&"TERM=xterm".to_owned()));
+        let env = plan_environment(&["PATH=/x".to_owned()], "box", false);
+        assert_eq!(env, ["HOSTNAME=box", "PATH=/x"]);
+    }
+}

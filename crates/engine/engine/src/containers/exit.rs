@@ -43,14 +43,14 @@ impl Engine {
             while let Some(notice) = notices.recv().await {
                 match notice {
                     Notice::Event(Event::ExecExited { exec, exit_code }) => {
-                        engine.exec_exited(&container, &exec, exit_code)
+                        engine.exec_exited(&container, &exec, exit_code);
                     }
                     Notice::Event(Event::Exited(record)) => {
                         cause = Some(ExitCause::Recorded(record));
                         break;
                     }
                     Notice::Event(Event::Detached { .. }) => {
-                        engine.container_event("detach", &container, &[])
+                        engine.container_event("detach", &container, &[]);
                     }
                     Notice::Gone => break,
                 }

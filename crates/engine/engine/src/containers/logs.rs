@@ -59,9 +59,9 @@ impl Engine {
         };
         let mut framed = Vec::new();
         while let Batch::Entries(entries) = reader.next_batch().map_err(read_failed)? {
-            entries
-                .iter()
-                .for_each(|entry| append_frame(&mut framed, entry, style));
+            for entry in &entries {
+                append_frame(&mut framed, entry, style);
+            }
         }
         Ok(framed)
     }
@@ -112,9 +112,9 @@ async fn send_log(
         match reader.next_batch()? {
             Batch::Entries(entries) => {
                 let mut framed = Vec::new();
-                entries
-                    .iter()
-                    .for_each(|entry| append_frame(&mut framed, entry, style));
+                for entry in &entries {
+                    append_frame(&mut framed, entry, style);
+                }
                 if chunks.send(Ok(framed.into())).await.is_err() {
                     return Ok(());
                 }

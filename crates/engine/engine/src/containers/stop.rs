@@ -138,7 +138,7 @@ impl Engine {
             )));
         }
         if signal == SIGKILL && matches!(container.record().state, ContainerState::Paused { .. }) {
-            self.thaw(container)?;
+            thaw(container)?;
         }
         Ok(())
     }
@@ -186,7 +186,7 @@ impl Engine {
             ));
         }
         if matches!(record.state, ContainerState::Paused { .. }) {
-            self.thaw(container)?;
+            thaw(container)?;
         }
         let timeout = timeout_seconds
             .or(record.spec.stop_timeout_seconds)
@@ -297,30 +297,30 @@ impl Engine {
                 container.id
             )));
         }
-        self.thaw(&container)?;
+        thaw(&container)?;
         self.write_record(&container)?;
         self.container_event("unpause", &container, &[]);
         Ok(())
     }
+}
 
-    fn thaw(&self, container: &Arc<Container>) -> Result<()> {
-        with_cgroup(container, naru_cgroup::Cgroup::thaw)?;
-        container.change(|record| {
-            if let ContainerState::Paused {
+fn thaw(container: &Arc<Container>) -> Result<()> {
+    with_cgroup(container, naru_cgroup::Cgroup::thaw)?;
+    container.change(|record| {
+        if let ContainerState::Paused {
+            pid,
+            start_time,
+            started_at,
+        } = record.state
+        {
+            record.state = ContainerState::Running {
                 pid,
                 start_time,
                 started_at,
-            } = record.state
-            {
-                record.state = ContainerState::Running {
-                    pid,
-                    start_time,
-                    started_at,
-                };
-            }
-        });
-        Ok(())
-    }
+            };
+        }
+    });
+    Ok(())
 }
 
 fn with_cgroup<T>(

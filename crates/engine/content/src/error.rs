@@ -20,7 +20,11 @@ pub enum ContentError {
     #[error("refusing to create a tag with a digest reference")]
     TagWithDigest,
     #[error("content store {path} has format {found:?}; this program reads {expected:?}")]
-    Format { path: PathBuf, found: String, expected: String },
+    Format {
+        path: PathBuf,
+        found: String,
+        expected: String,
+    },
     #[error("content store {0} is in use by another daemon")]
     InUse(PathBuf),
     #[error("invalid image archive: {0}")]
@@ -30,7 +34,11 @@ pub enum ContentError {
     #[error("invalid image configuration: {0}")]
     Config(String),
     #[error("{what} has digest {found}, expected {expected}")]
-    DigestMismatch { what: String, expected: Digest, found: Digest },
+    DigestMismatch {
+        what: String,
+        expected: Digest,
+        found: Digest,
+    },
     #[error("layer {layer}: {source}")]
     Layer { layer: String, source: LayerError },
     #[error("not enough space in {0} for the image")]
@@ -64,7 +72,11 @@ pub enum LayerError {
     #[error("{name:?} claims {bytes} bytes; {free} are free")]
     TooLarge { name: String, bytes: u64, free: u64 },
     #[error("{name:?}: {action}: {source}")]
-    Io { name: String, action: &'static str, source: io::Error },
+    Io {
+        name: String,
+        action: &'static str,
+        source: io::Error,
+    },
     #[error("reading: {0}")]
     Read(io::Error),
 }
@@ -82,7 +94,10 @@ impl LayerError {
 
 /// Whether an error means a full filesystem or quota.
 pub(crate) fn is_disk_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 impl ContentError {
@@ -97,7 +112,10 @@ impl ContentError {
             | Self::Document { .. }
             | Self::Config(_)
             | Self::DigestMismatch { .. } => ErrorKind::InvalidParameter,
-            Self::Layer { source: LayerError::Io { .. }, .. } => ErrorKind::System,
+            Self::Layer {
+                source: LayerError::Io { .. },
+                ..
+            } => ErrorKind::System,
             Self::Layer { .. } => ErrorKind::InvalidParameter,
             Self::Format { .. } | Self::DiskFull(_) | Self::Io { .. } => ErrorKind::System,
             Self::InUse(_) => ErrorKind::Unavailable,
@@ -110,6 +128,9 @@ impl ContentError {
         if is_disk_full(&source) {
             return Self::DiskFull(path.to_owned());
         }
-        Self::Io { path: path.to_owned(), source }
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
     }
 }

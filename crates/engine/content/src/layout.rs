@@ -1,0 +1,164 @@
+//! Where things are in the store's directory, and its small files.
+
+use crate::error::ContentError;
+use crate::frame::Displacement;
+use naru_base::{ContainerId, Digest, Timestamp};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) const FORMAT: &str = "naru-content 1\n";
+/// How long a store waits for a killed daemon's lock; the kernel frees it once the process is torn down.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// `layers/<chain id>/layer.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    pub chain_id: Digest,
+    pub diff_id: Digest,
+    pub parent: Option<Digest>,
+    /// Content of plain files.
+    pub bytes: u64,
+    pub entries: u64,
+    /// The blob it came in; compressed as it was, so not what the frame makes.
+    pub blob: Digest,
+    pub blob_bytes: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub displaced: Vec<Displacement>,
+}
+
+/// `images.json`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct IndexRecord {
+    pub images: BTreeMap<Digest, ImageRecord>,
+    /// Canonical reference, with a tag or a digest, to image id.
+    pub names: BTreeMap<String, Digest>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    pub arrived_at: Timestamp,
+}
+
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub root: PathBuf,
+    next: AtomicU64,
+    /// Held while the store is open; closing frees it.
+    _lock: File,
+}
+
+impl Layout {
+    /// Makes what is missing, checks the format and takes the lock.
+    pub(crate) fn open(root: &Path) -> Result<Self, ContentError> {
+        std::fs::create_dir_all(root).map_err(|e| ContentError::io(root, e))?;
+        let root = root.canonicalize().map_err(|e| ContentError::io(root, e))?;
+        let lock = take_lock(&root)?;
+        check_format(&root)?;
+        let layout = Self {
+            root,
+            next: AtomicU64::new(0),
+            _lock: lock,
+        };
+        for name in ["blobs/sha256", "layers", "snapshots", "temporary"] {
+            let path = layout.root.join(name);
+            std::fs::create_dir_all(&path).map_err(|e| ContentError::io(&path, e))?;
+        }
+        Ok(layout)
+    }
+
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    pub(crate) fn layer(&self, chain: &Digest) -> PathBuf {
+        self.root.join("layers").join(chain.hex())
+    }
+
+    pub(crate) fn diff(&self, chain: &Digest) -> PathBuf {
+        self.layer(chain).join("diff")
+    }
+
+    pub(crate) fn snapshot(&self, container: &ContainerId) -> PathBuf {
+        self.root.join("snapshots").join(container.as_str())
+    }
+
+    /// A path in `temporary/` that nothing else uses while this store is open.
+    pub(crate) fn temporary(&self) -> PathBuf {
+        self.root
+            .join("temporary")
+            .join(self.next.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// One sync of the whole filesystem, where an `fsync` for each file would cost a hundred times as much.
+    pub(crate) fn sync_filesystem(&self) -> Result<(), ContentError> {
+        let directory = File::open(&self.root).map_err(|e| ContentError::io(&self.root, e))?;
+        rustix::fs::syncfs(&directory).map_err(|e| ContentError::io(&self.root, e))
+    }
+
+    pub(crate) fn sync_directory(&self, name: &str) -> Result<(), ContentError> {
+        let path = self.root.join(name);
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(|e| ContentError::io(&path, e))
+    }
+
+    /// Replaces `images.json` so that a crash leaves the old one or the new one.
+    pub(crate) fn write_index(&self, index: &IndexRecord) -> Result<(), ContentError> {
+        let path = self.root.join("images.json");
+        let bytes = serde_json::to_vec(index).map_err(|e| ContentError::io(&path, e))?;
+        let new = self.temporary();
+        let written = File::create(&new)
+            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+            .and_then(|()| std::fs::rename(&new, &path));
+        if let Err(error) = written {
+            drop(std::fs::remove_file(&new));
+            return Err(ContentError::io(&path, error));
+        }
+        self.sync_directory(".")
+    }
+
+    pub(crate) fn read_index(&self) -> Result<IndexRecord, ContentError> {
+        let path = self.root.join("images.json");
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| ContentError::io(&path, e)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(IndexRecord::default()),
+            Err(error) => Err(ContentError::io(&path, error)),
+        }
+    }
+}
+
+fn take_lock(root: &Path) -> Result<File, ContentError> {
+    let path = root.join("lock");
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let lock =
+        rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|e| ContentError::io(&path, e))?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock.into()),
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            Err(_) => return Err(ContentError::InUse(root.to_owned())),
+        }
+    }
+}
+
+fn check_format(root: &Path) -> Result<(), ContentError> {
+    let path = root.join("format");
+    match std::fs::read_to_string(&path) {
+        Ok(found) if found == FORMAT => Ok(()),
+        // Empty: a crash between creating and writing it, before anything else was made.
+        Ok(found) if !found.is_empty() => Err(ContentError::Format {
+            path,
+            found,
+            expected: FORMAT.to_owned(),
+        }),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ContentError::io(&path, error)),
+        _ => std::fs::write(&path, FORMAT).map_err(|e| ContentError::io(&path, e)),
+    }
+}

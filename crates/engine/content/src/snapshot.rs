@@ -1,0 +1,237 @@
+//! Snapshots: the writable directories of containers, over shared read-only layers.
+//!
+//! ```text
+//! snapshots/<container id>/layers -> <chain id of the topmost layer>, or "none"
+//! snapshots/<container id>/upper     what the container writes
+//! snapshots/<container id>/work      overlay's own
+//! ```
+//! The link is made first and deleted last, so a snapshot with an `upper` always knows its layers, whatever becomes
+//! of its image. Nothing here is synced: a power loss may lose a container made within the last seconds.
+
+use crate::error::ContentError;
+use crate::layout::Layout;
+use crate::recovery::remove_any;
+use crate::store::{ContentStore, State};
+use naru_base::{ContainerId, Digest};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+const NO_LAYERS: &str = "none";
+
+/// The directories an overlay is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Read-only layers, topmost first; the first is the init layer that every container shares.
+    pub lower: Vec<PathBuf>,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+}
+
+/// Makes `init/diff`, the topmost read-only layer of every container: the files and directories that are mounted
+/// upon, as Docker's init layer has them. It shadows whatever an image has there, symbolic links above all.
+pub(crate) fn make_init_layer(layout: &Layout) -> Result<(), ContentError> {
+    let path = layout.root.join("init");
+    if path.join("diff").is_dir() {
+        return Ok(());
+    }
+    let staging = layout.temporary();
+    let make_all = || -> std::io::Result<()> {
+        std::fs::create_dir(&staging)?;
+        let diff = staging.join("diff");
+        for directory in ["", "dev", "dev/pts", "dev/shm", "proc", "sys", "etc"] {
+            std::fs::create_dir(diff.join(directory))?;
+            std::fs::set_permissions(diff.join(directory), std::fs::Permissions::from_mode(0o755))?;
+        }
+        for file in [
+            ".dockerenv",
+            "dev/console",
+            "etc/hosts",
+            "etc/hostname",
+            "etc/resolv.conf",
+        ] {
+            std::fs::write(diff.join(file), "")?;
+            std::fs::set_permissions(diff.join(file), std::fs::Permissions::from_mode(0o755))?;
+        }
+        std::os::unix::fs::symlink("/proc/mounts", diff.join("etc/mtab"))?;
+        std::fs::rename(&staging, &path)
+    };
+    make_all().map_err(|error| ContentError::io(&path, error))
+}
+
+/// The topmost layer a snapshot was made on; the outer `None` when it cannot be told.
+pub(crate) fn read_top(snapshot: &Path) -> Option<Option<Digest>> {
+    let target = std::fs::read_link(snapshot.join("layers")).ok()?;
+    let target = target.to_str()?;
+    if !snapshot.join("upper").is_dir() || !snapshot.join("work").is_dir() {
+        return None;
+    }
+    if target == NO_LAYERS {
+        Some(None)
+    } else {
+        format!("sha256:{target}").parse().ok().map(Some)
+    }
+}
+
+impl ContentStore {
+    /// Makes the writable directories of a container. Its layers stay until the snapshot is removed.
+    pub fn create_snapshot(&self, container: &ContainerId, image: &Digest) -> Result<Snapshot, ContentError> {
+        let top = {
+            let mut state = self.write();
+            if state.snapshots.contains_key(container) {
+                return Err(ContentError::Conflict(format!(
+                    "container {container} already has a snapshot"
+                )));
+            }
+            let stored = state
+                .images
+                .get(image)
+                .ok_or_else(|| ContentError::NoSuchImage(image.to_string()))?;
+            let top = stored.chain_ids.last().cloned();
+            state.snapshots.insert(container.clone(), top.clone());
+            top
+        };
+        let path = self.layout.snapshot(container);
+        if let Err(errno) = make_directories(&path, top.as_ref()) {
+            // One that was there before this call, a damaged one, is not this call's to delete.
+            if errno != Errno::EXIST {
+                drop(remove_any(&path));
+            }
+            self.write().snapshots.remove(container);
+            return Err(ContentError::io(&path, errno));
+        }
+        Ok(self.describe(&self.read(), &path, top.as_ref()))
+    }
+
+    /// The snapshot of a container, whether or not its image is still there.
+    pub fn snapshot(&self, container: &ContainerId) -> Result<Snapshot, ContentError> {
+        let state = self.read();
+        let top = state
+            .snapshots
+            .get(container)
+            .ok_or_else(|| ContentError::NoSuchSnapshot(container.clone()))?;
+        Ok(self.describe(&state, &self.layout.snapshot(container), top.as_ref()))
+    }
+
+    /// Containers that have a snapshot.
+    pub fn snapshots(&self) -> Vec<ContainerId> {
+        self.read().snapshots.keys().cloned().collect()
+    }
+
+    /// Deletes what the container wrote, and layers that only it still needed. No snapshot, no error.
+    pub fn remove_snapshot(&self, container: &ContainerId) -> Result<(), ContentError> {
+        let path = self.layout.snapshot(container);
+        if !remove_empty(&path) {
+            let trash = self.layout.temporary();
+            match std::fs::rename(&path, &trash) {
+                Ok(()) => remove_any(&trash)?,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(ContentError::io(&path, error)),
+            }
+        }
+        let needs_collection = {
+            let mut state = self.write();
+            let top = state.snapshots.remove(container).flatten();
+            top.is_some_and(|top| {
+                !state
+                    .images
+                    .values()
+                    .any(|image| image.chain_ids.last() == Some(&top))
+            })
+        };
+        if needs_collection {
+            let _change = self.begin_change();
+            self.collect_layers()?;
+        }
+        Ok(())
+    }
+
+    /// `(bytes written by the container, bytes of its whole root filesystem)`.
+    pub fn snapshot_sizes(&self, container: &ContainerId) -> Result<(u64, u64), ContentError> {
+        let snapshot = self.snapshot(container)?;
+        let written = tree_bytes(&snapshot.upper)?;
+        let state = self.read();
+        let top = state.snapshots.get(container).cloned().flatten();
+        let shared: u64 = chain_of(&state, top.as_ref())
+            .filter_map(|c| state.layers.get(c))
+            .map(|l| l.bytes)
+            .sum();
+        Ok((written, written + shared))
+    }
+
+    /// The lower directories over a topmost layer, topmost first.
+    pub(crate) fn lower(&self, state: &State, top: Option<&Digest>) -> Vec<PathBuf> {
+        let init = self.layout.root.join("init/diff");
+        std::iter::once(init)
+            .chain(chain_of(state, top).map(|chain| self.layout.diff(chain)))
+            .collect()
+    }
+
+    fn describe(&self, state: &State, path: &Path, top: Option<&Digest>) -> Snapshot {
+        Snapshot {
+            lower: self.lower(state, top),
+            upper: path.join("upper"),
+            work: path.join("work"),
+        }
+    }
+}
+
+/// The layers from `top` downwards.
+fn chain_of<'a>(state: &'a State, top: Option<&'a Digest>) -> impl Iterator<Item = &'a Digest> {
+    std::iter::successors(top, |chain| {
+        state.layers.get(*chain).and_then(|layer| layer.parent.as_ref())
+    })
+}
+
+fn make_directories(path: &Path, top: Option<&Digest>) -> Result<(), Errno> {
+    // 0711 lets a user other than root, inside, pass through to the root filesystem, as Docker's directories do.
+    rustix::fs::mkdir(path, Mode::from_raw_mode(0o711))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty())?;
+    rustix::fs::symlinkat(top.map_or(NO_LAYERS, Digest::hex), &directory, "layers")?;
+    // The upper directory's mode and owner are those of the container's `/`.
+    rustix::fs::mkdirat(&directory, "upper", Mode::from_raw_mode(0o755))?;
+    rustix::fs::mkdirat(&directory, "work", Mode::from_raw_mode(0o700))
+}
+
+/// Removes a snapshot in which nothing was written, with a few calls; false when it is not so, or not whole.
+fn remove_empty(path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) else {
+        return false;
+    };
+    let remove = |name: &str| rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR);
+    if remove("upper").is_err() {
+        return false;
+    }
+    // A mount leaves an empty `work/work`.
+    if remove("work").is_err() && (remove("work/work").is_err() || remove("work").is_err()) {
+        return false;
+    }
+    rustix::fs::unlinkat(&directory, "layers", AtFlags::empty()).is_ok() && rustix::fs::rmdir(path).is_ok()
+}
+
+/// Bytes of the plain files in a tree, each file once. A container may be writing to it meanwhile.
+fn tree_bytes(root: &Path) -> Result<u64, ContentError> {
+    let mut bytes = 0;
+    let mut seen = HashSet::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(directory) = pending.pop() {
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(ContentError::io(&directory, error)),
+        };
+        for entry in entries.flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                pending.push(entry.path());
+            } else if metadata.is_file() && (metadata.nlink() == 1 || seen.insert(metadata.ino())) {
+                bytes += metadata.len();
+            }
+        }
+    }
+    Ok(bytes)
+}

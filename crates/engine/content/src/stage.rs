@@ -1,0 +1,248 @@
+//! Turns one layer blob into an unpacked tree under `temporary/`, on two threads: this one reads, checks the blob's
+//! digest and decompresses; the other checks the archive's digest and unpacks.
+
+use crate::error::LayerError;
+use crate::unpack::{Unpacked, unpack};
+use naru_base::Digest;
+use sha2::{Digest as _, Sha256};
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// One piece on its way between the threads. Large enough that the channel costs nothing, small enough for a cache.
+const PIECE_BYTES: usize = 256 << 10;
+/// Pieces under way at once: 2 MiB, the bound on memory.
+const PIECES_MAX: usize = 8;
+/// zstd windows beyond this are refused, as the zstd tool does by default (2^27 bytes).
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// An unpacked layer that no image has yet. Its files go when it is dropped, unless it was moved away.
+#[derive(Debug)]
+pub(crate) struct StagedLayer {
+    pub path: PathBuf,
+    pub diff_id: Digest,
+    pub blob: Digest,
+    pub blob_bytes: u64,
+    pub unpacked: Unpacked,
+}
+
+impl Drop for StagedLayer {
+    fn drop(&mut self) {
+        // Gone already when it became a layer. What cannot be deleted now is deleted when the store is next opened.
+        drop(std::fs::remove_dir_all(&self.path));
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    /// Tells the compression by the first bytes.
+    pub(crate) fn of(head: &[u8]) -> Self {
+        match head {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+}
+
+/// Reads the decompressed form of `input`.
+pub(crate) fn decompress<'a>(
+    input: impl BufRead + 'a,
+    compression: Compression,
+) -> io::Result<Box<dyn Read + 'a>> {
+    Ok(match compression {
+        Compression::None => Box::new(input),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(decoder)
+        }
+    })
+}
+
+/// Hashes what is read through it.
+pub(crate) struct HashingReader<R> {
+    input: R,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<R: Read> HashingReader<R> {
+    pub(crate) fn new(input: R) -> Self {
+        Self {
+            input,
+            hash: Sha256::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Reads the rest and returns the digest and length of everything.
+    pub(crate) fn finish(mut self) -> io::Result<(Digest, u64)> {
+        let mut rest = [0; 16 << 10];
+        while self.read(&mut rest)? > 0 {}
+        Ok((Digest::from_sha256(self.hash.finalize().into()), self.bytes))
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let length = self.input.read(target)?;
+        self.hash.update(&target[..length]);
+        self.bytes += length as u64;
+        Ok(length)
+    }
+}
+
+/// Fills a buffer as far as the input goes.
+pub(crate) fn read_full(input: &mut impl Read, target: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < target.len() {
+        match input.read(&mut target[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Unpacks the blob in `input` into `path`, which is made here and gone again if this fails.
+pub(crate) fn stage_layer(input: impl Read, path: PathBuf) -> Result<StagedLayer, LayerError> {
+    let make = |source| LayerError::Io {
+        name: path.display().to_string(),
+        action: "create",
+        source,
+    };
+    std::fs::create_dir(&path).map_err(make)?;
+    match stage_into(input, &path) {
+        Ok((diff_id, (blob, blob_bytes), unpacked)) => Ok(StagedLayer {
+            path,
+            diff_id,
+            blob,
+            blob_bytes,
+            unpacked,
+        }),
+        Err(error) => {
+            drop(std::fs::remove_dir_all(&path));
+            Err(error)
+        }
+    }
+}
+
+type Staged = (Digest, (Digest, u64), Unpacked);
+
+fn stage_into(input: impl Read, path: &Path) -> Result<Staged, LayerError> {
+    let mut input = BufReader::with_capacity(PIECE_BYTES, HashingReader::new(input));
+    let compression = Compression::of(input.fill_buf().map_err(LayerError::Read)?);
+    let (full_sender, full_receiver) = sync_channel(PIECES_MAX);
+    let (empty_sender, empty_receiver) = sync_channel(PIECES_MAX);
+    let is_compressed = compression != Compression::None;
+    std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new()
+            .name("unpack".to_owned())
+            .spawn_scoped(scope, move || {
+                let mut pieces = PieceReader::new(full_receiver, empty_sender, is_compressed);
+                let unpacked = unpack(&mut pieces, path)?;
+                Ok((unpacked, pieces.finish()))
+            });
+        let worker = worker.map_err(LayerError::Read)?;
+        let fed = feed(&mut input, compression, &full_sender, &empty_receiver);
+        drop(full_sender);
+        let worked: Result<(Unpacked, Option<Digest>), LayerError> = worker
+            .join()
+            .unwrap_or_else(|_| Err(LayerError::Corrupt("the unpacker failed".to_owned())));
+        // What broke the input is the cause; that the archive then ended early is only its effect.
+        fed?;
+        let (unpacked, diff_id) = worked?;
+        let buffered = input.buffer().len();
+        input.consume(buffered);
+        let blob = input.into_inner().finish().map_err(LayerError::Read)?;
+        Ok((diff_id.unwrap_or_else(|| blob.0.clone()), blob, unpacked))
+    })
+}
+
+/// Decompresses `input` into pieces until it ends or nobody wants more.
+fn feed(
+    input: &mut impl BufRead,
+    compression: Compression,
+    full: &SyncSender<Vec<u8>>,
+    empty: &Receiver<Vec<u8>>,
+) -> Result<(), LayerError> {
+    let failed = |error: io::Error| match (compression, error.kind()) {
+        (Compression::None, _) => LayerError::Read(error),
+        (_, io::ErrorKind::UnexpectedEof) => LayerError::Truncated,
+        _ => LayerError::Compression(error),
+    };
+    let mut reader = decompress(input, compression).map_err(failed)?;
+    loop {
+        let mut piece = empty.try_recv().unwrap_or_default();
+        piece.resize(PIECE_BYTES, 0);
+        let length = read_full(&mut reader, &mut piece).map_err(failed)?;
+        piece.truncate(length);
+        if length == 0 || full.send(piece).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// The unpacking thread's end: pieces as one stream.
+struct PieceReader {
+    full: Receiver<Vec<u8>>,
+    empty: SyncSender<Vec<u8>>,
+    piece: Vec<u8>,
+    position: usize,
+    hash: Option<Sha256>,
+}
+
+impl PieceReader {
+    fn new(full: Receiver<Vec<u8>>, empty: SyncSender<Vec<u8>>, with_hash: bool) -> Self {
+        Self {
+            full,
+            empty,
+            piece: Vec::new(),
+            position: 0,
+            hash: with_hash.then(Sha256::new),
+        }
+    }
+
+    fn finish(self) -> Option<Digest> {
+        self.hash.map(|hash| Digest::from_sha256(hash.finalize().into()))
+    }
+}
+
+impl BufRead for PieceReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.position == self.piece.len()
+            && let Ok(piece) = self.full.recv()
+        {
+            let used = std::mem::replace(&mut self.piece, piece);
+            self.position = 0;
+            // The feeder may have finished already; then the buffer is simply freed.
+            drop(self.empty.try_send(used));
+            if let Some(hash) = &mut self.hash {
+                hash.update(&self.piece);
+            }
+        }
+        Ok(&self.piece[self.position..])
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.position += length;
+    }
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let length = self.fill_buf()?.read(target)?;
+        self.consume(length);
+        Ok(length)
+    }
+}

@@ -1,21 +1,22 @@
 //! Deciding how a container is started: pure, from its record to a plan that leaves no choices.
 
+mod devices;
+mod limits;
+mod mounts;
+
+pub use devices::plan_device_rules;
+pub use limits::plan_resources;
+pub use mounts::mount_kind;
+
 use crate::error::{EngineError, Result};
-use crate::record::{ContainerRecord, MountKind, ResolvedMount};
-use crate::spec::{
-    ContainerSpec, DeviceSpec, MountSource, NamespaceMode, NetworkMode, ResourcesSpec, SeccompSpec,
-    ThrottleSpec,
-};
+use crate::record::ContainerRecord;
+use crate::spec::{ContainerSpec, NamespaceMode, NetworkMode, SeccompSpec};
 use naru_keeper::protocol::{AttachOptions, KeeperPlan, LogPlan, StdioPlan};
 use naru_runtime::plan::{ContainerPlan, RootfsPlan, SeccompPlan};
 use oci_spec::runtime as oci;
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-/// Docker's size of `/dev/shm` where none is asked for.
-const SHM_BYTES_DEFAULT: u64 = 64 << 20;
 
 /// Log files kept, and bytes of each, where the creator sets no bound: a log never fills the disk (100 MB in all).
 const LOG_BYTES_MAX_DEFAULT: u64 = 20 << 20;
@@ -193,7 +194,7 @@ fn plan_oci_spec(record: &ContainerRecord, context: &StartContext<'_>) -> Result
     let mut root = oci::Root::default();
     root.set_readonly(Some(record.spec.read_only_rootfs));
     spec.set_root(Some(root));
-    spec.set_mounts(Some(plan_mounts(record, context)));
+    spec.set_mounts(Some(mounts::plan_mounts(record, context)));
     spec.set_linux(Some(plan_linux(record, context)?));
     spec.set_hooks(None);
     spec.set_annotations(None);
@@ -282,147 +283,6 @@ fn plan_rlimits(spec: &ContainerSpec) -> Result<Vec<oci::PosixRlimit>> {
         .collect()
 }
 
-fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> oci::Mount {
-    let mut mount = oci::Mount::default();
-    mount.set_destination(PathBuf::from(destination));
-    mount.set_typ(Some(kind.to_owned()));
-    mount.set_source(Some(PathBuf::from(source)));
-    mount.set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
-    mount
-}
-
-/// Docker's mounts in their order, then the network files, then the creator's, parents before children.
-fn plan_mounts(record: &ContainerRecord, context: &StartContext<'_>) -> Vec<oci::Mount> {
-    let spec = &record.spec;
-    let system_access = if spec.privileged { "rw" } else { "ro" };
-    let mut mounts = vec![
-        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount(
-            "/dev",
-            "tmpfs",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "newinstance",
-                "ptmxmode=0666",
-                "mode=0620",
-                "gid=5",
-            ],
-        ),
-        mount(
-            "/sys",
-            "sysfs",
-            "sysfs",
-            &["nosuid", "noexec", "nodev", system_access],
-        ),
-        mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            "cgroup",
-            &[system_access, "nosuid", "noexec", "nodev"],
-        ),
-    ];
-    let wanted: BTreeSet<&str> = record
-        .resolved
-        .mounts
-        .iter()
-        .map(|mount| mount.target.as_str())
-        .collect();
-    match &spec.ipc_mode {
-        NamespaceMode::Host => {
-            mounts.push(mount(
-                "/dev/mqueue",
-                "bind",
-                "/dev/mqueue",
-                &["rbind", "optional"],
-            ));
-            mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind"]));
-        }
-        NamespaceMode::Container(_) => {
-            mounts.push(mount(
-                "/dev/mqueue",
-                "mqueue",
-                "mqueue",
-                &["nosuid", "noexec", "nodev"],
-            ));
-            if let Some(other) = context.joined.get(&oci::LinuxNamespaceType::Ipc) {
-                // The other container's /dev/shm is found through its own root.
-                let shm = other
-                    .parent()
-                    .and_then(Path::parent)
-                    .map(|process| process.join("root/dev/shm"));
-                mounts.extend(shm.map(|path| mount("/dev/shm", "bind", &path.to_string_lossy(), &["rbind"])));
-            }
-        }
-        mode => {
-            mounts.push(mount(
-                "/dev/mqueue",
-                "mqueue",
-                "mqueue",
-                &["nosuid", "noexec", "nodev"],
-            ));
-            if *mode != NamespaceMode::None && !wanted.contains("/dev/shm") {
-                let size = format!("size={}", spec.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT));
-                mounts.push(mount(
-                    "/dev/shm",
-                    "tmpfs",
-                    "shm",
-                    &["nosuid", "noexec", "nodev", "mode=1777", &size],
-                ));
-            }
-        }
-    }
-    for (target, source) in &context.network_files {
-        if !wanted.contains(target) {
-            mounts.push(mount(
-                target,
-                "bind",
-                &source.to_string_lossy(),
-                &["rbind", "rprivate"],
-            ));
-        }
-    }
-    let mut own: Vec<&ResolvedMount> = record.resolved.mounts.iter().collect();
-    own.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
-    mounts.extend(own.into_iter().map(plan_own_mount));
-    mounts
-}
-
-fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
-    if own.kind == MountKind::Tmpfs {
-        let mut options = vec!["noexec", "nosuid", "nodev"];
-        // An option of the creator's takes back the default it contradicts.
-        options.retain(|default| {
-            !own.tmpfs_options
-                .iter()
-                .any(|given| default.strip_prefix("no") == Some(given))
-        });
-        options.extend(own.tmpfs_options.iter().map(String::as_str));
-        if own.read_only {
-            options.push("ro");
-        }
-        return mount(&own.target, "tmpfs", "tmpfs", &options);
-    }
-    let bind = if own.non_recursive { "bind" } else { "rbind" };
-    let propagation = if own.propagation.is_empty() {
-        "rprivate"
-    } else {
-        &own.propagation
-    };
-    let mut options = vec![bind, propagation];
-    if own.read_only {
-        options.push(if own.non_recursive { "ro" } else { "rro" });
-    }
-    mount(&own.target, "bind", &own.source.to_string_lossy(), &options)
-}
-
 fn plan_linux(record: &ContainerRecord, context: &StartContext<'_>) -> Result<oci::Linux> {
     let spec = &record.spec;
     let mut linux = oci::Linux::default();
@@ -433,7 +293,7 @@ fn plan_linux(record: &ContainerRecord, context: &StartContext<'_>) -> Result<oc
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
     ));
-    linux.set_devices(Some(plan_device_nodes(spec)?));
+    linux.set_devices(Some(devices::plan_device_nodes(spec)?));
     linux.set_seccomp(None);
     linux.set_resources(None);
     linux.set_rootfs_propagation(plan_rootfs_propagation(record));
@@ -500,274 +360,11 @@ fn plan_namespaces(
     .collect()
 }
 
-/// Device nodes beyond the standard ones: the creator's, or all of the host's for a privileged container.
-fn plan_device_nodes(spec: &ContainerSpec) -> Result<Vec<oci::LinuxDevice>> {
-    if spec.privileged {
-        return Ok(host_devices());
-    }
-    let mut nodes = Vec::new();
-    for device in &spec.devices {
-        nodes.extend(resolve_device(device)?.into_iter().map(|(node, _)| node));
-    }
-    Ok(nodes)
-}
-
-/// A device of the creator's: a node, or every node below a directory; each with its number's rule.
-pub fn resolve_device(device: &DeviceSpec) -> Result<Vec<(oci::LinuxDevice, oci::LinuxDeviceCgroup)>> {
-    let gone = |error: std::io::Error| {
-        EngineError::invalid(format!(
-            "error gathering device information while adding custom device \"{}\": {error}",
-            device.host_path.display()
-        ))
-    };
-    let metadata = std::fs::metadata(&device.host_path).map_err(gone)?;
-    if !metadata.is_dir() {
-        let node = device_node(&device.container_path, &metadata).ok_or_else(|| {
-            EngineError::invalid(format!(
-                "error gathering device information while adding custom device \"{}\": not a device node",
-                device.host_path.display()
-            ))
-        })?;
-        let rule = device_rule(&node, &device.permissions);
-        return Ok(vec![(node, rule)]);
-    }
-    let mut nodes = Vec::new();
-    for entry in std::fs::read_dir(&device.host_path).map_err(gone)?.flatten() {
-        let inner = DeviceSpec {
-            host_path: entry.path(),
-            container_path: device.container_path.join(entry.file_name()),
-            permissions: device.permissions.clone(),
-        };
-        nodes.extend(resolve_device(&inner).unwrap_or_default());
-    }
-    Ok(nodes)
-}
-
-fn device_rule(node: &oci::LinuxDevice, permissions: &str) -> oci::LinuxDeviceCgroup {
-    let mut rule = oci::LinuxDeviceCgroup::default();
-    rule.set_allow(true);
-    rule.set_typ(Some(node.typ()));
-    rule.set_major(Some(node.major()));
-    rule.set_minor(Some(node.minor()));
-    rule.set_access(Some(if permissions.is_empty() {
-        "rwm".to_owned()
-    } else {
-        permissions.to_owned()
-    }));
-    rule
-}
-
-fn device_node(path: &Path, metadata: &std::fs::Metadata) -> Option<oci::LinuxDevice> {
-    let kind = match metadata.file_type() {
-        kind if kind.is_char_device() => oci::LinuxDeviceType::C,
-        kind if kind.is_block_device() => oci::LinuxDeviceType::B,
-        _ => return None,
-    };
-    let mut node = oci::LinuxDevice::default();
-    node.set_path(path.to_owned());
-    node.set_typ(kind);
-    node.set_major(i64::from(rustix::fs::major(metadata.rdev())));
-    node.set_minor(i64::from(rustix::fs::minor(metadata.rdev())));
-    node.set_file_mode(Some(metadata.mode() & 0o7777));
-    node.set_uid(Some(metadata.uid()));
-    node.set_gid(Some(metadata.gid()));
-    Some(node)
-}
-
-/// Every device node below the host's /dev, but for terminals and shared memory, which are the container's own.
-fn host_devices() -> Vec<oci::LinuxDevice> {
-    const OWN: [&str; 8] = [
-        "pts",
-        "shm",
-        "fd",
-        "mqueue",
-        "console",
-        "ptmx",
-        ".lxc",
-        ".lxd-mounts",
-    ];
-    fn walk(directory: &Path, devices: &mut Vec<oci::LinuxDevice>) {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let is_own = directory == Path::new("/dev") && OWN.iter().any(|name| entry.file_name() == *name);
-            let Ok(metadata) = std::fs::symlink_metadata(&path) else {
-                continue;
-            };
-            if metadata.is_dir() && !is_own {
-                walk(&path, devices);
-            } else if !is_own && !metadata.is_symlink() {
-                devices.extend(device_node(&path, &metadata));
-            }
-        }
-    }
-    let mut devices = Vec::new();
-    walk(Path::new("/dev"), &mut devices);
-    devices
-}
-
-/// The container's device rules: Docker's list with the creator's added, or everything when privileged.
-pub fn plan_device_rules(spec: &ContainerSpec) -> Result<Vec<oci::LinuxDeviceCgroup>> {
-    if spec.privileged {
-        let mut rule = oci::LinuxDeviceCgroup::default();
-        rule.set_allow(true);
-        rule.set_access(Some("rwm".to_owned()));
-        return Ok(vec![rule]);
-    }
-    let mut rules = naru_cgroup::default_device_rules();
-    for device in &spec.devices {
-        rules.extend(resolve_device(device)?.into_iter().map(|(_, rule)| rule));
-    }
-    for text in &spec.device_cgroup_rules {
-        rules.push(parse_device_rule(text)?);
-    }
-    Ok(rules)
-}
-
-/// `c 42:* rwm`, as `--device-cgroup-rule` takes it.
-fn parse_device_rule(text: &str) -> Result<oci::LinuxDeviceCgroup> {
-    let wrong = || EngineError::invalid(format!("invalid device cgroup rule format: '{text}'"));
-    let mut words = text.split_whitespace();
-    let (kind, numbers, access) = (
-        words.next().ok_or_else(wrong)?,
-        words.next().ok_or_else(wrong)?,
-        words.next().ok_or_else(wrong)?,
-    );
-    let (major, minor) = numbers.split_once(':').ok_or_else(wrong)?;
-    let number = |part: &str| {
-        if part == "*" {
-            Ok(None)
-        } else {
-            part.parse::<u32>()
-                .map(|n| Some(i64::from(n)))
-                .map_err(|_| wrong())
-        }
-    };
-    let mut rule = oci::LinuxDeviceCgroup::default();
-    rule.set_allow(true);
-    rule.set_typ(Some(match kind {
-        "a" => oci::LinuxDeviceType::A,
-        "b" => oci::LinuxDeviceType::B,
-        "c" => oci::LinuxDeviceType::C,
-        _ => return Err(wrong()),
-    }));
-    rule.set_major(number(major)?);
-    rule.set_minor(number(minor)?);
-    if words.next().is_some() || access.is_empty() || !access.chars().all(|letter| "rwm".contains(letter)) {
-        return Err(wrong());
-    }
-    rule.set_access(Some(access.to_owned()));
-    Ok(rule)
-}
-
-/// The limits in OCI's words; `None` when nothing is limited, so that nothing need be written.
-pub fn plan_resources(wanted: &ResourcesSpec) -> Result<Option<oci::LinuxResources>> {
-    if *wanted == ResourcesSpec::default() {
-        return Ok(None);
-    }
-    let mut resources = oci::LinuxResources::default();
-    resources.set_devices(None);
-    resources.set_memory(plan_memory(wanted));
-    resources.set_cpu(plan_cpu(wanted));
-    resources.set_pids(wanted.pids_max.filter(|max| *max != 0).map(|max| {
-        let mut pids = oci::LinuxPids::default();
-        pids.set_limit(max);
-        pids
-    }));
-    resources.set_block_io(plan_block_io(wanted)?);
-    Ok(Some(resources))
-}
-
-fn plan_memory(wanted: &ResourcesSpec) -> Option<oci::LinuxMemory> {
-    let limit = wanted.memory_bytes.filter(|bytes| *bytes != 0);
-    // Docker's rule: without a swap limit a container may swap as much as it may use memory.
-    let swap = wanted.memory_swap_bytes.filter(|bytes| *bytes != 0).or(limit
-        .filter(|bytes| *bytes > 0)
-        .map(|bytes| bytes.saturating_mul(2)));
-    let is_set = limit.is_some()
-        || swap.is_some()
-        || wanted.memory_reservation_bytes.is_some()
-        || wanted.memory_swappiness.is_some()
-        || wanted.oom_kill_disable;
-    is_set.then(|| {
-        let mut memory = oci::LinuxMemory::default();
-        memory.set_limit(limit);
-        memory.set_swap(swap);
-        memory.set_reservation(wanted.memory_reservation_bytes.filter(|bytes| *bytes != 0));
-        memory.set_swappiness(wanted.memory_swappiness);
-        memory.set_disable_oom_killer(wanted.oom_kill_disable.then_some(true));
-        memory
-    })
-}
-
-/// The period Docker uses for `--cpus`, in microseconds.
-const CPU_PERIOD_US: u64 = 100_000;
-
-fn plan_cpu(wanted: &ResourcesSpec) -> Option<oci::LinuxCpu> {
-    let (quota, period) = match wanted.nano_cpus.filter(|nano| *nano > 0) {
-        Some(nano) => (
-            Some(nano / (1_000_000_000 / CPU_PERIOD_US as i64)),
-            Some(CPU_PERIOD_US),
-        ),
-        None => (
-            wanted.cpu_quota_us.filter(|quota| *quota != 0),
-            wanted.cpu_period_us.filter(|period| *period != 0),
-        ),
-    };
-    let shares = wanted.cpu_shares.filter(|shares| *shares != 0);
-    let text = |list: &Option<String>| list.clone().filter(|text| !text.is_empty());
-    let (cpus, mems) = (text(&wanted.cpuset_cpus), text(&wanted.cpuset_mems));
-    (quota.is_some() || period.is_some() || shares.is_some() || cpus.is_some() || mems.is_some()).then(|| {
-        let mut cpu = oci::LinuxCpu::default();
-        cpu.set_quota(quota);
-        cpu.set_period(period);
-        cpu.set_shares(shares);
-        cpu.set_cpus(cpus);
-        cpu.set_mems(mems);
-        cpu
-    })
-}
-
-fn plan_block_io(wanted: &ResourcesSpec) -> Result<Option<oci::LinuxBlockIo>> {
-    let throttles = |list: &[ThrottleSpec]| -> Result<Option<Vec<oci::LinuxThrottleDevice>>> {
-        let list = list.iter().map(plan_throttle).collect::<Result<Vec<_>>>()?;
-        Ok((!list.is_empty()).then_some(list))
-    };
-    let mut block_io = oci::LinuxBlockIo::default();
-    block_io.set_weight(wanted.blkio_weight.filter(|weight| *weight != 0));
-    block_io.set_throttle_read_bps_device(throttles(&wanted.blkio_read_bps)?);
-    block_io.set_throttle_write_bps_device(throttles(&wanted.blkio_write_bps)?);
-    block_io.set_throttle_read_iops_device(throttles(&wanted.blkio_read_iops)?);
-    block_io.set_throttle_write_iops_device(throttles(&wanted.blkio_write_iops)?);
-    Ok((block_io != oci::LinuxBlockIo::default()).then_some(block_io))
-}
-
-fn plan_throttle(throttle: &ThrottleSpec) -> Result<oci::LinuxThrottleDevice> {
-    let metadata = std::fs::metadata(&throttle.device)
-        .ok()
-        .filter(|metadata| metadata.file_type().is_block_device())
-        .ok_or_else(|| {
-            EngineError::invalid(format!("{} is not a block device", throttle.device.display()))
-        })?;
-    oci::LinuxThrottleDeviceBuilder::default()
-        .major(i64::from(rustix::fs::major(metadata.rdev())))
-        .minor(i64::from(rustix::fs::minor(metadata.rdev())))
-        .rate(throttle.rate)
-        .build()
-        .map_err(|error| EngineError::invalid(error.to_string()))
-}
-
-/// Docker's rule for a spec's source of a mount, as `inspect` names its kind.
-pub fn mount_kind(source: &MountSource) -> MountKind {
-    match source {
-        MountSource::Bind { .. } => MountKind::Bind,
-        MountSource::Volume { .. } => MountKind::Volume,
-        MountSource::Tmpfs { .. } => MountKind::Tmpfs,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::devices::parse_device_rule;
     use super::*;
+    use crate::spec::ResourcesSpec;
 
     #[test]
     fn dropped_capabilities_stay_dropped_and_all_means_all() {

@@ -1,0 +1,103 @@
+//! Limits in the words of the OCI runtime specification.
+
+use crate::error::{EngineError, Result};
+use crate::spec::{ResourcesSpec, ThrottleSpec};
+use oci_spec::runtime as oci;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+/// The limits in OCI's words; `None` when nothing is limited, so that nothing need be written.
+pub fn plan_resources(wanted: &ResourcesSpec) -> Result<Option<oci::LinuxResources>> {
+    if *wanted == ResourcesSpec::default() {
+        return Ok(None);
+    }
+    let mut resources = oci::LinuxResources::default();
+    resources.set_devices(None);
+    resources.set_memory(plan_memory(wanted));
+    resources.set_cpu(plan_cpu(wanted));
+    resources.set_pids(wanted.pids_max.filter(|max| *max != 0).map(|max| {
+        let mut pids = oci::LinuxPids::default();
+        pids.set_limit(max);
+        pids
+    }));
+    resources.set_block_io(plan_block_io(wanted)?);
+    Ok(Some(resources))
+}
+
+fn plan_memory(wanted: &ResourcesSpec) -> Option<oci::LinuxMemory> {
+    let limit = wanted.memory_bytes.filter(|bytes| *bytes != 0);
+    // Docker's rule: without a swap limit a container may swap as much as it may use memory.
+    let swap = wanted.memory_swap_bytes.filter(|bytes| *bytes != 0).or(limit
+        .filter(|bytes| *bytes > 0)
+        .map(|bytes| bytes.saturating_mul(2)));
+    let is_set = limit.is_some()
+        || swap.is_some()
+        || wanted.memory_reservation_bytes.is_some()
+        || wanted.memory_swappiness.is_some()
+        || wanted.oom_kill_disable;
+    is_set.then(|| {
+        let mut memory = oci::LinuxMemory::default();
+        memory.set_limit(limit);
+        memory.set_swap(swap);
+        memory.set_reservation(wanted.memory_reservation_bytes.filter(|bytes| *bytes != 0));
+        memory.set_swappiness(wanted.memory_swappiness);
+        memory.set_disable_oom_killer(wanted.oom_kill_disable.then_some(true));
+        memory
+    })
+}
+
+/// The period Docker uses for `--cpus`, in microseconds.
+const CPU_PERIOD_US: u64 = 100_000;
+
+fn plan_cpu(wanted: &ResourcesSpec) -> Option<oci::LinuxCpu> {
+    let (quota, period) = match wanted.nano_cpus.filter(|nano| *nano > 0) {
+        Some(nano) => (
+            Some(nano / (1_000_000_000 / CPU_PERIOD_US as i64)),
+            Some(CPU_PERIOD_US),
+        ),
+        None => (
+            wanted.cpu_quota_us.filter(|quota| *quota != 0),
+            wanted.cpu_period_us.filter(|period| *period != 0),
+        ),
+    };
+    let shares = wanted.cpu_shares.filter(|shares| *shares != 0);
+    let text = |list: &Option<String>| list.clone().filter(|text| !text.is_empty());
+    let (cpus, mems) = (text(&wanted.cpuset_cpus), text(&wanted.cpuset_mems));
+    (quota.is_some() || period.is_some() || shares.is_some() || cpus.is_some() || mems.is_some()).then(|| {
+        let mut cpu = oci::LinuxCpu::default();
+        cpu.set_quota(quota);
+        cpu.set_period(period);
+        cpu.set_shares(shares);
+        cpu.set_cpus(cpus);
+        cpu.set_mems(mems);
+        cpu
+    })
+}
+
+fn plan_block_io(wanted: &ResourcesSpec) -> Result<Option<oci::LinuxBlockIo>> {
+    let throttles = |list: &[ThrottleSpec]| -> Result<Option<Vec<oci::LinuxThrottleDevice>>> {
+        let list = list.iter().map(plan_throttle).collect::<Result<Vec<_>>>()?;
+        Ok((!list.is_empty()).then_some(list))
+    };
+    let mut block_io = oci::LinuxBlockIo::default();
+    block_io.set_weight(wanted.blkio_weight.filter(|weight| *weight != 0));
+    block_io.set_throttle_read_bps_device(throttles(&wanted.blkio_read_bps)?);
+    block_io.set_throttle_write_bps_device(throttles(&wanted.blkio_write_bps)?);
+    block_io.set_throttle_read_iops_device(throttles(&wanted.blkio_read_iops)?);
+    block_io.set_throttle_write_iops_device(throttles(&wanted.blkio_write_iops)?);
+    Ok((block_io != oci::LinuxBlockIo::default()).then_some(block_io))
+}
+
+fn plan_throttle(throttle: &ThrottleSpec) -> Result<oci::LinuxThrottleDevice> {
+    let metadata = std::fs::metadata(&throttle.device)
+        .ok()
+        .filter(|metadata| metadata.file_type().is_block_device())
+        .ok_or_else(|| {
+            EngineError::invalid(format!("{} is not a block device", throttle.device.display()))
+        })?;
+    oci::LinuxThrottleDeviceBuilder::default()
+        .major(i64::from(rustix::fs::major(metadata.rdev())))
+        .minor(i64::from(rustix::fs::minor(metadata.rdev())))
+        .rate(throttle.rate)
+        .build()
+        .map_err(|error| EngineError::invalid(error.to_string()))
+}

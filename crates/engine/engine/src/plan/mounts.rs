@@ -1,0 +1,161 @@
+//! The mounts of a container: Docker's own, the network files, the creator's.
+
+use super::StartContext;
+use crate::record::{ContainerRecord, MountKind, ResolvedMount};
+use crate::spec::{MountSource, NamespaceMode};
+use oci_spec::runtime as oci;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Docker's size of `/dev/shm` where none is asked for.
+const SHM_BYTES_DEFAULT: u64 = 64 << 20;
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> oci::Mount {
+    let mut mount = oci::Mount::default();
+    mount.set_destination(PathBuf::from(destination));
+    mount.set_typ(Some(kind.to_owned()));
+    mount.set_source(Some(PathBuf::from(source)));
+    mount.set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
+    mount
+}
+
+/// Docker's mounts in their order, then the network files, then the creator's, parents before children.
+pub(super) fn plan_mounts(record: &ContainerRecord, context: &StartContext<'_>) -> Vec<oci::Mount> {
+    let spec = &record.spec;
+    let system_access = if spec.privileged { "rw" } else { "ro" };
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", system_access],
+        ),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &[system_access, "nosuid", "noexec", "nodev"],
+        ),
+    ];
+    let wanted: BTreeSet<&str> = record
+        .resolved
+        .mounts
+        .iter()
+        .map(|mount| mount.target.as_str())
+        .collect();
+    match &spec.ipc_mode {
+        NamespaceMode::Host => {
+            mounts.push(mount(
+                "/dev/mqueue",
+                "bind",
+                "/dev/mqueue",
+                &["rbind", "optional"],
+            ));
+            mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind"]));
+        }
+        NamespaceMode::Container(_) => {
+            mounts.push(mount(
+                "/dev/mqueue",
+                "mqueue",
+                "mqueue",
+                &["nosuid", "noexec", "nodev"],
+            ));
+            if let Some(other) = context.joined.get(&oci::LinuxNamespaceType::Ipc) {
+                // The other container's /dev/shm is found through its own root.
+                let shm = other
+                    .parent()
+                    .and_then(Path::parent)
+                    .map(|process| process.join("root/dev/shm"));
+                mounts.extend(shm.map(|path| mount("/dev/shm", "bind", &path.to_string_lossy(), &["rbind"])));
+            }
+        }
+        mode => {
+            mounts.push(mount(
+                "/dev/mqueue",
+                "mqueue",
+                "mqueue",
+                &["nosuid", "noexec", "nodev"],
+            ));
+            if *mode != NamespaceMode::None && !wanted.contains("/dev/shm") {
+                let size = format!("size={}", spec.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT));
+                mounts.push(mount(
+                    "/dev/shm",
+                    "tmpfs",
+                    "shm",
+                    &["nosuid", "noexec", "nodev", "mode=1777", &size],
+                ));
+            }
+        }
+    }
+    for (target, source) in &context.network_files {
+        if !wanted.contains(target) {
+            mounts.push(mount(
+                target,
+                "bind",
+                &source.to_string_lossy(),
+                &["rbind", "rprivate"],
+            ));
+        }
+    }
+    let mut own: Vec<&ResolvedMount> = record.resolved.mounts.iter().collect();
+    own.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
+    mounts.extend(own.into_iter().map(plan_own_mount));
+    mounts
+}
+
+fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
+    if own.kind == MountKind::Tmpfs {
+        let mut options = vec!["noexec", "nosuid", "nodev"];
+        // An option of the creator's takes back the default it contradicts.
+        options.retain(|default| {
+            !own.tmpfs_options
+                .iter()
+                .any(|given| default.strip_prefix("no") == Some(given))
+        });
+        options.extend(own.tmpfs_options.iter().map(String::as_str));
+        if own.read_only {
+            options.push("ro");
+        }
+        return mount(&own.target, "tmpfs", "tmpfs", &options);
+    }
+    let bind = if own.non_recursive { "bind" } else { "rbind" };
+    let propagation = if own.propagation.is_empty() {
+        "rprivate"
+    } else {
+        &own.propagation
+    };
+    let mut options = vec![bind, propagation];
+    if own.read_only {
+        options.push(if own.non_recursive { "ro" } else { "rro" });
+    }
+    mount(&own.target, "bind", &own.source.to_string_lossy(), &options)
+}
+
+/// Docker's rule for a spec's source of a mount, as `inspect` names its kind.
+pub fn mount_kind(source: &MountSource) -> MountKind {
+    match source {
+        MountSource::Bind { .. } => MountKind::Bind,
+        MountSource::Volume { .. } => MountKind::Volume,
+        MountSource::Tmpfs { .. } => MountKind::Tmpfs,
+    }
+}

@@ -1,0 +1,194 @@
+//! Publishing ports: reserve, one nftables transaction, hold.
+
+use crate::address::Subnet;
+use crate::error::{NetworkError, Result, refused};
+use crate::nftables::{DELETE_TABLE, FAMILY_IPV4, Transaction};
+use crate::ruleset::{self, Layout};
+use crate::{Network, PublishRequest, Published, PublishedEntry, lock};
+use naru_base::ContainerId;
+use naru_sys::netlink::Refusal;
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+
+impl Network {
+    /// Publishes ports of a container; all or none.
+    pub fn publish(
+        &self,
+        container: &ContainerId,
+        name: &str,
+        address: Ipv4Addr,
+        requests: &[PublishRequest],
+    ) -> Result<Vec<Published>> {
+        let published = self.take_ports(container, requests)?;
+        let comment = format!("{} {}", shorten(name), container.short());
+        let entries: Vec<_> = published
+            .iter()
+            .map(|port| PublishedEntry {
+                published: *port,
+                container_address: address,
+                comment: comment.clone(),
+            })
+            .collect();
+        if let Err(error) = self.add_entries(&entries) {
+            self.release_ports(&published);
+            return Err(error);
+        }
+        // Listening is the last step and may still find that the host lost a race against us, or we against it.
+        let held = lock(&self.ports).listen(&published);
+        if let Err(error) = held {
+            self.unpublish(container, &published)?;
+            return Err(error);
+        }
+        Ok(published)
+    }
+
+    /// Takes published ports back. Ports that are not there are no error.
+    pub fn unpublish(&self, container: &ContainerId, published: &[Published]) -> Result<()> {
+        self.release_ports(published);
+        self.delete_elements(published).map_err(refused(format!(
+            "take back the published ports of container {}",
+            container.short()
+        )))
+    }
+
+    /// The published ports as the kernel has them, in no particular order.
+    pub fn list_published(&self) -> Result<Vec<PublishedEntry>> {
+        ruleset::list_elements(lock(&self.nft).as_fd(), &self.options.table)
+            .map_err(refused("list published ports"))
+    }
+
+    fn take_ports(&self, container: &ContainerId, requests: &[PublishRequest]) -> Result<Vec<Published>> {
+        let mut ports = lock(&self.ports);
+        let mut taken = Vec::with_capacity(requests.len());
+        for request in requests {
+            match ports.take(container.as_str(), request, self.ephemeral_ports) {
+                Ok(published) => taken.push(published),
+                Err(error) => {
+                    taken.iter().for_each(|published| ports.release(published));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn release_ports(&self, published: &[Published]) {
+        let mut ports = lock(&self.ports);
+        published.iter().for_each(|published| ports.release(published));
+    }
+
+    fn add_entries(&self, entries: &[PublishedEntry]) -> Result<()> {
+        let mut transaction = Transaction::new();
+        for entry in entries {
+            ruleset::add_element(&mut transaction, &self.options.table, entry);
+        }
+        transaction
+            .commit(lock(&self.nft).as_fd())
+            .map_err(|refusal| match refusal.message {
+                // The begin marker is message 0.
+                Some(number @ 1..) if refusal.errno == Errno::EXIST && number <= entries.len() => {
+                    let Published {
+                        host_ip,
+                        host_port,
+                        protocol,
+                        ..
+                    } = entries[number - 1].published;
+                    let host_ip = host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
+                    NetworkError::PortAllocated {
+                        host_ip,
+                        port: host_port,
+                        protocol,
+                        container: String::new(),
+                    }
+                }
+                _ => refused("publish ports")(refusal),
+            })
+    }
+
+    fn delete_elements(&self, published: &[Published]) -> std::result::Result<(), Refusal> {
+        let nft = lock(&self.nft);
+        let delete = |ports: &[Published]| {
+            let mut transaction = Transaction::new();
+            for port in ports {
+                ruleset::delete_element(&mut transaction, &self.options.table, port);
+            }
+            transaction.commit(nft.as_fd())
+        };
+        match delete(published) {
+            Err(refusal) if refusal.errno == Errno::NOENT => {}
+            result => return result,
+        }
+        // One that was gone already undid the whole transaction.
+        for port in published {
+            match delete(std::slice::from_ref(port)) {
+                Err(refusal) if refusal.errno == Errno::NOENT => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sweep_ports(&self, live: &[Published]) -> Result<()> {
+        let live: HashSet<&Published> = live.iter().collect();
+        let orphans: Vec<Published> = self
+            .list_published()?
+            .into_iter()
+            .map(|entry| entry.published)
+            .filter(|published| !live.contains(published))
+            .collect();
+        self.release_ports(&orphans);
+        self.delete_elements(&orphans)
+            .map_err(refused("remove published ports of containers that are gone"))
+    }
+
+    fn layout(&self) -> Layout<'_> {
+        Layout {
+            table: &self.options.table,
+            bridge: &self.options.bridge,
+            subnet: Subnet::containing(self.gateway, self.prefix_length),
+        }
+    }
+
+    /// Takes the table of an earlier daemon over, or makes it. Rules are rewritten in one transaction together with
+    /// the published ports, so that no packet meets a table without them.
+    pub(crate) fn adopt_table(&self) -> Result<()> {
+        let table = &self.options.table;
+        let nft = lock(&self.nft);
+        let failed = || refused(format!("write nft table {table}"));
+        let entries = if ruleset::is_table_present(nft.as_fd(), table).map_err(failed())? {
+            ruleset::list_elements(nft.as_fd(), table).map_err(failed())?
+        } else {
+            Vec::new()
+        };
+        let mut transaction = Transaction::new();
+        ruleset::write_table(&mut transaction, &self.layout(), &entries);
+        transaction.commit(nft.as_fd()).map_err(failed())?;
+        let mut ports = lock(&self.ports);
+        for entry in &entries {
+            ports.restore(&entry.comment, &entry.published);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove_table(&self) -> Result<()> {
+        let mut transaction = Transaction::new();
+        transaction
+            .message(FAMILY_IPV4, DELETE_TABLE, 0)
+            .attribute_text(1, &self.options.table);
+        match transaction.commit(lock(&self.nft).as_fd()) {
+            Err(refusal) if refusal.errno == Errno::NOENT => Ok(()),
+            result => result.map_err(refused(format!("remove nft table {}", self.options.table))),
+        }
+    }
+}
+
+/// A name that leaves room for the id in the comment.
+fn shorten(name: &str) -> &str {
+    let mut end = name.len().min(100);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
+}

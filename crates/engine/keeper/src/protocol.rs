@@ -77,11 +77,19 @@ pub enum Reply {
     Prepared,
     /// `start_time` is field 22 of `/proc/<pid>/stat`, in clock ticks since boot: with the pid it names the process
     /// for ever.
-    Started { pid: i32, start_time: u64 },
-    ExecStarted { pid: i32, start_time: u64 },
+    Started {
+        pid: i32,
+        start_time: u64,
+    },
+    ExecStarted {
+        pid: i32,
+        start_time: u64,
+    },
     Failed(StartFailure),
     Done,
-    Refused { message: String },
+    Refused {
+        message: String,
+    },
     Status(KeeperStatus),
 }
 
@@ -97,7 +105,10 @@ pub struct KeeperStatus {
 pub enum KeeperState {
     /// Prepared, or about to be; left by `Start`.
     Parked,
-    Running { pid: i32, start_time: u64 },
+    Running {
+        pid: i32,
+        start_time: u64,
+    },
     /// PID 1 has ended and the exit record is written; the keeper is about to end.
     Exited(ExitRecord),
 }
@@ -111,14 +122,21 @@ pub struct ExecStatus {
 }
 
 /// Keeper to daemon, unasked, on every connection.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    ExecExited { exec: ExecId, exit_code: i32 },
-    /// The exit record is on disk. Sent after all output has been written to the log and to attached sockets.
+    ExecExited {
+        exec: ExecId,
+        exit_code: i32,
+    },
+    /// The exit record is on disk and the log is complete. Attached sockets that were read have everything and are
+    /// closed; a client that is behind may take up to ten seconds more, which delays nobody else.
     Exited(ExitRecord),
-    /// An attached client typed the detach keys or went away; `ordinal` counts attachments from 0 in order of arrival.
-    Detached { ordinal: u64 },
+    /// An attached client typed the detach keys or went away while the process ran; `ordinal` counts attachments from 0
+    /// in order of arrival, those of execs included.
+    Detached {
+        ordinal: u64,
+    },
 }
 
 /// Keeper to daemon: what a packet on the connection may be.
@@ -175,7 +193,11 @@ pub struct StdioPlan {
 #[serde(rename_all = "snake_case")]
 pub enum LogPlan {
     /// Docker's json-file format, rotated at `bytes_max` with `files_max` files kept (`.1` the newest of the old).
-    JsonFile { path: PathBuf, bytes_max: Option<u64>, files_max: u32 },
+    JsonFile {
+        path: PathBuf,
+        bytes_max: Option<u64>,
+        files_max: u32,
+    },
     None,
 }
 

@@ -10,4 +10,5 @@ pub mod namespace;
 pub mod netlink;
 pub mod process;
 pub mod seqpacket;
+pub mod signal;
 pub mod terminal;

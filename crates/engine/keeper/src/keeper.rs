@@ -1,0 +1,670 @@
+//! The keeper's loop and what it does with each request.
+//!
+//! What survives what, in the order of a start:
+//! 1. The log is opened and the socket listens before the container's program runs. If either fails nothing has
+//!    started. If the daemon dies here the start goes on, and the next daemon finds the socket, connects, and has its
+//!    first request answered when the start is done.
+//! 2. `execve` has succeeded; the reply is the very next thing done.
+//! 3. PID 1 ends: its output is read to the end, the log completed, the exit record renamed into place; only then are
+//!    daemons told and the socket removed. A daemon that finds no socket therefore finds a record.
+//!
+//! If the keeper itself is killed its connections close, and the daemon ends the container through its cgroup.
+
+use crate::connection::Connection;
+use crate::process::{Ending, Process, ProcessState};
+use crate::protocol::{
+    AttachOptions, Event, ExecRequest, ExecStatus, ExitRecord, FromKeeper, KeeperPlan, KeeperState,
+    KeeperStatus, LogPlan, Reply, Request, StdioPlan, Target,
+};
+use crate::streams::{Part, Streams};
+use naru_base::{ContainerId, ExecId, Timestamp};
+use naru_cgroup::Cgroup;
+use naru_logs::{LogWriter, Rotation};
+use naru_runtime::Stem;
+use naru_runtime::plan::{StartFailure, StartFailureKind, StemPlan};
+use naru_sys::seqpacket::{SeqPacket, SeqPacketListener};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Ended execs whose exit codes are kept for `Status`; Docker forgets them after a while, too.
+const FINISHED_EXECS_MAX: usize = 64;
+
+/// How long a client that is behind may take to read the rest after the process's end.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Between two looks at a terminal that nobody has open, and between two tries to write an exit record.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Docker's terminal size until a client sets one.
+const CONSOLE_SIZE: (u16, u16) = (24, 80);
+
+/// Serves one container until it has ended. Returns when there is nothing left to do; the caller then ends the
+/// process, and with it a stem that is still parked.
+pub fn run_keeper(socket: SeqPacket, container: ContainerId) -> io::Result<()> {
+    let mut keeper = Keeper {
+        container,
+        connections: vec![Connection::new(socket)?],
+        listener: None,
+        phase: Phase::Parked { stem: None },
+        processes: Vec::new(),
+        finished_execs: VecDeque::new(),
+        attachments: 0,
+        oom_score: None,
+    };
+    while !keeper.is_over() {
+        keeper.turn()?;
+    }
+    Ok(())
+}
+
+struct Keeper {
+    container: ContainerId,
+    connections: Vec<Connection>,
+    /// Listening from the start of the container to its end.
+    listener: Option<SeqPacketListener>,
+    phase: Phase,
+    /// PID 1 first, then execs, while they run or clients still read.
+    processes: Vec<Process>,
+    finished_execs: VecDeque<ExecStatus>,
+    /// The next ordinal.
+    attachments: u64,
+    /// What execs get that ask for nothing else, where this process itself has gone lower.
+    oom_score: Option<i32>,
+}
+
+enum Phase {
+    /// No container yet; left by `Start`, or to `Over` when the first connection or the stem ends.
+    Parked { stem: Option<Stem> },
+    /// PID 1 runs; left to `Exited` when it ends.
+    Running(Files),
+    /// PID 1 has ended; left when the record is written and all clients are served.
+    Exited {
+        files: Files,
+        record: ExitRecord,
+        is_written: bool,
+    },
+    /// The start failed, or there is no one to start for; left when replies are out.
+    Over { deadline: Instant },
+}
+
+/// Where the container's traces go.
+#[derive(Clone)]
+struct Files {
+    cgroup: String,
+    exit_record: PathBuf,
+    socket: PathBuf,
+}
+
+/// What a polled descriptor belongs to.
+#[derive(Clone, Copy)]
+enum Token {
+    Listener,
+    Stem,
+    Connection(usize),
+    Process,
+    Stream(usize, Part),
+}
+
+impl Keeper {
+    fn is_over(&self) -> bool {
+        let is_idle = self.processes.is_empty() && !self.connections.iter().any(Connection::has_queue);
+        match &self.phase {
+            Phase::Parked { .. } | Phase::Running(_) => false,
+            Phase::Exited { is_written, .. } => *is_written && is_idle,
+            Phase::Over { deadline } => is_idle || Instant::now() >= *deadline,
+        }
+    }
+
+    /// Waits for something to happen and deals with all that has.
+    fn turn(&mut self) -> io::Result<()> {
+        let ready = self.wait()?;
+        if ready.is_empty() {
+            self.processes
+                .iter_mut()
+                .for_each(|process| process.streams.on_timer());
+        }
+        for (token, flags) in ready {
+            self.on_ready(token, flags);
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn wait(&self) -> io::Result<Vec<(Token, PollFlags)>> {
+        let mut tokens = Vec::new();
+        let mut polled = Vec::new();
+        let mut add = |token, fd, flags| {
+            tokens.push(token);
+            polled.push(PollFd::from_borrowed_fd(fd, flags));
+        };
+        if let Some(listener) = &self.listener {
+            add(Token::Listener, listener.as_fd(), PollFlags::IN);
+        }
+        if let Phase::Parked { stem: Some(stem) } = &self.phase {
+            add(Token::Stem, stem.pidfd(), PollFlags::IN);
+        }
+        for (index, connection) in self.connections.iter().enumerate() {
+            // One that does not read its replies is not asked for more requests.
+            let flags = if connection.has_queue() {
+                PollFlags::OUT
+            } else {
+                PollFlags::IN
+            };
+            add(Token::Connection(index), connection.as_fd(), flags);
+        }
+        for (index, process) in self.processes.iter().enumerate() {
+            // Execs come before PID 1: their ends are reported first when both have ended.
+            if let Some(pidfd) = process.pidfd() {
+                add(Token::Process, pidfd, PollFlags::IN);
+            }
+            process
+                .streams
+                .each_poll(|part, fd, flags| add(Token::Stream(index, part), fd, flags));
+        }
+        let timeout = self.timeout();
+        match rustix::event::poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = tokens.into_iter().zip(polled.iter().map(PollFd::revents));
+        Ok(ready.filter(|(_, flags)| !flags.is_empty()).collect())
+    }
+
+    /// `None` while only descriptors can make a difference.
+    fn timeout(&self) -> Option<Timespec> {
+        let is_waiting = self.processes.iter().any(|process| {
+            process.streams.needs_timer() || matches!(process.state, ProcessState::Ended { .. })
+        });
+        let is_unwritten = matches!(
+            self.phase,
+            Phase::Exited {
+                is_written: false,
+                ..
+            } | Phase::Over { .. }
+        );
+        (is_waiting || is_unwritten).then(|| Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(TICK.subsec_nanos()),
+        })
+    }
+
+    fn on_ready(&mut self, token: Token, ready: PollFlags) {
+        match token {
+            Token::Listener => self.accept(),
+            Token::Stem => {
+                self.phase = Phase::Over {
+                    deadline: Instant::now(),
+                }
+            }
+            Token::Connection(index) => self.serve(index),
+            // Ends are looked at when all output of this round has been dealt with.
+            Token::Process => {}
+            Token::Stream(index, part) => {
+                if let Some(process) = self.processes.get_mut(index) {
+                    process.streams.on_ready(part, ready);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        let accepted = self.listener.as_ref().map(SeqPacketListener::accept);
+        if let Some(Ok(connection)) = accepted.map(|socket| socket.and_then(Connection::new)) {
+            self.connections.push(connection);
+        }
+    }
+
+    /// Answers the next request of a connection.
+    fn serve(&mut self, index: usize) {
+        self.connections[index].flush();
+        if self.connections[index].has_queue() {
+            return;
+        }
+        let Some((request, descriptors)) = self.connections[index].receive() else {
+            return;
+        };
+        match request {
+            Request::Prepare(plan) => self.prepare(index, &plan),
+            Request::Start(plan) => self.start(index, *plan, descriptors),
+            other => {
+                let reply = self.answer(other, descriptors);
+                self.reply(index, reply);
+            }
+        }
+    }
+
+    fn reply(&mut self, index: usize, reply: Reply) {
+        self.connections[index].send(FromKeeper::Reply(reply), &[]);
+    }
+
+    fn prepare(&mut self, index: usize, plan: &StemPlan) {
+        if !matches!(self.phase, Phase::Parked { stem: None }) {
+            return self.reply(index, refused("this keeper has been prepared already"));
+        }
+        match Stem::prepare(plan) {
+            Ok(stem) => {
+                let descriptors = [stem.netns(), stem.route_socket()];
+                self.connections[index].send(FromKeeper::Reply(Reply::Prepared), &descriptors);
+                self.phase = Phase::Parked { stem: Some(stem) };
+            }
+            Err(failure) => self.fail(index, failure),
+        }
+    }
+
+    fn start(&mut self, index: usize, plan: KeeperPlan, descriptors: Vec<OwnedFd>) {
+        let Phase::Parked { stem } = &mut self.phase else {
+            return self.reply(index, refused("this keeper has a container already"));
+        };
+        let Some(stem) = stem.take() else {
+            return self.reply(index, refused("this keeper has not been prepared"));
+        };
+        match self.start_process(stem, &plan, descriptors) {
+            Ok(process) => {
+                let (pid, start_time) = (process.pid, process.start_time);
+                self.reply(index, Reply::Started { pid, start_time });
+                self.processes.push(process);
+                let KeeperPlan {
+                    cgroup,
+                    exit_record,
+                    socket,
+                    container,
+                    ..
+                } = plan;
+                self.container = container;
+                self.phase = Phase::Running(Files {
+                    cgroup,
+                    exit_record,
+                    socket,
+                });
+                // Not before: PID 1 would inherit it.
+                self.oom_score = crate::oom_score::lower();
+            }
+            Err(failure) => {
+                if self.listener.take().is_some() {
+                    let _ = rustix::fs::unlink(&plan.socket);
+                }
+                self.fail(index, failure);
+            }
+        }
+    }
+
+    /// Everything up to the running program.
+    fn start_process(
+        &mut self,
+        stem: Stem,
+        plan: &KeeperPlan,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Process, StartFailure> {
+        if descriptors.len() != plan.attached.len() {
+            return Err(failure("attach", "the request and its sockets do not match"));
+        }
+        let log = open_log(&plan.log)?;
+        let listener = listen(&plan.socket).map_err(|error| {
+            failure(
+                "listen",
+                format!("cannot listen at {}: {error}", plan.socket.display()),
+            )
+        })?;
+        self.listener = Some(listener);
+        let size = plan
+            .runtime
+            .spec
+            .process()
+            .as_ref()
+            .map_or(CONSOLE_SIZE, console_size);
+        let (mut streams, stdio) = make_streams(plan.stdio, size, log)?;
+        for (socket, options) in descriptors.into_iter().zip(&plan.attached) {
+            streams.attach(socket, options.clone(), self.next_ordinal());
+        }
+        let init = stem.start(&plan.runtime, stdio)?;
+        Process::new(None, init, streams).map_err(|error| failure("terminal", error.to_string()))
+    }
+
+    fn next_ordinal(&mut self) -> u64 {
+        self.attachments += 1;
+        self.attachments - 1
+    }
+
+    fn fail(&mut self, index: usize, failure: StartFailure) {
+        self.reply(index, Reply::Failed(failure));
+        self.phase = Phase::Over {
+            deadline: Instant::now() + LINGER,
+        };
+    }
+
+    fn answer(&mut self, request: Request, mut descriptors: Vec<OwnedFd>) -> Reply {
+        match request {
+            Request::Exec(request) => self.exec(*request, descriptors.pop()),
+            Request::Attach(options) => self.attach(options, descriptors.pop()),
+            Request::Resize {
+                target,
+                rows,
+                columns,
+            } => self.resize(&target, rows, columns),
+            Request::Signal { target, signal } => self.signal(&target, signal),
+            Request::Status => Reply::Status(self.status()),
+            Request::Prepare(_) | Request::Start(_) => refused("not possible now"),
+        }
+    }
+
+    fn exec(&mut self, request: ExecRequest, socket: Option<OwnedFd>) -> Reply {
+        match self.exec_process(request, socket) {
+            Ok(process) => {
+                let (pid, start_time) = (process.pid, process.start_time);
+                self.processes.push(process);
+                Reply::ExecStarted { pid, start_time }
+            }
+            Err(failure) => Reply::Failed(failure),
+        }
+    }
+
+    fn exec_process(
+        &mut self,
+        mut request: ExecRequest,
+        socket: Option<OwnedFd>,
+    ) -> Result<Process, StartFailure> {
+        let size = console_size(&request.plan.process);
+        if request.plan.process.oom_score_adj().is_none() {
+            request.plan.process.set_oom_score_adj(self.oom_score);
+        }
+        let (mut streams, stdio) = make_streams(request.stdio, size, None)?;
+        if let (Some(socket), Some(options)) = (socket, request.attached) {
+            streams.attach(socket, options, self.next_ordinal());
+        }
+        let target = self.processes.first().filter(|process| process.exec.is_none());
+        let Some((pid, pidfd)) = target.and_then(|process| Some((process.pid, process.pidfd()?))) else {
+            return Err(StartFailure {
+                step: "exec".to_owned(),
+                kind: StartFailureKind::Invalid,
+                message: "the container is not running".to_owned(),
+            });
+        };
+        let init = naru_runtime::exec(pidfd, pid, &request.plan, stdio)?;
+        Process::new(Some(request.exec), init, streams)
+            .map_err(|error| failure("terminal", error.to_string()))
+    }
+
+    fn attach(&mut self, options: AttachOptions, socket: Option<OwnedFd>) -> Reply {
+        let Some(socket) = socket else {
+            return refused("no socket came along");
+        };
+        let ordinal = self.next_ordinal();
+        match self.find(&Target::Init) {
+            Some(process) => {
+                process.streams.attach(socket, options, ordinal);
+                Reply::Done
+            }
+            None => refused("the container is not running"),
+        }
+    }
+
+    fn resize(&mut self, target: &Target, rows: u16, columns: u16) -> Reply {
+        let Some(process) = self.find(target) else {
+            return refused("the process has ended");
+        };
+        let Some(console) = process.streams.console() else {
+            return refused("the process has no terminal");
+        };
+        match naru_sys::terminal::resize(console, rows, columns) {
+            Ok(()) => Reply::Done,
+            Err(error) => refused(format!("cannot resize the terminal: {error}")),
+        }
+    }
+
+    fn signal(&mut self, target: &Target, signal: i32) -> Reply {
+        let Some(process) = self.find(target) else {
+            return refused("the process has ended");
+        };
+        let Some(pidfd) = process.pidfd() else {
+            return refused("the process has ended");
+        };
+        match naru_sys::signal::send(pidfd, signal) {
+            Ok(()) => Reply::Done,
+            Err(error) => refused(format!("cannot send signal {signal}: {error}")),
+        }
+    }
+
+    /// A process that still runs.
+    fn find(&mut self, target: &Target) -> Option<&mut Process> {
+        self.processes
+            .iter_mut()
+            .filter(|process| process.pidfd().is_some())
+            .find(|process| match target {
+                Target::Init => process.exec.is_none(),
+                Target::Exec(id) => process.exec.as_ref() == Some(id),
+            })
+    }
+
+    fn status(&self) -> KeeperStatus {
+        let state = match &self.phase {
+            Phase::Parked { .. } | Phase::Over { .. } => KeeperState::Parked,
+            Phase::Running(_) => {
+                let init = &self.processes[0];
+                KeeperState::Running {
+                    pid: init.pid,
+                    start_time: init.start_time,
+                }
+            }
+            Phase::Exited { record, .. } => KeeperState::Exited(record.clone()),
+        };
+        let running = self
+            .processes
+            .iter()
+            .filter(|process| process.pidfd().is_some())
+            .filter_map(|process| {
+                Some(ExecStatus {
+                    exec: process.exec.clone()?,
+                    pid: process.pid,
+                    exit_code: None,
+                })
+            });
+        let execs = self.finished_execs.iter().cloned().chain(running).collect();
+        KeeperStatus {
+            container: self.container.clone(),
+            state,
+            execs,
+        }
+    }
+
+    /// After each round: logs, ended processes, clients and connections that are gone.
+    fn settle(&mut self) {
+        for process in &mut self.processes {
+            process.streams.flush_log();
+        }
+        self.settle_ends();
+        self.settle_clients();
+        self.connections.retain(|connection| !connection.is_closed());
+        if matches!(self.phase, Phase::Parked { .. }) && self.connections.is_empty() {
+            // Nobody can start it any more.
+            self.phase = Phase::Over {
+                deadline: Instant::now(),
+            };
+        }
+        if matches!(
+            self.phase,
+            Phase::Exited {
+                is_written: false,
+                ..
+            }
+        ) {
+            self.write_record();
+        }
+    }
+
+    /// Reaps what has ended: execs first, because PID 1's end is the last thing told.
+    fn settle_ends(&mut self) {
+        for index in (0..self.processes.len()).rev() {
+            let Some(ending) = self.processes[index].reap() else {
+                continue;
+            };
+            let finished_at = Timestamp::now();
+            let process = &mut self.processes[index];
+            process.streams.finish_output();
+            process.state = ProcessState::Ended {
+                deadline: Instant::now() + LINGER,
+            };
+            match process.exec.clone() {
+                Some(exec) => self.finish_exec(exec, index, ending),
+                None => self.finish_init(ending, finished_at),
+            }
+        }
+    }
+
+    fn finish_exec(&mut self, exec: ExecId, index: usize, ending: Ending) {
+        if self.finished_execs.len() == FINISHED_EXECS_MAX {
+            self.finished_execs.pop_front();
+        }
+        let (pid, exit_code) = (self.processes[index].pid, ending.exit_code);
+        self.finished_execs.push_back(ExecStatus {
+            exec: exec.clone(),
+            pid,
+            exit_code: Some(exit_code),
+        });
+        self.processes[index].streams.finish_clients();
+        self.broadcast(&Event::ExecExited { exec, exit_code });
+    }
+
+    fn finish_init(&mut self, ending: Ending, finished_at: Timestamp) {
+        // With a pid namespace of its own all execs have ended before; with the host's they end now.
+        for process in &self.processes {
+            if let Some(pidfd) = process.pidfd() {
+                let _ = naru_sys::signal::send(pidfd, libc::SIGKILL);
+            }
+        }
+        let Phase::Running(files) = &self.phase else {
+            return;
+        };
+        let files = files.clone();
+        let oom_killed = Cgroup::open(&files.cgroup)
+            .and_then(|cgroup| cgroup.oom_kill_count())
+            .unwrap_or(0)
+            > 0;
+        let record = ExitRecord {
+            exit_code: ending.exit_code,
+            signal: ending.signal,
+            oom_killed,
+            finished_at,
+            cause: None,
+        };
+        self.phase = Phase::Exited {
+            files,
+            record,
+            is_written: false,
+        };
+        self.processes[0].streams.finish_clients();
+        self.write_record();
+    }
+
+    /// Writes the exit record, then tells everyone. When the disk refuses it is tried again later, and meanwhile a
+    /// daemon learns the end from `Status`.
+    fn write_record(&mut self) {
+        let Phase::Exited {
+            files,
+            record,
+            is_written,
+        } = &mut self.phase
+        else {
+            return;
+        };
+        let Ok(text) = serde_json::to_vec(record) else {
+            return;
+        };
+        if naru_sys::file::replace(&files.exit_record, &text).is_err() {
+            return;
+        }
+        *is_written = true;
+        let event = Event::Exited(record.clone());
+        let socket = files.socket.clone();
+        self.broadcast(&event);
+        self.listener = None;
+        let _ = rustix::fs::unlink(&socket);
+    }
+
+    fn settle_clients(&mut self) {
+        let mut gone = Vec::new();
+        for process in &mut self.processes {
+            if process.pidfd().is_some() {
+                gone.append(&mut process.streams.sweep_clients());
+            }
+        }
+        self.processes.retain_mut(|process| match &process.state {
+            ProcessState::Running { .. } => true,
+            ProcessState::Ended { deadline } => {
+                !process.streams.finish_clients() && Instant::now() < *deadline
+            }
+        });
+        for ordinal in gone {
+            self.broadcast(&Event::Detached { ordinal });
+        }
+    }
+
+    fn broadcast(&mut self, event: &Event) {
+        for connection in &mut self.connections {
+            connection.send(FromKeeper::Event(event.clone()), &[]);
+        }
+    }
+}
+
+fn refused(message: impl Into<String>) -> Reply {
+    Reply::Refused {
+        message: message.into(),
+    }
+}
+
+fn failure(step: &str, message: impl Into<String>) -> StartFailure {
+    StartFailure {
+        step: step.to_owned(),
+        kind: StartFailureKind::System,
+        message: message.into(),
+    }
+}
+
+fn make_streams(
+    plan: StdioPlan,
+    size: (u16, u16),
+    log: Option<LogWriter>,
+) -> Result<(Streams, naru_runtime::ChildStdio), StartFailure> {
+    Streams::new(plan, size, log)
+        .map_err(|error| failure("stdio", format!("cannot make standard streams: {error}")))
+}
+
+/// Rows and columns as the specification has them.
+fn console_size(process: &oci_spec::runtime::Process) -> (u16, u16) {
+    process.console_size().map_or(CONSOLE_SIZE, |size| {
+        let fit = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+        (fit(size.height()), fit(size.width()))
+    })
+}
+
+fn open_log(plan: &LogPlan) -> Result<Option<LogWriter>, StartFailure> {
+    let LogPlan::JsonFile {
+        path,
+        bytes_max,
+        files_max,
+    } = plan
+    else {
+        return Ok(None);
+    };
+    let rotation = Rotation {
+        bytes_max: *bytes_max,
+        files_max: *files_max,
+    };
+    LogWriter::open(path, rotation)
+        .map(Some)
+        .map_err(|error| failure("log", format!("cannot open the log {}: {error}", path.display())))
+}
+
+/// Listens at `path`; a socket that an earlier keeper left there is replaced.
+fn listen(path: &Path) -> io::Result<SeqPacketListener> {
+    match SeqPacketListener::listen(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            rustix::fs::unlink(path)?;
+            SeqPacketListener::listen(path)
+        }
+        other => other,
+    }
+}

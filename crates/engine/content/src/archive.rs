@@ -54,62 +54,64 @@ impl ContentStore {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Vec<LoadedImage>, ContentError> {
         let mut ingest = Ingest::new(self);
-        let members = self.read_members(archive, &mut ingest, progress)?;
+        let members = read_members(archive, &mut ingest, progress)?;
         let plans = Members(members).plan()?;
         ingest.commit(plans)
     }
+}
 
-    fn read_members(
-        &self,
-        archive: impl Read,
-        ingest: &mut Ingest<'_>,
-        progress: &mut dyn FnMut(LoadProgress),
-    ) -> Result<HashMap<String, Member>, ContentError> {
-        let broken = |source: LayerError| match source {
-            LayerError::Read(error) => ContentError::Archive(error.to_string()),
-            other => ContentError::Archive(other.to_string()),
+/// Reads the whole archive: layers are unpacked, documents kept.
+fn read_members(
+    archive: impl Read,
+    ingest: &mut Ingest<'_>,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<HashMap<String, Member>, ContentError> {
+    let broken = |source: LayerError| match source {
+        LayerError::Read(error) => ContentError::Archive(error.to_string()),
+        other => ContentError::Archive(other.to_string()),
+    };
+    let mut input = BufReader::with_capacity(256 << 10, archive);
+    let head = input
+        .fill_buf()
+        .map_err(|error| broken(LayerError::Read(error)))?;
+    let compression = Compression::of(head);
+    let input = decompress(input, compression).map_err(|error| broken(LayerError::Read(error)))?;
+    let mut reader = TarReader::new(BufReader::with_capacity(256 << 10, input), NoTap);
+    let mut members = HashMap::new();
+    let mut documents_bytes = 0;
+    while let Some(entry) = reader.next_entry().map_err(broken)? {
+        let Ok(name) = String::from_utf8(entry.name.clone()) else {
+            continue;
         };
-        let mut input = BufReader::with_capacity(256 << 10, archive);
-        let head = input
-            .fill_buf()
-            .map_err(|error| broken(LayerError::Read(error)))?;
-        let compression = Compression::of(head);
-        let input = decompress(input, compression).map_err(|error| broken(LayerError::Read(error)))?;
-        let mut reader = TarReader::new(BufReader::with_capacity(256 << 10, input), NoTap);
-        let mut members = HashMap::new();
-        let mut documents_bytes = 0;
-        while let Some(entry) = reader.next_entry().map_err(broken)? {
-            let Ok(name) = String::from_utf8(entry.name.clone()) else {
-                continue;
-            };
-            let name = normalise("", &name);
-            if members.len() >= MEMBERS_MAX {
-                return Err(broken(LayerError::TooMany("members")));
-            }
-            let target = String::from_utf8_lossy(&entry.link).into_owned();
-            match entry.kind {
-                EntryKind::Symlink => {
-                    drop(members.insert(name.clone(), Member::Link(normalise(&name, &target))))
-                }
-                EntryKind::HardLink => drop(members.insert(name, Member::Link(normalise("", &target)))),
-                EntryKind::File => {
-                    let mut content = Content { reader: &mut reader };
-                    let member = read_member(&mut content, &name, entry.bytes, ingest, progress)?;
-                    if let Some(Member::Document(bytes)) = &member {
-                        documents_bytes += bytes.len() as u64;
-                        if documents_bytes > DOCUMENTS_BYTES_MAX {
-                            return Err(broken(LayerError::TooMany("documents")));
-                        }
-                    }
-                    if let Some(member) = member {
-                        members.insert(name, member);
-                    }
-                }
-                _ => {}
-            }
+        let name = normalise("", &name);
+        if members.len() >= MEMBERS_MAX {
+            return Err(broken(LayerError::TooMany("members")));
         }
-        Ok(members)
+        let target = String::from_utf8_lossy(&entry.link).into_owned();
+        match entry.kind {
+            EntryKind::Symlink => {
+                members.insert(name.clone(), Member::Link(normalise(&name, &target)));
+            }
+            EntryKind::HardLink => {
+                members.insert(name, Member::Link(normalise("", &target)));
+            }
+            EntryKind::File => {
+                let mut content = Content { reader: &mut reader };
+                let member = read_member(&mut content, &name, entry.bytes, ingest, progress)?;
+                if let Some(Member::Document(bytes)) = &member {
+                    documents_bytes += bytes.len() as u64;
+                    if documents_bytes > DOCUMENTS_BYTES_MAX {
+                        return Err(broken(LayerError::TooMany("documents")));
+                    }
+                }
+                if let Some(member) = member {
+                    members.insert(name, member);
+                }
+            }
+            _ => {}
+        }
     }
+    Ok(members)
 }
 
 /// The current entry of an archive, as a reader.

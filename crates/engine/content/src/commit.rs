@@ -1,9 +1,12 @@
 //! How staged layers and configurations become images: all or nothing.
 //!
-//! 1. everything is in `temporary/`, complete; 2. one `syncfs`; 3. layers and blobs are renamed into place; 4. their
-//! directories are synced; 5. `images.json` is replaced. Only the last step makes the image. A crash before it leaves
-//! layers that nothing names, which the next `open` deletes; a power loss cannot leave `images.json` naming a layer
-//! that is not whole, because the layer was on disk before the name was written.
+//! ```text
+//! everything complete in temporary/ → one syncfs → layers and blobs renamed into place → their directories synced
+//! → images.json replaced
+//! ```
+//! Only the last step makes the image. A crash before it leaves layers that nothing names, which the next `open`
+//! deletes; a power loss cannot leave `images.json` naming a layer that is not whole, because the layer was on disk
+//! before the name was written.
 
 use crate::error::{ContentError, LayerError};
 use crate::frame::FrameReader;

@@ -156,12 +156,12 @@ fn stage_into(input: impl Read, path: &Path) -> Result<Staged, LayerError> {
         let worker = worker.map_err(LayerError::Read)?;
         let fed = feed(&mut input, compression, &full_sender, &empty_receiver);
         drop(full_sender);
-        let worked: Result<(Unpacked, Option<Digest>), LayerError> = worker
+        let outcome: Result<(Unpacked, Option<Digest>), LayerError> = worker
             .join()
             .unwrap_or_else(|_| Err(LayerError::Corrupt("the unpacker failed".to_owned())));
         // What broke the input is the cause; that the archive then ended early is only its effect.
         fed?;
-        let (unpacked, diff_id) = worked?;
+        let (unpacked, diff_id) = outcome?;
         let buffered = input.buffer().len();
         input.consume(buffered);
         let blob = input.into_inner().finish().map_err(LayerError::Read)?;

@@ -23,7 +23,10 @@ fn refused(items: &[Item]) -> LayerError {
 #[test]
 fn names_that_climb_out_are_refused() {
     for name in ["../x", "a/../../x", "../../../../../../tmp/naru-evil", "../.wh.x"] {
-        assert!(matches!(refused(&[file(name, "x")]), LayerError::Outside(_)), "{name}");
+        assert!(
+            matches!(refused(&[file(name, "x")]), LayerError::Outside(_)),
+            "{name}"
+        );
     }
 }
 
@@ -41,7 +44,15 @@ fn links_never_lead_out_of_the_layer() {
     assert!(error.to_string().contains("parent is not a directory"), "{error}");
     // With a directory of that name inside, the file goes there.
     let inner = target.trim_start_matches('/');
-    load_layer(&store, &[directory(inner, 0o755), symlink("out", target), file("out/x", "evil")]).unwrap();
+    load_layer(
+        &store,
+        &[
+            directory(inner, 0o755),
+            symlink("out", target),
+            file("out/x", "evil"),
+        ],
+    )
+    .unwrap();
     // A link as the last component is replaced, never followed.
     load_layer(&store, &[symlink("f", &format!("{target}/x")), file("f", "evil")]).unwrap();
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
@@ -50,7 +61,10 @@ fn links_never_lead_out_of_the_layer() {
 #[test]
 fn hard_links_reach_only_files_of_the_layer() {
     for target in ["/etc/passwd", "../../../../etc/passwd", "etc/passwd", ".", ""] {
-        assert!(matches!(refused(&[hard_link("x", target)]), LayerError::LinkTarget { .. }), "{target}");
+        assert!(
+            matches!(refused(&[hard_link("x", target)]), LayerError::LinkTarget { .. }),
+            "{target}"
+        );
     }
     let through = [symlink("d", "/etc"), hard_link("x", "d/passwd")];
     assert!(matches!(refused(&through), LayerError::LinkTarget { .. }));
@@ -59,7 +73,10 @@ fn hard_links_reach_only_files_of_the_layer() {
 #[test]
 fn whiteouts_name_one_plain_entry() {
     for name in [".wh.", ".wh..", ".wh...", "a/.wh.."] {
-        assert!(matches!(refused(&[file(name, "")]), LayerError::Name(_)), "{name}");
+        assert!(
+            matches!(refused(&[file(name, "")]), LayerError::Name(_)),
+            "{name}"
+        );
     }
 }
 
@@ -83,7 +100,13 @@ fn overlay_xattrs_of_an_image_are_dropped() {
 #[test]
 fn impossible_owners_are_refused() {
     for owner in [u64::from(u32::MAX), 1 << 32] {
-        assert!(matches!(refused(&[Item { owner, ..file("x", "") }]), LayerError::Corrupt(_)));
+        assert!(matches!(
+            refused(&[Item {
+                owner,
+                ..file("x", "")
+            }]),
+            LayerError::Corrupt(_)
+        ));
     }
 }
 
@@ -106,7 +129,13 @@ fn damaged_layers_are_typed_errors_and_leave_nothing() {
     for (index, damage) in evil.iter().enumerate() {
         let error = load(&store, &oci_archive("x:1", &[&honest], damage, kind)).unwrap_err();
         match (index, &error) {
-            (0 | 3, ContentError::Layer { source: LayerError::Truncated, .. })
+            (
+                0 | 3,
+                ContentError::Layer {
+                    source: LayerError::Truncated,
+                    ..
+                },
+            )
             | (1, ContentError::Layer { .. })
             | (2, ContentError::DigestMismatch { .. }) => {}
             _ => panic!("{index}: {error}"),
@@ -127,14 +156,20 @@ fn a_blob_that_is_not_what_its_name_says_is_refused() {
     let store = ContentStore::open(root.path()).unwrap();
     let name = format!("blobs/sha256/{}", "a".repeat(64));
     let evil = layer(&[file(&name, "{}"), file("index.json", "{}")]);
-    assert!(matches!(load(&store, &evil), Err(ContentError::DigestMismatch { .. })));
+    assert!(matches!(
+        load(&store, &evil),
+        Err(ContentError::DigestMismatch { .. })
+    ));
 }
 
 #[test]
 fn a_document_that_is_manifest_and_index_at_once_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let store = ContentStore::open(root.path()).unwrap();
-    let evil = layer(&[file("index.json", r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#)]);
+    let evil = layer(&[file(
+        "index.json",
+        r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#,
+    )]);
     let error = load(&store, &evil).unwrap_err();
     assert!(error.to_string().contains("ambiguous manifest"), "{error}");
 }
@@ -154,5 +189,8 @@ fn garbage_of_every_length_is_an_error_and_never_a_panic() {
         }
         drop(load(&store, &evil));
     }
-    assert_eq!(std::fs::read_dir(root.path().join("temporary")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(root.path().join("temporary")).unwrap().count(),
+        0
+    );
 }

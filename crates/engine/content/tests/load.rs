@@ -18,7 +18,10 @@ fn docker_archives_load_and_snapshots_have_their_layers_topmost_first() {
     let loaded = load(&store, &docker_archive("debian:12", &[&base, &top])).unwrap();
     assert_eq!(loaded[0].names, ["debian:12"]);
     let image = store.image("debian:12").unwrap();
-    assert_eq!((image.bytes, image.tags.as_slice()), (7, ["debian:12".to_owned()].as_slice()));
+    assert_eq!(
+        (image.bytes, image.tags.as_slice()),
+        (7, ["debian:12".to_owned()].as_slice())
+    );
     let container = ContainerId::generate();
     let snapshot = store.create_snapshot(&container, &image.id).unwrap();
     assert_eq!(snapshot.lower.len(), 3);
@@ -50,7 +53,10 @@ fn oci_layouts_load_compressed_in_any_way_and_compressed_again() {
             assert_eq!(load(&store, &archive).unwrap()[0].names, ["x:1"]);
             // A second time, everything is there already.
             assert_eq!(load(&store, &archive).unwrap().len(), 1);
-            assert_eq!(std::fs::read_dir(root.path().join("temporary")).unwrap().count(), 0);
+            assert_eq!(
+                std::fs::read_dir(root.path().join("temporary")).unwrap().count(),
+                0
+            );
         }
     }
 }
@@ -61,12 +67,19 @@ fn every_kind_of_entry_arrives_with_its_attributes() {
     let store = ContentStore::open(root.path()).unwrap();
     let long = format!("{}/{}", "d".repeat(90), "f".repeat(90));
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let pax_path = Item { xattrs: vec![("path".into(), long.clone().into())], ..file("short", "long name") };
+    let pax_path = Item {
+        xattrs: vec![("path".into(), long.clone().into())],
+        ..file("short", "long name")
+    };
     let diff = load_layer(
         &store,
         &[
             directory("bin/", 0o1777),
-            Item { mode: 0o4755, owner: 7, ..file("bin/su", "suid") },
+            Item {
+                mode: 0o4755,
+                owner: 7,
+                ..file("bin/su", "suid")
+            },
             Item {
                 xattrs: vec![("SCHILY.xattr.security.capability".into(), capability.to_vec())],
                 ..file("bin/ping", "cap")
@@ -84,13 +97,25 @@ fn every_kind_of_entry_arrives_with_its_attributes() {
     .unwrap();
     let stat = |name: &str| std::fs::symlink_metadata(diff.join(name)).unwrap();
     assert_eq!(stat("bin").mode() & 0o7777, 0o1777);
-    assert_eq!((stat("bin/su").mode() & 0o7777, stat("bin/su").uid()), (0o4755, 7));
-    assert_eq!((stat("bin/su").mtime(), stat("bin").mtime()), (1_000_000_000, 1_000_000_000));
-    assert_eq!((stat("bin/su").ino(), stat("bin/su").nlink()), (stat("bin/su2").ino(), 2));
+    assert_eq!(
+        (stat("bin/su").mode() & 0o7777, stat("bin/su").uid()),
+        (0o4755, 7)
+    );
+    assert_eq!(
+        (stat("bin/su").mtime(), stat("bin").mtime()),
+        (1_000_000_000, 1_000_000_000)
+    );
+    assert_eq!(
+        (stat("bin/su").ino(), stat("bin/su").nlink()),
+        (stat("bin/su2").ino(), 2)
+    );
     assert!(stat("null").file_type().is_char_device() && stat("null").rdev() == 0x103);
     assert!(stat("fifo").file_type().is_fifo());
     assert_eq!(std::fs::read_to_string(diff.join(&long)).unwrap(), "long name");
-    assert_eq!(std::fs::read_to_string(diff.join("absolute")).unwrap(), "confined");
+    assert_eq!(
+        std::fs::read_to_string(diff.join("absolute")).unwrap(),
+        "confined"
+    );
     assert!(stat("etc/gone").file_type().is_char_device() && stat("etc/gone").rdev() == 0);
     let mut value = [0; 64];
     let read = rustix::fs::getxattr(diff.join("var"), "trusted.overlay.opaque", &mut value[..]).unwrap();
@@ -135,7 +160,11 @@ fn archives_of_layers_are_made_again_bit_for_bit() {
     let image = store.image(loaded[0].id.as_str()).unwrap();
     for index in 0..2 {
         let mut again = Vec::new();
-        store.layer_archive(&image, index).unwrap().read_to_end(&mut again).unwrap();
+        store
+            .layer_archive(&image, index)
+            .unwrap()
+            .read_to_end(&mut again)
+            .unwrap();
         assert_eq!(sha256(&again), sha256(&odd), "layer {index}");
     }
 }
@@ -159,10 +188,16 @@ fn sparse_files_are_unpacked_by_gnu_tar_rules() {
         let archive = docker_archive("sparse:1", &[&output.stdout]);
         load(&store, &archive).unwrap();
         let image = store.image("sparse:1").unwrap();
-        let snapshot = store.create_snapshot(&ContainerId::generate(), &image.id).unwrap();
+        let snapshot = store
+            .create_snapshot(&ContainerId::generate(), &image.id)
+            .unwrap();
         assert!(std::fs::read(snapshot.lower[1].join("sparse")).unwrap() == std::fs::read(&path).unwrap());
         let mut again = Vec::new();
-        store.layer_archive(&image, 0).unwrap().read_to_end(&mut again).unwrap();
+        store
+            .layer_archive(&image, 0)
+            .unwrap()
+            .read_to_end(&mut again)
+            .unwrap();
         assert_eq!(sha256(&again), sha256(&output.stdout));
     }
 }
@@ -171,9 +206,14 @@ fn sparse_files_are_unpacked_by_gnu_tar_rules() {
 fn directories_only_implied_keep_the_attributes_of_the_layer_below() {
     let root = tempfile::tempdir().unwrap();
     let store = ContentStore::open(root.path()).unwrap();
-    let (base, top) = (layer(&[directory("tmp", 0o1777)]), layer(&[file("tmp/x", ""), file("new/y", "")]));
+    let (base, top) = (
+        layer(&[directory("tmp", 0o1777)]),
+        layer(&[file("tmp/x", ""), file("new/y", "")]),
+    );
     let loaded = load(&store, &docker_archive("implied:1", &[&base, &top])).unwrap();
-    let snapshot = store.create_snapshot(&ContainerId::generate(), &loaded[0].id).unwrap();
+    let snapshot = store
+        .create_snapshot(&ContainerId::generate(), &loaded[0].id)
+        .unwrap();
     let mode = |name: &str| snapshot.lower[1].join(name).metadata().unwrap().mode() & 0o7777;
     assert_eq!((mode("tmp"), mode("new")), (0o1777, 0o755));
 }
@@ -183,23 +223,40 @@ fn a_volume_is_filled_from_the_image_only_while_it_is_empty() {
     let root = tempfile::tempdir().unwrap();
     let store = ContentStore::open(root.path()).unwrap();
     let items = [
-        Item { owner: 5, ..directory("srv/data", 0o750) },
-        Item { mode: 0o4711, ..file("srv/data/a", "1") },
+        Item {
+            owner: 5,
+            ..directory("srv/data", 0o750)
+        },
+        Item {
+            mode: 0o4711,
+            ..file("srv/data/a", "1")
+        },
         hard_link("srv/data/b", "srv/data/a"),
         symlink("srv/data/c", "/etc/passwd"),
         symlink("link", "/srv/data"),
     ];
     let image = layer(&items);
-    let id = load(&store, &docker_archive("volume:1", &[&image])).unwrap()[0].id.clone();
+    let id = load(&store, &docker_archive("volume:1", &[&image])).unwrap()[0]
+        .id
+        .clone();
     let volume = root.path().join("volume/_data");
     std::fs::create_dir_all(&volume).unwrap();
     assert!(!store.copy_up(&id, "/absent", &volume).unwrap());
     assert!(!store.copy_up(&id, "/srv/data/a", &volume).unwrap());
     assert!(store.copy_up(&id, "/link", &volume).unwrap());
     let stat = |name: &str| std::fs::symlink_metadata(volume.join(name)).unwrap();
-    assert_eq!((stat("").mode() & 0o7777, stat("").uid(), stat("").mtime()), (0o750, 5, 1_000_000_000));
-    assert_eq!((stat("a").mode() & 0o7777, stat("a").ino()), (0o4711, stat("b").ino()));
-    assert_eq!(std::fs::read_link(volume.join("c")).unwrap().to_str(), Some("/etc/passwd"));
+    assert_eq!(
+        (stat("").mode() & 0o7777, stat("").uid(), stat("").mtime()),
+        (0o750, 5, 1_000_000_000)
+    );
+    assert_eq!(
+        (stat("a").mode() & 0o7777, stat("a").ino()),
+        (0o4711, stat("b").ino())
+    );
+    assert_eq!(
+        std::fs::read_link(volume.join("c")).unwrap().to_str(),
+        Some("/etc/passwd")
+    );
     std::fs::write(volume.join("a"), "mine").unwrap();
     assert!(!store.copy_up(&id, "/srv/data", &volume).unwrap());
     assert_eq!(std::fs::read(volume.join("a")).unwrap(), b"mine");

@@ -23,7 +23,11 @@ fn nobody(_: &Digest) -> Vec<ImageUser> {
 fn one_user(is_running: bool) -> impl Fn(&Digest) -> Vec<ImageUser> {
     move |_| {
         let container = "c".repeat(64).parse().unwrap();
-        vec![ImageUser { container, name: "web".into(), is_running }]
+        vec![ImageUser {
+            container,
+            name: "web".into(),
+            is_running,
+        }]
     }
 }
 
@@ -31,14 +35,34 @@ fn one_user(is_running: bool) -> impl Fn(&Digest) -> Vec<ImageUser> {
 fn images_are_found_by_every_form_of_their_name() {
     let (_root, store) = store();
     let id = add(&store, "debian:latest", &[&layer(&[file("a", "")])]);
-    let forms = ["debian", "debian:latest", "docker.io/library/debian", id.as_str(), id.hex(), &id.hex()[..6], &id.as_str()[..12]];
+    let forms = [
+        "debian",
+        "debian:latest",
+        "docker.io/library/debian",
+        id.as_str(),
+        id.hex(),
+        &id.hex()[..6],
+        &id.as_str()[..12],
+    ];
     for form in forms {
         assert_eq!(store.image(form).unwrap().id, id, "{form}");
     }
     let error = store.image("absent").unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.kind()), ("No such image: absent:latest", ErrorKind::NotFound));
-    assert_eq!(store.image("Bad").unwrap_err().kind(), ErrorKind::InvalidParameter);
-    assert!(store.image(&"f".repeat(64)).unwrap_err().to_string().starts_with("No such image: sha256:ffff"));
+    assert_eq!(
+        (error.to_string().as_str(), error.kind()),
+        ("No such image: absent:latest", ErrorKind::NotFound)
+    );
+    assert_eq!(
+        store.image("Bad").unwrap_err().kind(),
+        ErrorKind::InvalidParameter
+    );
+    assert!(
+        store
+            .image(&"f".repeat(64))
+            .unwrap_err()
+            .to_string()
+            .starts_with("No such image: sha256:ffff")
+    );
 }
 
 #[test]
@@ -51,16 +75,41 @@ fn removing_follows_dockers_rules() {
     let short = id.short().to_owned();
 
     let error = store.remove(id.hex(), false, false, &nobody).unwrap_err();
-    assert_eq!(error.to_string(), format!("conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories"));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories"
+        )
+    );
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert_eq!(store.remove("three", false, false, &nobody).unwrap(), [Removed::Untagged("three:latest".into())]);
+    assert_eq!(
+        store.remove("three", false, false, &nobody).unwrap(),
+        [Removed::Untagged("three:latest".into())]
+    );
 
     let error = store.remove("one:1", false, false, &one_user(false)).unwrap_err();
-    assert_eq!(error.to_string(), format!("conflict: unable to remove repository reference \"one:1\" (must force) - container cccccccccccc is using its referenced image {short}"));
-    let error = store.remove(id.hex(), false, false, &one_user(false)).unwrap_err();
-    assert_eq!(error.to_string(), format!("conflict: unable to delete {short} (must be forced) - image is being used by stopped container cccccccccccc"));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "conflict: unable to remove repository reference \"one:1\" (must force) - container cccccccccccc is using its referenced image {short}"
+        )
+    );
+    let error = store
+        .remove(id.hex(), false, false, &one_user(false))
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "conflict: unable to delete {short} (must be forced) - image is being used by stopped container cccccccccccc"
+        )
+    );
     let error = store.remove(id.hex(), true, false, &one_user(true)).unwrap_err();
-    assert_eq!(error.to_string(), format!("conflict: unable to delete {short} (cannot be forced) - image is being used by running container cccccccccccc"));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "conflict: unable to delete {short} (cannot be forced) - image is being used by running container cccccccccccc"
+        )
+    );
 
     let removed = store.remove("one:1", false, false, &nobody).unwrap();
     assert_eq!(removed[0], Removed::Untagged("one:1".into()));
@@ -74,7 +123,11 @@ fn removing_follows_dockers_rules() {
 #[test]
 fn layers_under_a_container_stay_until_it_goes() {
     let (root, store) = store();
-    let id = add(&store, "one:1", &[&layer(&[file("a", "1")]), &layer(&[file("b", "2")])]);
+    let id = add(
+        &store,
+        "one:1",
+        &[&layer(&[file("a", "1")]), &layer(&[file("b", "2")])],
+    );
     let container = ContainerId::generate();
     let snapshot = store.create_snapshot(&container, &id).unwrap();
     store.remove("one:1", true, false, &one_user(false)).unwrap();
@@ -106,13 +159,25 @@ fn everything_is_there_again_after_reopening() {
     let (root, store) = store();
     let id = add(&store, "app:1", &[&layer(&[file("a", "1")])]);
     store.tag("app:1", "localhost:5000/app:2").unwrap();
-    assert!(ContentStore::open(root.path()).is_err(), "two daemons on one store");
+    assert!(
+        ContentStore::open(root.path()).is_err(),
+        "two daemons on one store"
+    );
     drop(store);
     std::fs::create_dir(root.path().join("temporary/left")).unwrap();
     std::fs::create_dir(root.path().join("layers").join("e".repeat(64))).unwrap();
     let store = ContentStore::open(root.path()).unwrap();
-    assert_eq!((store.open_report().temporary_removed, store.open_report().layers_damaged.len()), (1, 1));
-    assert_eq!(store.image("app:1").unwrap().tags, ["app:1", "localhost:5000/app:2"]);
+    assert_eq!(
+        (
+            store.open_report().temporary_removed,
+            store.open_report().layers_damaged.len()
+        ),
+        (1, 1)
+    );
+    assert_eq!(
+        store.image("app:1").unwrap().tags,
+        ["app:1", "localhost:5000/app:2"]
+    );
     let history = store.history(&store.image("app:1").unwrap());
     assert_eq!((history[0].id.as_str(), history[0].bytes), (id.as_str(), 1));
 }

@@ -174,6 +174,7 @@ fn lenient_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Tim
 }
 
 /// Reads Go's way to write a set, an object with empty values.
+#[allow(clippy::zero_sized_map_values)] // the object is one of ignored values; a set would need a visitor
 fn key_set<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
     let map = Option::<BTreeMap<String, IgnoredAny>>::deserialize(deserializer)?;
     Ok(map.unwrap_or_default().into_keys().collect())

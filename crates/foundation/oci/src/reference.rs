@@ -384,7 +384,7 @@ mod tests {
             Err(ReferenceError::LooksLikeId(_))
         ));
         assert_eq!(
-            Reference::parse(&"a/".repeat(130).trim_end_matches('/').to_owned()),
+            Reference::parse("a/".repeat(130).trim_end_matches('/')),
             Err(ReferenceError::TooLong)
         );
         assert!(Reference::parse(&format!("a:{}", "t".repeat(129))).is_err());

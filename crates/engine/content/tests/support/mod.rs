@@ -18,23 +18,44 @@ pub struct Item {
 
 fn item(kind: tar::EntryType, name: &str) -> Item {
     let (name, link, data, xattrs) = (name.to_owned(), String::new(), Vec::new(), Vec::new());
-    Item { kind, name, link, mode: 0o644, owner: 0, data, xattrs }
+    Item {
+        kind,
+        name,
+        link,
+        mode: 0o644,
+        owner: 0,
+        data,
+        xattrs,
+    }
 }
 
 pub fn file(name: &str, data: &str) -> Item {
-    Item { data: data.as_bytes().to_vec(), ..item(tar::EntryType::Regular, name) }
+    Item {
+        data: data.as_bytes().to_vec(),
+        ..item(tar::EntryType::Regular, name)
+    }
 }
 
 pub fn directory(name: &str, mode: u32) -> Item {
-    Item { mode, ..item(tar::EntryType::Directory, name) }
+    Item {
+        mode,
+        ..item(tar::EntryType::Directory, name)
+    }
 }
 
 pub fn symlink(name: &str, link: &str) -> Item {
-    Item { link: link.to_owned(), mode: 0o777, ..item(tar::EntryType::Symlink, name) }
+    Item {
+        link: link.to_owned(),
+        mode: 0o777,
+        ..item(tar::EntryType::Symlink, name)
+    }
 }
 
 pub fn hard_link(name: &str, link: &str) -> Item {
-    Item { link: link.to_owned(), ..item(tar::EntryType::Link, name) }
+    Item {
+        link: link.to_owned(),
+        ..item(tar::EntryType::Link, name)
+    }
 }
 
 pub fn of_kind(kind: tar::EntryType, name: &str) -> Item {
@@ -45,7 +66,10 @@ pub fn of_kind(kind: tar::EntryType, name: &str) -> Item {
 pub fn layer(items: &[Item]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for item in items {
-        let xattrs = item.xattrs.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+        let xattrs = item
+            .xattrs
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_slice()));
         builder.append_pax_extensions(xattrs).unwrap();
         let mut header = tar::Header::new_gnu();
         header.as_mut_bytes()[..item.name.len().min(100)]
@@ -78,9 +102,14 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub fn config(layers: &[&[u8]], marker: &str) -> String {
-    let ids: Vec<String> = layers.iter().map(|layer| format!("\"sha256:{}\"", sha256(layer))).collect();
-    let history: Vec<String> =
-        layers.iter().map(|_| format!("{{\"created_by\":\"{marker}\"}}")).collect();
+    let ids: Vec<String> = layers
+        .iter()
+        .map(|layer| format!("\"sha256:{}\"", sha256(layer)))
+        .collect();
+    let history: Vec<String> = layers
+        .iter()
+        .map(|_| format!("{{\"created_by\":\"{marker}\"}}"))
+        .collect();
     format!(
         r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["/bin/{marker}"]}},"rootfs":{{"type":"layers","diff_ids":[{}]}},"history":[{}]}}"#,
         ids.join(","),
@@ -96,12 +125,17 @@ pub fn docker_archive(name: &str, layers: &[&[u8]]) -> Vec<u8> {
     let mut names = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
         let name = format!("{index:064}/layer.tar");
-        items.push(Item { data: layer.to_vec(), ..file(&name, "") });
+        items.push(Item {
+            data: layer.to_vec(),
+            ..file(&name, "")
+        });
         names.push(format!("\"{name}\""));
     }
     items.push(file(&config_name, &config));
-    let manifest =
-        format!(r#"[{{"Config":"{config_name}","RepoTags":["{name}"],"Layers":[{}]}}]"#, names.join(","));
+    let manifest = format!(
+        r#"[{{"Config":"{config_name}","RepoTags":["{name}"],"Layers":[{}]}}]"#,
+        names.join(",")
+    );
     items.push(file("manifest.json", &manifest));
     layer(&items)
 }
@@ -132,7 +166,11 @@ pub fn oci_archive(name: &str, layers: &[&[u8]], compress: &dyn Fn(&[u8]) -> Vec
     let annotation = format!(r#","annotations":{{"io.containerd.image.name":"{name}"}}"#);
     let index = format!(
         r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
-        describe(manifest.as_bytes(), "application/vnd.oci.image.manifest.v1+json", &annotation)
+        describe(
+            manifest.as_bytes(),
+            "application/vnd.oci.image.manifest.v1+json",
+            &annotation
+        )
     );
     items.insert(0, file("index.json", &index));
     items.push(blob(config.as_bytes()));

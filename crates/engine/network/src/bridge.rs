@@ -38,6 +38,9 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_NET_NS_FD: u16 = 28;
 const VETH_INFO_PEER: u16 = 1;
 const UP: u32 = libc::IFF_UP as u32;
@@ -198,13 +201,15 @@ impl Network {
         batch.attribute_text(IFLA_INFO_KIND, "veth");
         let data = batch.begin_nested(IFLA_INFO_DATA);
         let peer = batch.begin_nested(VETH_INFO_PEER);
-        batch.raw(&link_message(0, UP));
+        // The peer cannot come up in this message: it is made before the end it belongs to.
+        batch.raw(&link_message(0, 0));
         batch.attribute_text(IFLA_IFNAME, CONTAINER_INTERFACE);
         batch.attribute(IFLA_ADDRESS, &endpoint.mac_address);
         batch.attribute_u32(IFLA_NET_NS_FD, netns.as_raw_fd() as u32);
         batch.end_nested(peer);
         batch.end_nested(data);
         batch.end_nested(info);
+        write_hairpin(&mut batch, &endpoint.host_interface);
         netlink::exchange(lock(&self.route).as_fd(), batch).map_err(|refusal| {
             if refusal.errno == Errno::XFULL {
                 NetworkError::BridgeFull {
@@ -220,7 +225,20 @@ impl Network {
     }
 }
 
-/// Address and default route in one batch; the interface came up when it was made.
+/// With br_netfilter a connection of a container to its own published port is turned around inside the bridge, which
+/// sends a frame back through the port it came from only in hairpin mode. A port cannot be made with it.
+fn write_hairpin(batch: &mut Batch, interface: &str) {
+    batch.begin(RTM_NEWLINK, 0, &link_message(0, 0));
+    batch.attribute_text(IFLA_IFNAME, interface);
+    let info = batch.begin_nested(IFLA_LINKINFO);
+    batch.attribute_text(IFLA_INFO_SLAVE_KIND, "bridge");
+    let data = batch.begin_nested(IFLA_INFO_SLAVE_DATA);
+    batch.attribute(IFLA_BRPORT_MODE, &[1]);
+    batch.end_nested(data);
+    batch.end_nested(info);
+}
+
+/// Address, up and default route in one batch; a route needs an interface that is up.
 fn configure_inside(endpoint: &Endpoint, route_socket: BorrowedFd<'_>) -> Result<()> {
     let what = || format!("configure {CONTAINER_INTERFACE} of address {}", endpoint.address);
     let index = netlink::interface_index(route_socket, CONTAINER_INTERFACE)
@@ -235,6 +253,7 @@ fn configure_inside(endpoint: &Endpoint, route_socket: BorrowedFd<'_>) -> Result
         endpoint.address,
         endpoint.prefix_length,
     );
+    batch.begin(RTM_NEWLINK, 0, &link_message(index, UP));
     let protocol = libc::RTPROT_BOOT;
     let fixed = [
         libc::AF_INET as u8,

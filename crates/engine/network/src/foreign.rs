@@ -49,9 +49,10 @@ struct Found {
 }
 
 impl Network {
-    /// Puts the accepts where they belong if they are not there; cheap when they are. For start, for every change that
-    /// [`crate::RulesetWatch`] reports, and now and then.
+    /// Puts the accepts where they belong if they are not there, and Naru's own table with its published ports too;
+    /// cheap when nothing is missing. For every change that [`crate::RulesetWatch`] reports, and now and then.
     pub fn ensure_foreign_accept(&self) -> Result<()> {
+        self.ensure_table()?;
         let refusal = {
             let nft = lock(&self.nft);
             self.plan_foreign(nft.as_fd())

@@ -6,7 +6,7 @@
 //! connected to it; and it dies with the daemon, while the port keeps working.
 
 use crate::error::{NetworkError, Result};
-use crate::{Protocol, PublishRequest, Published};
+use crate::{Protocol, PublishRequest, Published, PublishedEntry};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrV4, SocketFlags, SocketType, sockopt};
 use std::collections::HashMap;
@@ -17,6 +17,8 @@ use std::os::fd::OwnedFd;
 struct Holder {
     host_ip: Option<Ipv4Addr>,
     container: String,
+    /// What the map holds for it, once it does.
+    entry: Option<PublishedEntry>,
     /// `None` when a port found in the kernel could not be bound again.
     socket: Option<OwnedFd>,
 }
@@ -108,6 +110,7 @@ impl PortTable {
                 holders.push(Holder {
                     host_ip,
                     container: container.to_owned(),
+                    entry: None,
                     socket: Some(socket),
                 });
                 Ok(())
@@ -122,20 +125,21 @@ impl PortTable {
     }
 
     /// Takes a port that the kernel's map has already.
-    pub fn restore(&mut self, container: &str, published: &Published) {
+    pub fn restore(&mut self, entry: &PublishedEntry) {
         let Published {
             protocol,
             host_ip,
             host_port,
             ..
-        } = *published;
+        } = entry.published;
         let socket = bind(protocol, host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), host_port)
             .and_then(|socket| listen(protocol, &socket).map(|()| socket))
             .inspect_err(|errno| tracing::debug!(host_port, %errno, "a published port cannot be held again"))
             .ok();
         let holder = Holder {
             host_ip,
-            container: container.to_owned(),
+            container: entry.comment.clone(),
+            entry: Some(entry.clone()),
             socket,
         };
         self.holders
@@ -144,20 +148,29 @@ impl PortTable {
             .push(holder);
     }
 
-    /// The ports are in the map now; fails if a program of the host began to listen on one meanwhile.
-    pub fn listen(&self, published: &[Published]) -> Result<()> {
-        for port in published {
-            let holder = self
-                .holders
-                .get(&(port.protocol, port.host_port))
-                .and_then(|holders| holders.iter().find(|holder| holder.host_ip == port.host_ip));
-            if let Some(socket) = holder.and_then(|holder| holder.socket.as_ref()) {
-                let address = port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-                listen(port.protocol, socket)
-                    .map_err(|errno| in_use(port.protocol, address, port.host_port, errno))?;
-            }
+    /// The port is in the map now; fails if a program of the host began to listen on it meanwhile.
+    pub fn confirm(&mut self, entry: &PublishedEntry) -> Result<()> {
+        let port = &entry.published;
+        let holders = self.holders.get_mut(&(port.protocol, port.host_port));
+        let holder =
+            holders.and_then(|holders| holders.iter_mut().find(|holder| holder.host_ip == port.host_ip));
+        let Some(holder) = holder else { return Ok(()) };
+        if let Some(socket) = &holder.socket {
+            let address = port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            listen(port.protocol, socket)
+                .map_err(|errno| in_use(port.protocol, address, port.host_port, errno))?;
         }
+        holder.entry = Some(entry.clone());
         Ok(())
+    }
+
+    /// What the map should hold.
+    pub fn entries(&self) -> Vec<PublishedEntry> {
+        self.holders
+            .values()
+            .flatten()
+            .filter_map(|holder| holder.entry.clone())
+            .collect()
     }
 
     pub fn release(&mut self, published: &Published) {

@@ -36,7 +36,10 @@ impl Network {
             return Err(error);
         }
         // Listening is the last step and may still find that the host lost a race against us, or we against it.
-        let held = lock(&self.ports).listen(&published);
+        let held = {
+            let mut ports = lock(&self.ports);
+            entries.iter().try_for_each(|entry| ports.confirm(entry))
+        };
         if let Err(error) = held {
             self.unpublish(container, &published)?;
             return Err(error);
@@ -167,9 +170,22 @@ impl Network {
         transaction.commit(nft.as_fd()).map_err(failed())?;
         let mut ports = lock(&self.ports);
         for entry in &entries {
-            ports.restore(&entry.comment, &entry.published);
+            ports.restore(entry);
         }
         Ok(())
+    }
+
+    /// Writes the table anew if somebody removed it (`nft flush ruleset`).
+    pub(crate) fn ensure_table(&self) -> Result<()> {
+        let table = &self.options.table;
+        let failed = || refused(format!("write nft table {table}"));
+        let nft = lock(&self.nft);
+        if ruleset::is_table_present(nft.as_fd(), table).map_err(failed())? {
+            return Ok(());
+        }
+        let mut transaction = Transaction::new();
+        ruleset::write_table(&mut transaction, &self.layout(), &lock(&self.ports).entries());
+        transaction.commit(nft.as_fd()).map_err(failed())
     }
 
     pub(crate) fn remove_table(&self) -> Result<()> {

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use naru_base::ContainerId;
-use naru_network::{Endpoint, Network, NetworkOptions};
+use naru_network::{Endpoint, Network, NetworkError, NetworkOptions, PublishRequest, Published};
 use naru_sys::netlink;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use std::fs::File;
@@ -21,7 +21,6 @@ impl Namespace {
     /// A new one with `lo` up. The calling thread stays where it is.
     pub fn new() -> Self {
         let file = std::thread::spawn(|| {
-            // SAFETY-free wrapper of rustix: unsharing the network namespace affects this thread alone.
             unshare_network();
             run("ip link set lo up");
             File::open("/proc/thread-self/ns/net").unwrap()
@@ -57,7 +56,10 @@ impl Namespace {
     }
 }
 
-#[expect(deprecated, reason = "the replacement is unsafe only for flags that share file descriptors")]
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe only for flags that share file descriptors"
+)]
 fn unshare_network() {
     rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
 }
@@ -65,12 +67,19 @@ fn unshare_network() {
 /// Runs a shell command in the calling thread's namespaces and returns what it printed.
 pub fn run(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
 pub fn is_installed(program: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
+    let found = Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .output()
+        .unwrap();
     if !found.status.success() {
         println!("skipped: {program} is not installed");
     }
@@ -86,12 +95,21 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> Self {
-        let host = Self { namespace: Namespace::new(), outside: Namespace::new(), directory: TempDir::new().unwrap() };
-        let outside = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(host.outside.fd()));
+        let host = Self {
+            namespace: Namespace::new(),
+            outside: Namespace::new(),
+            directory: TempDir::new().unwrap(),
+        };
+        let outside = format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(host.outside.fd())
+        );
         let pid = std::process::id();
         let outside = outside.replace("self", &pid.to_string());
         host.namespace.run(|| {
-            run(&format!("ip link add uplink type veth peer name eth0 netns {outside}"));
+            run(&format!(
+                "ip link add uplink type veth peer name eth0 netns {outside}"
+            ));
             run("ip addr add 203.0.113.1/24 dev uplink && ip link set uplink up");
         });
         host.outside.run(|| {
@@ -107,6 +125,19 @@ impl Host {
             address: None,
             state_file: self.directory.path().join("network.json"),
         }
+    }
+
+    /// Publishes in the host's namespace, where the ports are bound.
+    pub fn publish(
+        &self,
+        network: &Network,
+        id: &ContainerId,
+        name: &str,
+        address: Ipv4Addr,
+        requests: &[PublishRequest],
+    ) -> Result<Vec<Published>, NetworkError> {
+        self.namespace
+            .run(|| network.publish(id, name, address, requests))
     }
 
     pub fn open(&self) -> Network {
@@ -125,8 +156,14 @@ impl Container {
     pub fn attach(network: &Network) -> Self {
         let (id, namespace) = (ContainerId::generate(), Namespace::new());
         let socket = namespace.route_socket();
-        let endpoint = network.attach(&id, namespace.fd().as_fd(), socket.as_fd(), None, None).unwrap();
-        Self { id, namespace, endpoint }
+        let endpoint = network
+            .attach(&id, namespace.fd().as_fd(), socket.as_fd(), None, None)
+            .unwrap();
+        Self {
+            id,
+            namespace,
+            endpoint,
+        }
     }
 
     pub fn address(&self) -> Ipv4Addr {

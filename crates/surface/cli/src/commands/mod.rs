@@ -1,9 +1,33 @@
 //! The commands, one file each, and the table that finds them.
 
+mod attach;
 mod create;
+mod events;
+mod exec;
+mod history;
+mod images;
+mod info;
+mod inspect;
+mod kill;
+mod load;
+mod logs;
+mod network;
+mod pause;
+mod port;
+mod prune;
+mod ps;
 mod pull;
+mod rename;
+mod rm;
+mod rmi;
 mod run;
 mod start;
+mod stop;
+mod system;
+mod tag;
+mod top;
+mod volume;
+mod wait;
 pub mod version;
 
 use crate::args::{Flag, Order, describe_flags};
@@ -59,6 +83,43 @@ static COMMANDS: &[&Command] = &[
     &run::COMMAND,
     &create::COMMAND,
     &start::COMMAND,
+    &attach::COMMAND,
+    &exec::COMMAND,
+    &inspect::COMMAND,
+    &inspect::CONTAINER,
+    &inspect::IMAGE,
+    &inspect::VOLUME,
+    &inspect::NETWORK,
+    &kill::COMMAND,
+    &logs::COMMAND,
+    &pause::COMMAND,
+    &pause::UNPAUSE,
+    &port::COMMAND,
+    &prune::CONTAINER,
+    &prune::IMAGE,
+    &prune::VOLUME,
+    &prune::SYSTEM,
+    &ps::COMMAND,
+    &rename::COMMAND,
+    &stop::RESTART,
+    &rm::COMMAND,
+    &stop::COMMAND,
+    &top::COMMAND,
+    &wait::COMMAND,
+    &images::COMMAND,
+    &history::COMMAND,
+    &load::COMMAND,
+    &rmi::COMMAND,
+    &tag::COMMAND,
+    &volume::CREATE,
+    &volume::LIST,
+    &volume::REMOVE,
+    &network::LIST,
+    &info::COMMAND,
+    &events::COMMAND,
+    &system::DISK_USAGE,
+    &system::STOP,
+    &version::COMMAND,
 ];
 
 /// Commands of Docker's that this version does not have.

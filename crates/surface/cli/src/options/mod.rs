@@ -10,6 +10,7 @@ mod network;
 mod port;
 mod resource;
 
+pub use environment::plan_environment;
 pub use flags::FLAGS;
 
 use crate::args::Arguments;

@@ -1,0 +1,121 @@
+//! `volume create`, `ls` and `rm`.
+
+use super::{Arity, Command};
+use crate::args::Kind::{Bool, List, Text};
+use crate::args::{Flag, Order, flag, long};
+use crate::error::{CliError, Result};
+use crate::http::{Body, Query, escape};
+use crate::json::Value;
+use crate::output::{for_each_name, print_line};
+use crate::table::{self, Column};
+use crate::{Arguments, Session};
+
+const CREATE_FLAGS: &[Flag] = &[
+    flag("driver", 'd', Text("string"), "Specify volume driver name (default \"local\")"),
+    long("label", List("list"), "Set metadata for a volume"),
+    long("name", Text("string"), "Specify volume name"),
+    flag("opt", 'o', List("map"), "Set driver specific options"),
+];
+const LIST_FLAGS: &[Flag] = &[
+    flag("filter", 'f', List("filter"), "Provide filter values (e.g. \"dangling=true\")"),
+    long("format", Text("string"), "Format output using a custom template"),
+    flag("quiet", 'q', Bool, "Only display volume names"),
+];
+
+pub const CREATE: Command = Command {
+    names: &["volume create"],
+    usage: "[OPTIONS] [VOLUME]",
+    about: "Create a volume",
+    flags: &[CREATE_FLAGS],
+    order: Order::Mixed,
+    arity: Arity::AtMost(1),
+    run: create,
+};
+pub const LIST: Command = Command {
+    names: &["volume ls", "volume list"],
+    usage: "[OPTIONS]",
+    about: "List volumes",
+    flags: &[LIST_FLAGS],
+    order: Order::Mixed,
+    arity: Arity::None,
+    run: list,
+};
+pub const REMOVE: Command = Command {
+    names: &["volume rm", "volume remove"],
+    usage: "[OPTIONS] VOLUME [VOLUME...]",
+    about: "Remove one or more volumes",
+    flags: &[&[flag("force", 'f', Bool, "Force the removal of one or more volumes")]],
+    order: Order::Mixed,
+    arity: Arity::AtLeast(1),
+    run: remove,
+};
+
+const COLUMNS: &[Column] = &[
+    ("Name", "VOLUME NAME"),
+    ("Driver", "DRIVER"),
+    ("Scope", "SCOPE"),
+    ("Mountpoint", "MOUNTPOINT"),
+    ("Labels", "LABELS"),
+    ("Links", "LINKS"),
+    ("Size", "SIZE"),
+];
+
+fn pairs(arguments: &Arguments, flag: &str) -> Value {
+    Value::object(arguments.list(flag).map(|text| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        (key.to_owned(), Value::from(value))
+    }))
+}
+
+fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
+    let name = arguments.text("name").or(arguments.positional.first().map(String::as_str));
+    if arguments.is_given("name") && !arguments.positional.is_empty() {
+        return Err(CliError::message("conflicting options: either specify --name or provide positional arg, not both"));
+    }
+    let body = Value::object([
+        ("Name", Value::from(name.unwrap_or_default())),
+        ("Driver", Value::from(arguments.text("driver").unwrap_or("local"))),
+        ("DriverOpts", pairs(arguments, "opt")),
+        ("Labels", pairs(arguments, "label")),
+    ]);
+    let volume = session.client.json("POST", "/volumes/create", Body::Json(&body))?;
+    print_line(volume.get("Name").text())?;
+    Ok(0)
+}
+
+fn list(session: &Session, arguments: &Arguments) -> Result<u8> {
+    let path = Query::new("/volumes").set_some("filters", table::filters(arguments)?.as_deref()).build();
+    let answer = session.client.get(&path)?;
+    let mut volumes: Vec<&Value> = answer.get("Volumes").items().iter().collect();
+    volumes.sort_by(|left, right| left.get("Name").text().cmp(right.get("Name").text()));
+    let row = |volume: &&Value| {
+        let labels: Vec<String> =
+            volume.get("Labels").entries().iter().map(|(key, value)| format!("{key}={}", value.text())).collect();
+        let copy = |key: &str| volume.get(key).clone();
+        let absent = || Value::from("N/A");
+        Value::object([
+            ("Name", copy("Name")),
+            ("Driver", copy("Driver")),
+            ("Scope", copy("Scope")),
+            ("Mountpoint", copy("Mountpoint")),
+            ("Labels", Value::Text(labels.join(","))),
+            ("Links", absent()),
+            ("Size", absent()),
+        ])
+    };
+    let rows: Vec<Value> = volumes.iter().map(row).collect();
+    if arguments.is_set("quiet") && arguments.text("format").is_none() {
+        table::print_field(&rows, "Name")?;
+        return Ok(0);
+    }
+    table::print_rows(arguments.text("format"), COLUMNS, &["Driver", "Name"], rows)?;
+    Ok(0)
+}
+
+fn remove(session: &Session, arguments: &Arguments) -> Result<u8> {
+    for_each_name(&arguments.positional, |name| {
+        let path = Query::new(&format!("/volumes/{}", escape(name))).set_if(arguments.is_set("force"), "force", "1");
+        session.client.call("DELETE", &path.build(), Body::Empty)?;
+        print_line(name)
+    })
+}

@@ -1,0 +1,272 @@
+//! Containers, without their streams.
+
+use crate::error::{ApiError, ApiResult};
+use crate::request::{Call, json_error};
+use crate::respond::{self, Answer};
+use crate::translate::create::{HostFacts, container_spec};
+use crate::translate::filters::Filters;
+use crate::translate::inspect::{EngineFacts, container_inspect};
+use crate::translate::list;
+use hyper::StatusCode;
+use naru_base::Timestamp;
+use naru_docker_wire::types::{
+    ContainerSummary, CreateRequest, CreateResponse, PruneContainersResponse, TopResponse,
+};
+use naru_engine::{ContainerView, Engine, RemoveOptions};
+use std::sync::OnceLock;
+
+pub async fn create(mut call: Call) -> ApiResult<Answer> {
+    let bytes = call.json_bytes().await?;
+    let request = CreateRequest::from_slice(&bytes).map_err(|error| json_error(&error))?;
+    check_platform(call.query.non_empty("platform"))?;
+    let (spec, mut warnings) = container_spec(request, host_facts())?;
+    let name = call.query.non_empty("name").map(ToOwned::to_owned);
+    let created = call.engine.create_container(name, spec).await?;
+    warnings.extend(created.warnings);
+    let body = CreateResponse {
+        id: created.id.to_string(),
+        warnings,
+    };
+    Ok(respond::json(StatusCode::CREATED, &body))
+}
+
+/// Images of this machine's kind only: `linux`, `linux/amd64`.
+fn check_platform(platform: Option<&str>) -> ApiResult<()> {
+    let Some(text) = platform else { return Ok(()) };
+    let mut parts = text.split('/');
+    let os = parts.next().unwrap_or_default();
+    let architecture = parts.next();
+    let here = match std::env::consts::ARCH {
+        "x86_64" => ["amd64", "x86_64"],
+        "aarch64" => ["arm64", "aarch64"],
+        other => [other, other],
+    };
+    if os == "linux" && architecture.is_none_or(|wanted| here.contains(&wanted)) {
+        return Ok(());
+    }
+    Err(ApiError::not_found(format!(
+        "no image of platform {text} can run here: this machine is linux/{}",
+        here[0]
+    )))
+}
+
+fn host_facts() -> HostFacts {
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    let count = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    HostFacts {
+        cpus: *CPUS.get_or_init(count),
+    }
+}
+
+pub async fn engine_facts(engine: &Engine) -> EngineFacts {
+    let networks = engine.list_networks().await.unwrap_or_default();
+    EngineFacts {
+        cgroup_version: engine.info().await.cgroup_version,
+        network_ids: networks
+            .into_iter()
+            .map(|network| (network.name, network.id))
+            .collect(),
+    }
+}
+
+pub async fn inspect(call: Call) -> ApiResult<Answer> {
+    let view = call
+        .engine
+        .inspect_container(&call.name, call.query.flag("size"))
+        .await?;
+    let facts = engine_facts(&call.engine).await;
+    Ok(respond::ok(&container_inspect(&view, &facts)))
+}
+
+pub async fn list(call: Call) -> ApiResult<Answer> {
+    let filters = Filters::parse(call.query.get("filters"), &list::FILTERS)?;
+    list::check_filters(&filters)?;
+    let limit = call.integer("limit")?.filter(|limit| *limit > 0);
+    let with_sizes = call.query.flag("size");
+    let all = call.query.flag("all") || limit.is_some() || list::implies_all(&filters);
+    let mut views = call.engine.list_containers(all, with_sizes).await?;
+    views.sort_by_key(|view| std::cmp::Reverse(view.record.created_at));
+    apply_neighbours(&call.engine, &filters, &mut views).await?;
+    let facts = engine_facts(&call.engine).await;
+    let now = Timestamp::now();
+    let summaries: Vec<ContainerSummary> = views
+        .iter()
+        .filter(|view| list::matches(view, &filters, |wanted| descends_from(&call.engine, view, wanted)))
+        .take(limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)))
+        .map(|view| list::container_summary(view, &facts, now))
+        .collect();
+    Ok(respond::ok(&summaries))
+}
+
+/// `before` and `since` name a container and keep those created on one side of it.
+async fn apply_neighbours(
+    engine: &Engine,
+    filters: &Filters,
+    views: &mut Vec<ContainerView>,
+) -> ApiResult<()> {
+    for name in filters.values("before") {
+        let mark = engine.inspect_container(name, false).await?.record.created_at;
+        views.retain(|view| view.record.created_at < mark);
+    }
+    for name in filters.values("since") {
+        let mark = engine.inspect_container(name, false).await?.record.created_at;
+        views.retain(|view| view.record.created_at > mark);
+    }
+    Ok(())
+}
+
+/// The image itself by any of its names, or an image whose layers it begins with.
+fn descends_from(engine: &Engine, view: &ContainerView, wanted: &str) -> bool {
+    if view.record.spec.image == wanted {
+        return true;
+    }
+    let Ok(ancestor) = engine.images().image(wanted) else {
+        return false;
+    };
+    if view.record.resolved.image_id == ancestor.id {
+        return true;
+    }
+    let own = engine.images().image(view.record.resolved.image_id.as_str());
+    own.is_ok_and(|image| !ancestor.layers.is_empty() && image.layers.starts_with(&ancestor.layers))
+}
+
+pub async fn start(call: Call) -> ApiResult<Answer> {
+    call.engine.start_container(&call.name).await?;
+    Ok(respond::no_content())
+}
+
+pub async fn stop(call: Call) -> ApiResult<Answer> {
+    let (timeout, signal) = (call.integer("t")?, signal(&call));
+    call.engine.stop_container(&call.name, timeout, signal).await?;
+    Ok(respond::no_content())
+}
+
+pub async fn restart(call: Call) -> ApiResult<Answer> {
+    let (timeout, signal) = (call.integer("t")?, signal(&call));
+    call.engine.restart_container(&call.name, timeout, signal).await?;
+    Ok(respond::no_content())
+}
+
+pub async fn kill(call: Call) -> ApiResult<Answer> {
+    call.engine.kill_container(&call.name, signal(&call)).await?;
+    Ok(respond::no_content())
+}
+
+fn signal(call: &Call) -> Option<String> {
+    call.query.non_empty("signal").map(ToOwned::to_owned)
+}
+
+pub async fn pause(call: Call) -> ApiResult<Answer> {
+    call.engine.pause_container(&call.name).await?;
+    Ok(respond::no_content())
+}
+
+pub async fn unpause(call: Call) -> ApiResult<Answer> {
+    call.engine.unpause_container(&call.name).await?;
+    Ok(respond::no_content())
+}
+
+pub async fn rename(call: Call) -> ApiResult<Answer> {
+    let Some(new_name) = call.query.non_empty("name") else {
+        return Err(ApiError::invalid("Neither old nor new names may be empty"));
+    };
+    call.engine.rename_container(&call.name, new_name).await?;
+    Ok(respond::no_content())
+}
+
+pub async fn resize(call: Call) -> ApiResult<Answer> {
+    let (rows, columns) = terminal_size(&call)?;
+    call.engine.resize_container(&call.name, rows, columns).await?;
+    Ok(respond::empty(StatusCode::OK))
+}
+
+/// `h` and `w`, both needed.
+pub fn terminal_size(call: &Call) -> ApiResult<(u16, u16)> {
+    let side = |key: &str| {
+        let text = call.query.get(key).unwrap_or_default();
+        text.parse()
+            .map_err(|_| ApiError::invalid(format!("invalid resize {key}: {text:?}")))
+    };
+    Ok((side("h")?, side("w")?))
+}
+
+pub async fn remove(call: Call) -> ApiResult<Answer> {
+    if call.query.flag("link") {
+        return Err(ApiError::not_supported(
+            "removing a link",
+            "legacy links are not available",
+        ));
+    }
+    let options = RemoveOptions {
+        force: call.query.flag("force"),
+        volumes: call.query.flag("v"),
+    };
+    call.engine.remove_container(&call.name, options).await?;
+    Ok(respond::no_content())
+}
+
+pub async fn top(call: Call) -> ApiResult<Answer> {
+    let ps_args = call.query.non_empty("ps_args").map(ToOwned::to_owned);
+    let top = call.engine.top_container(&call.name, ps_args).await?;
+    Ok(respond::ok(&TopResponse {
+        titles: top.titles,
+        processes: top.processes,
+    }))
+}
+
+/// Without filters the engine decides; with them, each stopped container that fits is removed by itself.
+pub async fn prune(call: Call) -> ApiResult<Answer> {
+    let filters = Filters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
+    let until = filters
+        .values("until")
+        .first()
+        .map(|text| super::events::parse_time(text))
+        .transpose()?;
+    let mut response = PruneContainersResponse::default();
+    let deleted = if filters == Filters::default() {
+        let sizes = stopped(&call.engine, &filters, None).await?;
+        let removed = call.engine.prune_containers().await?;
+        let is_removed = |view: &&ContainerView| removed.contains(&view.record.id);
+        response.space_reclaimed = sizes.iter().filter(is_removed).map(written_bytes).sum();
+        removed.iter().map(ToString::to_string).collect()
+    } else {
+        let mut deleted = Vec::new();
+        for view in stopped(&call.engine, &filters, until).await? {
+            let id = view.record.id.as_str();
+            // One that was started in the meantime is no longer to be pruned.
+            if call
+                .engine
+                .remove_container(id, RemoveOptions::default())
+                .await
+                .is_ok()
+            {
+                response.space_reclaimed += written_bytes(&view);
+                deleted.push(id.to_owned());
+            }
+        }
+        deleted
+    };
+    response.containers_deleted = Some(deleted).filter(|list: &Vec<String>| !list.is_empty());
+    Ok(respond::ok(&response))
+}
+
+fn written_bytes(view: &ContainerView) -> u64 {
+    view.sizes.map_or(0, |(written, _)| written)
+}
+
+async fn stopped(
+    engine: &Engine,
+    filters: &Filters,
+    until: Option<Timestamp>,
+) -> ApiResult<Vec<ContainerView>> {
+    use naru_engine::record::ContainerState;
+    let mut views = engine.list_containers(true, true).await?;
+    views.retain(|view| {
+        matches!(
+            view.record.state,
+            ContainerState::Created | ContainerState::Exited { .. }
+        ) && filters.labels_match(&view.record.resolved.labels)
+            && until.is_none_or(|until| view.record.created_at < until)
+    });
+    Ok(views)
+}

@@ -1,0 +1,238 @@
+//! The stream of events, past and to come.
+
+use crate::error::{ApiError, ApiResult};
+use crate::request::Call;
+use crate::respond::{self, Answer};
+use crate::translate::filters::Filters;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use naru_base::Timestamp;
+use naru_docker_wire::types::{EventActor, EventMessage};
+use naru_engine::EngineEvent;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+
+const FILTERS: [&str; 17] = [
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "label!",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
+    "reference",
+    "since",
+];
+
+/// A Unix time with an optional fraction, or RFC 3339.
+pub fn parse_time(text: &str) -> ApiResult<Timestamp> {
+    let invalid = || ApiError::invalid(format!("invalid value for time: {text:?}"));
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    // `1h30m` counts back from now.
+    if let Some(ago) = parse_duration(text) {
+        let now = Timestamp::now().as_nanosecond() - i128::from(ago);
+        return Ok(Timestamp::from_parts(
+            (now / 1_000_000_000) as i64,
+            (now % 1_000_000_000) as i32,
+        ));
+    }
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(invalid());
+    }
+    let nanoseconds = format!("{fraction:0<9}").parse().map_err(|_| invalid())?;
+    Ok(Timestamp::from_parts(
+        seconds.parse().map_err(|_| invalid())?,
+        nanoseconds,
+    ))
+}
+
+/// Go's durations, in nanoseconds: `10m`, `1h30m`, `1.5s`.
+fn parse_duration(text: &str) -> Option<i64> {
+    let mut rest = text;
+    let mut total = 0.0_f64;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let unit = &rest[digits..];
+        let end = unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len());
+        let nanoseconds = match &unit[..end] {
+            "ns" => 1.0,
+            "us" | "µs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        total += number * nanoseconds;
+        rest = &unit[end..];
+    }
+    (!text.is_empty()).then_some(total as i64)
+}
+
+pub fn events(call: Call) -> ApiResult<Answer> {
+    let filters = Arc::new(Filters::parse(call.query.get("filters"), &FILTERS)?);
+    let since = call
+        .query
+        .non_empty("since")
+        .filter(|text| *text != "0")
+        .map(parse_time)
+        .transpose()?;
+    let until = call
+        .query
+        .non_empty("until")
+        .filter(|text| *text != "0")
+        .map(parse_time)
+        .transpose()?;
+    if let (Some(since), Some(until)) = (since, until)
+        && since > until
+    {
+        return Err(ApiError::invalid(format!(
+            "`since` time ({since}) cannot be after `until` time ({until})"
+        )));
+    }
+    let (past, receiver) = call.engine.subscribe_events();
+    let is_wanted_past = {
+        let filters = Arc::clone(&filters);
+        // Without `since` (and without `until`) only what is yet to come is told.
+        let from = since.or_else(|| until.map(|_| Timestamp::from_parts(0, 0)));
+        move |event: &EngineEvent| {
+            from.is_some_and(|from| event.time >= from)
+                && until.is_none_or(|until| event.time <= until)
+                && is_wanted(event, &filters)
+        }
+    };
+    let past: Vec<EngineEvent> = past.into_iter().filter(is_wanted_past).collect();
+    let deadline = until.map(|until| {
+        let left = until.as_nanosecond() - Timestamp::now().as_nanosecond();
+        tokio::time::Instant::now() + Duration::from_nanos(u64::try_from(left.max(0)).unwrap_or(u64::MAX))
+    });
+    let live = stream::unfold((receiver, filters), move |(mut receiver, filters)| async move {
+        loop {
+            let received = match deadline {
+                Some(deadline) => tokio::time::timeout_at(deadline, receiver.recv()).await.ok()?,
+                None => receiver.recv().await,
+            };
+            match received {
+                Ok(event) if is_wanted(&event, &filters) => return Some((event, (receiver, filters))),
+                Ok(_) => {}
+                Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "a client reads events too slowly"),
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    let lines = stream::iter(past)
+        .chain(live)
+        .map(|event| Ok::<Bytes, std::io::Error>(event_line(&event)));
+    Ok(respond::stream(respond::JSON, lines))
+}
+
+fn event_line(event: &EngineEvent) -> Bytes {
+    let is_old_kind = matches!(event.kind, "container" | "image");
+    let from = if event.kind == "container" {
+        event.attributes.get("image").cloned().unwrap_or_default()
+    } else {
+        String::new()
+    };
+    let message = EventMessage {
+        status: if is_old_kind {
+            event.action.clone()
+        } else {
+            String::new()
+        },
+        id: if is_old_kind {
+            event.actor.clone()
+        } else {
+            String::new()
+        },
+        from,
+        kind: event.kind.to_owned(),
+        action: event.action.clone(),
+        actor: EventActor {
+            id: event.actor.clone(),
+            attributes: event.attributes.clone(),
+        },
+        scope: "local".to_owned(),
+        time: event.time.as_second(),
+        time_nano: event.time.as_nanosecond() as i64,
+    };
+    respond::json_line(&message)
+}
+
+fn is_wanted(event: &EngineEvent, filters: &Filters) -> bool {
+    let named = |kind: &str| {
+        filters.any(kind, |wanted| {
+            let name = event.attributes.get("name").map(String::as_str);
+            let is_actor = event.kind == kind
+                && (event.actor.starts_with(wanted)
+                    || name == Some(wanted)
+                    || name == Some(&format!("{wanted}:latest")));
+            is_actor
+                || (kind == "image" && event.attributes.get("image").is_some_and(|image| image == wanted))
+        })
+    };
+    filters.any("type", |kind| kind == event.kind)
+        // `exec_create: sh -c true` is found as `exec_create`, `health_status: healthy` as `health_status`.
+        && filters.any("event", |action| event.action == action || event.action.split(':').next() == Some(action))
+        && filters.any("scope", |scope| scope == "local")
+        && filters.labels_match(&event.attributes)
+        && ["container", "image", "volume", "network", "daemon", "plugin"].iter().all(|kind| named(kind))
+        && ["config", "node", "secret", "service"].iter().all(|kind| !filters.has(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_come_in_three_forms() {
+        assert_eq!(
+            parse_time("1700000000.5"),
+            Ok(Timestamp::from_parts(1_700_000_000, 500_000_000))
+        );
+        assert_eq!(
+            parse_time("1970-01-01T00:00:01Z"),
+            Ok(Timestamp::from_parts(1, 0))
+        );
+        let ago = Timestamp::now().as_second() - parse_time("1h30m").unwrap().as_second();
+        assert!((5_399..=5_401).contains(&ago), "{ago}");
+        for text in ["", "x", "1.x", "1.1234567890", "-", "99999999999999999999"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn events_are_filtered() {
+        let event = EngineEvent {
+            kind: "container",
+            action: "exec_create: true".to_owned(),
+            actor: "abcdef".to_owned(),
+            attributes: [
+                ("name".to_owned(), "web".to_owned()),
+                ("image".to_owned(), "busybox".to_owned()),
+            ]
+            .into(),
+            time: Timestamp::from_parts(1, 0),
+        };
+        let wanted = |text: &str| is_wanted(&event, &Filters::parse(Some(text), &FILTERS).unwrap());
+        assert!(wanted("{}"));
+        assert!(wanted(
+            r#"{"container":["web"],"event":["exec_create"],"type":["container"]}"#
+        ));
+        assert!(wanted(r#"{"image":["busybox"]}"#));
+        assert!(!wanted(r#"{"container":["other"]}"#));
+        assert!(!wanted(r#"{"type":["image"]}"#));
+    }
+}

@@ -1,0 +1,344 @@
+//! Images: reading the store, and the changes the engine makes to it.
+
+use crate::error::{ApiError, ApiResult};
+use crate::request::Call;
+use crate::respond::{self, Answer};
+use crate::translate::filters::Filters;
+use crate::translate::image::{delete_items, history as wire_history, image_inspect, image_summary};
+use bytes::{Buf, Bytes};
+use futures_util::stream;
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use naru_content::{Image, LoadProgress, LoadedImage};
+use naru_docker_wire::types::{ErrorDetail, ImageSummary, ProgressDetail, ProgressLine, PruneImagesResponse};
+use naru_engine::EngineError;
+use std::io::{self, Read};
+use tokio::sync::mpsc;
+
+/// Chunks of an upload in flight; each is what one read of the socket brought.
+const UPLOAD_CHUNKS_MAX: usize = 16;
+
+/// Lines of progress in flight; a client that reads slower sees fewer of them.
+const PROGRESS_LINES_MAX: usize = 64;
+
+const FILTERS: [&str; 8] = [
+    "before",
+    "dangling",
+    "label",
+    "label!",
+    "reference",
+    "since",
+    "until",
+    "id",
+];
+
+pub async fn list(call: Call) -> ApiResult<Answer> {
+    let filters = Filters::parse(call.query.get("filters"), &FILTERS)?;
+    let dangling = filters.boolean("dangling")?;
+    let store = call.engine.images();
+    let created = |name: &String| store.image(name).map(|image| image.created);
+    let before = filters
+        .values("before")
+        .iter()
+        .map(created)
+        .collect::<Result<Vec<_>, _>>()?;
+    let since = filters
+        .values("since")
+        .iter()
+        .map(created)
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut until = Vec::new();
+    for text in filters.values("until") {
+        until.push(super::events::parse_time(text)?);
+    }
+    let is_wanted = |image: &Image| {
+        dangling.is_none_or(|wanted| wanted == image.tags.is_empty())
+            && filters.labels_match(&image.config.config.labels)
+            && filters.any("reference", |pattern| is_referred(image, pattern))
+            && filters.any("id", |id| {
+                image.id.hex().starts_with(id.trim_start_matches("sha256:"))
+            })
+            && before.iter().all(|mark| image.created < *mark)
+            && since.iter().all(|mark| image.created > *mark)
+            && until
+                .iter()
+                .all(|mark| image.created.is_none_or(|created| created < *mark))
+    };
+    let mut summaries: Vec<ImageSummary> = Vec::new();
+    for image in store.images().iter().filter(|image| is_wanted(image)) {
+        let containers = call.engine.image_users(&image.id).await.len() as i64;
+        summaries.push(image_summary(image, containers, -1, call.version));
+    }
+    Ok(respond::ok(&summaries))
+}
+
+/// `busybox`, `busybox:1.36`, `*/web:*`, as Docker's `reference` filter has it.
+fn is_referred(image: &Image, pattern: &str) -> bool {
+    image.tags.iter().chain(&image.digests).any(|name| {
+        let repository = name
+            .rsplit_once('@')
+            .or_else(|| name.rsplit_once(':'))
+            .map_or(name.as_str(), |(r, _)| r);
+        glob(pattern, name) || glob(pattern, repository)
+    })
+}
+
+/// `*` stands for any text without a slash, `?` for one character.
+fn glob(pattern: &str, text: &str) -> bool {
+    let Some(first) = pattern.chars().next() else {
+        return text.is_empty();
+    };
+    let rest = &pattern[first.len_utf8()..];
+    match first {
+        '*' => text
+            .char_indices()
+            .map(|(index, _)| index)
+            .chain([text.len()])
+            .take_while(|index| !text[..*index].contains('/'))
+            .any(|index| glob(rest, &text[index..])),
+        '?' => text
+            .chars()
+            .next()
+            .is_some_and(|c| c != '/' && glob(rest, &text[c.len_utf8()..])),
+        _ => text.strip_prefix(first).is_some_and(|text| glob(rest, text)),
+    }
+}
+
+pub fn inspect(call: &Call) -> ApiResult<Answer> {
+    let image = call.engine.images().image(&call.name)?;
+    Ok(respond::ok(&image_inspect(&image, call.version)))
+}
+
+pub fn history(call: &Call) -> ApiResult<Answer> {
+    let store = call.engine.images();
+    let image = store.image(&call.name)?;
+    Ok(respond::ok(&wire_history(store.history(&image))))
+}
+
+pub fn tag(call: &Call) -> ApiResult<Answer> {
+    let repository = call.query.get("repo").unwrap_or_default();
+    if repository.is_empty() {
+        return Err(ApiError::invalid(
+            "invalid reference format: repository name must be given",
+        ));
+    }
+    let target = match call.query.non_empty("tag") {
+        Some(tag) => format!("{repository}:{tag}"),
+        None => repository.to_owned(),
+    };
+    call.engine.tag_image(&call.name, &target)?;
+    Ok(respond::empty(StatusCode::CREATED))
+}
+
+pub async fn remove(call: Call) -> ApiResult<Answer> {
+    let (force, no_prune) = (call.query.flag("force"), call.query.flag("noprune"));
+    let removed = blocking(move || Ok(call.engine.remove_image(&call.name, force, no_prune)?)).await?;
+    Ok(respond::ok(&delete_items(removed)))
+}
+
+pub async fn prune(call: Call) -> ApiResult<Answer> {
+    let filters = Filters::parse(
+        call.query.get("filters"),
+        &["dangling", "label", "label!", "until"],
+    )?;
+    if filters.has("label") || filters.has("label!") || filters.has("until") {
+        return Err(ApiError::not_supported(
+            "filtering what is pruned",
+            "only dangling=true or false is",
+        ));
+    }
+    let dangling_only = filters.boolean("dangling")?.unwrap_or(true);
+    let (removed, bytes) = blocking(move || Ok(call.engine.prune_images(dangling_only)?)).await?;
+    let deleted = delete_items(removed);
+    Ok(respond::ok(&PruneImagesResponse {
+        images_deleted: Some(deleted).filter(|list| !list.is_empty()),
+        space_reclaimed: bytes,
+    }))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> ApiResult<T> + Send + 'static) -> ApiResult<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the operation did not finish: {error}"),
+        ))
+    })
+}
+
+/// Docker's client comes here when create knew no such image.
+pub fn pull(call: &Call) -> ApiResult<Answer> {
+    let name = call.query.get("fromImage").unwrap_or_default();
+    let what = if call.query.non_empty("fromSrc").is_some() {
+        "importing a file system"
+    } else {
+        "pulling images"
+    };
+    let hint = if name.is_empty() {
+        String::new()
+    } else {
+        format!("cannot get {name}: ")
+    };
+    Err(ApiError::new(
+        StatusCode::NOT_IMPLEMENTED,
+        format!("{hint}{what} is not available yet; load the image from an archive (docker load)"),
+    ))
+}
+
+/// The archive is unpacked while it arrives; the answer is a stream of progress, and errors come in it.
+pub fn load(call: Call) -> ApiResult<Answer> {
+    if call.query.non_empty("platform").is_some() {
+        return Err(ApiError::not_supported(
+            "choosing a platform to load",
+            "the archive's own is taken",
+        ));
+    }
+    let quiet = call.query.flag("quiet");
+    let (chunks, archive) = mpsc::channel(UPLOAD_CHUNKS_MAX);
+    let (lines, progress) = mpsc::channel(PROGRESS_LINES_MAX);
+    tokio::spawn(feed(call.body, chunks));
+    tokio::task::spawn_blocking(move || {
+        let mut tell = |step: LoadProgress| {
+            if !quiet {
+                // A full channel means a slow reader, which then misses a step and nothing else.
+                let _ = lines.try_send(progress_line(step));
+            }
+        };
+        let loaded = call.engine.load_images(
+            ChunkReader {
+                archive,
+                current: Bytes::new(),
+            },
+            &mut tell,
+        );
+        for line in closing_lines(loaded) {
+            if lines.blocking_send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let body = stream::unfold(progress, |mut progress| async move {
+        progress
+            .recv()
+            .await
+            .map(|line| (Ok(respond::json_line(&line)), progress))
+    });
+    Ok(respond::stream(respond::JSON, body))
+}
+
+fn progress_line(step: LoadProgress) -> ProgressLine {
+    ProgressLine {
+        status: Some("Loading layer".to_owned()),
+        id: Some(step.layer),
+        progress_detail: Some(ProgressDetail {
+            current: step.bytes,
+            total: step.bytes_total,
+        }),
+        progress: Some(format!(
+            "{} / {}",
+            human_size(step.bytes),
+            human_size(step.bytes_total)
+        )),
+        ..ProgressLine::default()
+    }
+}
+
+fn human_size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut size = bytes as f64;
+    let mut unit = 0;
+    while size >= 1000.0 && unit + 1 < UNITS.len() {
+        size /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{bytes}B")
+    } else {
+        format!("{size:.3}{}", UNITS[unit])
+    }
+}
+
+fn closing_lines(loaded: Result<Vec<LoadedImage>, EngineError>) -> Vec<ProgressLine> {
+    let told = |text: String| ProgressLine {
+        stream: Some(text),
+        ..ProgressLine::default()
+    };
+    match loaded {
+        Ok(images) => images
+            .into_iter()
+            .flat_map(|image| {
+                if image.names.is_empty() {
+                    vec![told(format!("Loaded image ID: {}\n", image.id))]
+                } else {
+                    image
+                        .names
+                        .iter()
+                        .map(|name| told(format!("Loaded image: {name}\n")))
+                        .collect()
+                }
+            })
+            .collect(),
+        Err(error) => vec![ProgressLine {
+            error_detail: Some(ErrorDetail {
+                code: 0,
+                message: error.message.clone(),
+            }),
+            error: Some(error.message),
+            ..ProgressLine::default()
+        }],
+    }
+}
+
+/// Moves the upload into the channel until it ends, breaks, or nobody reads any more.
+async fn feed(mut body: Incoming, chunks: mpsc::Sender<io::Result<Bytes>>) {
+    while let Some(frame) = body.frame().await {
+        let chunk = match frame.map(hyper::body::Frame::into_data) {
+            Ok(Ok(data)) => Ok(data),
+            Ok(Err(_trailers)) => continue,
+            Err(error) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
+        };
+        let is_broken = chunk.is_err();
+        if chunks.send(chunk).await.is_err() || is_broken {
+            break;
+        }
+    }
+}
+
+/// The upload, read from a thread that may block.
+struct ChunkReader {
+    archive: mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.archive.blocking_recv() {
+                Some(chunk) => self.current = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let length = target.len().min(self.current.len());
+        self.current.copy_to_slice(&mut target[..length]);
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reference_patterns_are_globs() {
+        assert!(glob("busybox*", "busybox:latest"));
+        assert!(glob("*/web:?", "team/web:1"));
+        assert!(!glob("*web", "team/web"));
+        assert!(!glob("busybox", "busybox:latest"));
+    }
+
+    #[test]
+    fn sizes_read_as_dockers() {
+        assert_eq!(human_size(999), "999B");
+        assert_eq!(human_size(4_259_840), "4.260MB");
+    }
+}

@@ -1,0 +1,71 @@
+//! One function an endpoint: decode, translate, one call into the engine, encode.
+
+mod containers;
+mod events;
+mod exec;
+mod images;
+mod networks;
+mod streams;
+mod system;
+mod unavailable;
+mod volumes;
+
+use crate::error::ApiResult;
+use crate::request::Call;
+use crate::respond::Answer;
+use naru_docker_wire::Endpoint;
+
+pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
+    match endpoint {
+        Endpoint::Ping | Endpoint::PingHead => Ok(system::ping(endpoint)),
+        Endpoint::Version => Ok(system::version()),
+        Endpoint::Info => Ok(system::info(call).await),
+        Endpoint::DiskUsage => system::disk_usage(call).await,
+        Endpoint::Events => events::events(call),
+
+        Endpoint::ContainerList => containers::list(call).await,
+        Endpoint::ContainerCreate => containers::create(call).await,
+        Endpoint::ContainerPrune => containers::prune(call).await,
+        Endpoint::ContainerInspect => containers::inspect(call).await,
+        Endpoint::ContainerTop => containers::top(call).await,
+        Endpoint::ContainerLogs => streams::logs(call).await,
+        Endpoint::ContainerStart => containers::start(call).await,
+        Endpoint::ContainerStop => containers::stop(call).await,
+        Endpoint::ContainerRestart => containers::restart(call).await,
+        Endpoint::ContainerKill => containers::kill(call).await,
+        Endpoint::ContainerPause => containers::pause(call).await,
+        Endpoint::ContainerUnpause => containers::unpause(call).await,
+        Endpoint::ContainerRename => containers::rename(call).await,
+        Endpoint::ContainerResize => containers::resize(call).await,
+        Endpoint::ContainerAttach => streams::attach(call).await,
+        Endpoint::ContainerWait => streams::wait(call).await,
+        Endpoint::ContainerRemove => containers::remove(call).await,
+
+        Endpoint::ExecCreate => exec::create(call).await,
+        Endpoint::ExecStart => exec::start(call).await,
+        Endpoint::ExecResize => exec::resize(call).await,
+        Endpoint::ExecInspect => exec::inspect(call).await,
+
+        Endpoint::ImageList => images::list(call).await,
+        Endpoint::ImagePull => images::pull(&call),
+        Endpoint::ImageLoad => images::load(call),
+        Endpoint::ImagePrune => images::prune(call).await,
+        Endpoint::ImageInspect => images::inspect(&call),
+        Endpoint::ImageHistory => images::history(&call),
+        Endpoint::ImageTag => images::tag(&call),
+        Endpoint::ImageRemove => images::remove(call).await,
+
+        Endpoint::VolumeList => volumes::list(call).await,
+        Endpoint::VolumeCreate => volumes::create(call).await,
+        Endpoint::VolumePrune => volumes::prune(call).await,
+        Endpoint::VolumeInspect => volumes::inspect(call).await,
+        Endpoint::VolumeRemove => volumes::remove(call).await,
+
+        Endpoint::NetworkList => networks::list(call).await,
+        Endpoint::NetworkInspect => networks::inspect(call).await,
+        Endpoint::NetworkRemove => networks::remove(call).await,
+        Endpoint::NetworkPrune => Ok(networks::prune()),
+
+        other => unavailable::answer(other, &call),
+    }
+}

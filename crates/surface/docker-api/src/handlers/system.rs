@@ -1,0 +1,205 @@
+//! The daemon and its host: ping, version, info, disk usage.
+
+use super::containers::engine_facts;
+use super::volumes::wire_volume;
+use crate::error::ApiResult;
+use crate::request::Call;
+use crate::respond::{self, Answer};
+use crate::translate::image::image_summary;
+use crate::translate::list::container_summary;
+use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
+use naru_base::Timestamp;
+use naru_docker_wire::types::{Component, DiskUsage, PlatformName, PluginsInfo, SystemInfo, VersionResponse};
+use naru_docker_wire::{API_VERSION, API_VERSION_MIN, Endpoint};
+use naru_engine::EngineInfo;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub fn ping(endpoint: Endpoint) -> Answer {
+    let body: &'static str = if endpoint == Endpoint::PingHead { "" } else { "OK" };
+    let mut response = respond::with_body(StatusCode::OK, respond::TEXT, body);
+    let headers = response.headers_mut();
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-store, must-revalidate"),
+    );
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    headers.insert(
+        HeaderName::from_static("swarm"),
+        HeaderValue::from_static("inactive"),
+    );
+    response
+}
+
+/// Go's name for this machine.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+pub fn version() -> Answer {
+    let details: BTreeMap<String, String> = [
+        ("ApiVersion", API_VERSION.to_string()),
+        ("Arch", architecture().to_owned()),
+        ("KernelVersion", kernel_release()),
+        ("MinAPIVersion", API_VERSION_MIN.to_string()),
+        ("Os", "linux".to_owned()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    respond::ok(&VersionResponse {
+        platform: PlatformName {
+            name: "Naru".to_owned(),
+        },
+        components: vec![Component {
+            name: "Engine".to_owned(),
+            version: VERSION.to_owned(),
+            details,
+        }],
+        version: VERSION.to_owned(),
+        api_version: API_VERSION.to_string(),
+        min_api_version: API_VERSION_MIN.to_string(),
+        os: "linux".to_owned(),
+        arch: architecture().to_owned(),
+        kernel_version: kernel_release(),
+        ..VersionResponse::default()
+    })
+}
+
+pub async fn info(call: Call) -> Answer {
+    let engine = call.engine.info().await;
+    respond::ok(&system_info(&engine))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn is_one(path: &str) -> bool {
+    read(path).trim() == "1"
+}
+
+fn operating_system() -> String {
+    let text = read("/etc/os-release");
+    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
+}
+
+fn memory_bytes() -> i64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram * u64::from(info.mem_unit.max(1))) as i64
+}
+
+fn system_info(engine: &EngineInfo) -> SystemInfo {
+    let count = |value: usize| value as i64;
+    let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+    let pair = |key: &str, value: String| [key.to_owned(), value];
+    SystemInfo {
+        id: engine.id.clone(),
+        containers: count(engine.containers_running + engine.containers_paused + engine.containers_stopped),
+        containers_running: count(engine.containers_running),
+        containers_paused: count(engine.containers_paused),
+        containers_stopped: count(engine.containers_stopped),
+        images: count(engine.images),
+        driver: "overlay2".to_owned(),
+        driver_status: vec![
+            pair("Supports d_type", "true".to_owned()),
+            pair("Parked containers", engine.parked.to_string()),
+        ],
+        plugins: PluginsInfo {
+            volume: texts(&["local"]),
+            network: texts(&["bridge", "host", "null"]),
+            authorization: None,
+            log: texts(&["json-file", "local", "none"]),
+        },
+        memory_limit: true,
+        swap_limit: true,
+        cpu_cfs_period: true,
+        cpu_cfs_quota: true,
+        cpu_shares: true,
+        cpu_set: true,
+        pids_limit: true,
+        oom_kill_disable: engine.cgroup_version == 1,
+        ipv4_forwarding: is_one("/proc/sys/net/ipv4/ip_forward"),
+        bridge_nf_iptables: is_one("/proc/sys/net/bridge/bridge-nf-call-iptables"),
+        bridge_nf_ip6tables: is_one("/proc/sys/net/bridge/bridge-nf-call-ip6tables"),
+        n_fd: std::fs::read_dir("/proc/self/fd").map_or(-1, |entries| entries.count() as i64),
+        n_goroutines: -1,
+        system_time: Timestamp::now().to_string(),
+        logging_driver: "json-file".to_owned(),
+        cgroup_driver: "cgroupfs".to_owned(),
+        cgroup_version: engine.cgroup_version.to_string(),
+        kernel_version: kernel_release(),
+        operating_system: operating_system(),
+        os_type: "linux".to_owned(),
+        architecture: std::env::consts::ARCH.to_owned(),
+        index_server_address: "https://index.docker.io/v1/".to_owned(),
+        registry_config: json!({
+            "AllowNondistributableArtifactsCIDRs": [], "AllowNondistributableArtifactsHostnames": [],
+            "InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": [],
+        }),
+        n_cpu: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as i64),
+        mem_total: memory_bytes(),
+        docker_root_dir: engine.data_root.to_string_lossy().into_owned(),
+        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        server_version: VERSION.to_owned(),
+        runtimes: json!({ "runc": { "path": "naru" } }),
+        default_runtime: "runc".to_owned(),
+        swarm: json!({
+            "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
+            "RemoteManagers": null,
+        }),
+        live_restore_enabled: engine.live_restore,
+        init_binary: "naru".to_owned(),
+        security_options: texts(&["name=seccomp,profile=default"]),
+        ..SystemInfo::default()
+    }
+}
+
+pub async fn disk_usage(call: Call) -> ApiResult<Answer> {
+    let store = std::sync::Arc::clone(call.engine.images());
+    let usage = tokio::task::spawn_blocking(move || store.disk_usage())
+        .await
+        .unwrap_or_default();
+    let mut images = Vec::new();
+    for image in call.engine.images().images() {
+        let shared = usage
+            .images
+            .iter()
+            .find(|one| one.id == image.id)
+            .map_or(0, |one| one.shared_bytes as i64);
+        let containers = call.engine.image_users(&image.id).await.len() as i64;
+        images.push(image_summary(&image, containers, shared, call.version));
+    }
+    let facts = engine_facts(&call.engine).await;
+    let now = Timestamp::now();
+    let views = call.engine.list_containers(true, true).await?;
+    let containers = views
+        .iter()
+        .map(|view| container_summary(view, &facts, now))
+        .collect();
+    let volumes = call
+        .engine
+        .list_volumes()
+        .await?
+        .iter()
+        .map(wire_volume)
+        .collect();
+    Ok(respond::ok(&DiskUsage {
+        layers_size: usage.layers_bytes as i64,
+        images,
+        containers,
+        volumes,
+        build_cache: Vec::new(),
+    }))
+}

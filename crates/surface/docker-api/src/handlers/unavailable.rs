@@ -1,0 +1,93 @@
+//! What Docker has and Naru does not yet: each answers clearly, and what only swarm managers know as Docker's own
+//! daemon does outside a swarm.
+
+use crate::error::{ApiError, ApiResult};
+use crate::request::Call;
+use crate::respond::{self, Answer};
+use hyper::StatusCode;
+use naru_docker_wire::Endpoint;
+
+pub fn answer(endpoint: Endpoint, call: &Call) -> ApiResult<Answer> {
+    match endpoint {
+        Endpoint::PluginList => Ok(respond::ok(&[(); 0])),
+        Endpoint::BuildPrune => Ok(respond::ok(
+            &serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
+        )),
+        Endpoint::ContainerCheckpointList => Ok(respond::ok(&[(); 0])),
+        Endpoint::SwarmLeave => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This node is not part of a swarm",
+        )),
+        _ if is_swarm(endpoint) => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node \
+             to swarm and try again.",
+        )),
+        Endpoint::PluginInspect
+        | Endpoint::PluginEnable
+        | Endpoint::PluginDisable
+        | Endpoint::PluginRemove => Err(ApiError::not_found(format!("plugin \"{}\" not found", call.name))),
+        _ => Err(ApiError::new(
+            StatusCode::NOT_IMPLEMENTED,
+            format!("{} is not available yet", what(endpoint)),
+        )),
+    }
+}
+
+fn is_swarm(endpoint: Endpoint) -> bool {
+    use Endpoint as E;
+    matches!(
+        endpoint,
+        E::SwarmInspect
+            | E::SwarmUpdate
+            | E::SwarmUnlock
+            | E::SwarmUnlockKey
+            | E::NodeList
+            | E::NodeAny
+            | E::NodeUpdate
+            | E::NodeRemove
+            | E::ServiceList
+            | E::ServiceAny
+            | E::ServiceUpdate
+            | E::ServiceRemove
+            | E::TaskList
+            | E::TaskAny
+            | E::SecretList
+            | E::SecretAny
+            | E::SecretUpdate
+            | E::SecretRemove
+            | E::ConfigList
+            | E::ConfigAny
+            | E::ConfigUpdate
+            | E::ConfigRemove
+    )
+}
+
+/// In words for people.
+fn what(endpoint: Endpoint) -> &'static str {
+    use Endpoint as E;
+    match endpoint {
+        E::Auth => "logging in to a registry",
+        E::ContainerStats => "statistics of a container",
+        E::ContainerChanges => "listing a container's changed files",
+        E::ContainerExport => "exporting a container's file system",
+        E::ContainerArchiveHead | E::ContainerArchiveGet | E::ContainerArchivePut => {
+            "copying files from and to containers"
+        }
+        E::ContainerCheckpointCreate => "checkpointing a container",
+        E::ContainerAttachWebsocket => "attaching by websocket",
+        E::ContainerUpdate => "changing a container's limits",
+        E::ContainerCommit => "making an image from a container",
+        E::ImageSearch => "searching a registry",
+        E::ImageSave | E::ImageSaveMany => "saving images",
+        E::ImagePush => "pushing images",
+        E::Distribution => "asking a registry about an image",
+        E::Build | E::BuildCancel | E::Session | E::Grpc => "building images",
+        E::VolumeUpdate => "changing a volume",
+        E::NetworkCreate => "creating networks",
+        E::NetworkConnect | E::NetworkDisconnect => "connecting containers to further networks",
+        E::PluginPrivileges | E::PluginPull | E::PluginCreate => "installing plugins",
+        E::SwarmInit | E::SwarmJoin => "swarm mode",
+        _ => "this operation",
+    }
+}

@@ -1,0 +1,121 @@
+//! Volumes.
+
+use crate::error::{ApiError, ApiResult};
+use crate::request::Call;
+use crate::respond::{self, Answer};
+use crate::translate::filters::Filters;
+use hyper::StatusCode;
+use naru_docker_wire::types::{PruneVolumesResponse, Volume, VolumeCreateRequest, VolumeList};
+use naru_engine::{Engine, VolumeView};
+use std::collections::BTreeSet;
+
+pub fn wire_volume(view: &VolumeView) -> Volume {
+    Volume {
+        created_at: view.created_at.to_string(),
+        driver: view.driver.clone(),
+        labels: Some(view.labels.clone()).filter(|labels| !labels.is_empty()),
+        mountpoint: view.mountpoint.to_string_lossy().into_owned(),
+        name: view.name.clone(),
+        options: Some(view.options.clone()).filter(|options| !options.is_empty()),
+        scope: "local".to_owned(),
+        usage_data: None,
+    }
+}
+
+pub async fn list(call: Call) -> ApiResult<Answer> {
+    let filters = Filters::parse(
+        call.query.get("filters"),
+        &["dangling", "driver", "label", "label!", "name"],
+    )?;
+    let dangling = filters.boolean("dangling")?;
+    let used = if dangling.is_some() {
+        used_volumes(&call.engine).await?
+    } else {
+        BTreeSet::new()
+    };
+    let volumes = call
+        .engine
+        .list_volumes()
+        .await?
+        .iter()
+        .filter(|view| {
+            filters.labels_match(&view.labels)
+                && filters.any("name", |part| view.name.contains(part))
+                && filters.any("driver", |driver| view.driver == driver)
+                && dangling.is_none_or(|wanted| wanted != used.contains(&view.name))
+        })
+        .map(wire_volume)
+        .collect();
+    Ok(respond::ok(&VolumeList {
+        volumes,
+        warnings: None,
+    }))
+}
+
+async fn used_volumes(engine: &Engine) -> ApiResult<BTreeSet<String>> {
+    let views = engine.list_containers(true, false).await?;
+    Ok(views
+        .iter()
+        .flat_map(|view| &view.record.resolved.mounts)
+        .filter_map(|mount| mount.volume.clone())
+        .collect())
+}
+
+pub async fn create(mut call: Call) -> ApiResult<Answer> {
+    let wire: VolumeCreateRequest = call.json_or_default().await?;
+    if wire.cluster_volume_spec.is_some() {
+        return Err(ApiError::not_supported(
+            "a cluster volume",
+            "this node is not part of a swarm",
+        ));
+    }
+    let driver = if wire.driver.is_empty() {
+        "local".to_owned()
+    } else {
+        wire.driver
+    };
+    if driver != "local" {
+        return Err(ApiError::not_found(format!(
+            "create {}: error looking up volume plugin {driver}: plugin \"{driver}\" not found",
+            wire.name
+        )));
+    }
+    let name = Some(wire.name).filter(|name| !name.is_empty());
+    let options = wire.driver_opts.unwrap_or_default();
+    let view = call
+        .engine
+        .create_volume(name, driver, options, wire.labels.unwrap_or_default())
+        .await?;
+    Ok(respond::json(StatusCode::CREATED, &wire_volume(&view)))
+}
+
+pub async fn inspect(call: Call) -> ApiResult<Answer> {
+    Ok(respond::ok(&wire_volume(
+        &call.engine.inspect_volume(&call.name).await?,
+    )))
+}
+
+pub async fn remove(call: Call) -> ApiResult<Answer> {
+    call.engine
+        .remove_volume(&call.name, call.query.flag("force"))
+        .await?;
+    Ok(respond::no_content())
+}
+
+/// Since API 1.42 only anonymous volumes go, unless `all` is asked for.
+pub async fn prune(call: Call) -> ApiResult<Answer> {
+    let filters = Filters::parse(call.query.get("filters"), &["all", "label", "label!"])?;
+    if filters.has("label") || filters.has("label!") {
+        return Err(ApiError::not_supported(
+            "filtering what is pruned",
+            "remove volumes by name instead",
+        ));
+    }
+    let all = filters.boolean("all")?.unwrap_or(!call.version.is_at_least(42));
+    let (names, bytes) = call.engine.prune_volumes(all).await?;
+    let volumes_deleted = Some(names).filter(|names| !names.is_empty());
+    Ok(respond::ok(&PruneVolumesResponse {
+        volumes_deleted,
+        space_reclaimed: bytes,
+    }))
+}

@@ -1,0 +1,191 @@
+//! HTTP: connections, versions, the common headers, and a wall around each request.
+
+use crate::error::{ApiError, ApiResult};
+use crate::handlers;
+use crate::request::Call;
+use crate::respond::{self, Answer};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use naru_docker_wire::routes::{self, Matched, NoRoute};
+use naru_docker_wire::{API_VERSION, API_VERSION_MIN, ApiVersion, Query};
+use naru_engine::Engine;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+/// How long to rest when no connection can be accepted, typically for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a shutdown waits for requests in flight; waits and followed logs have no end of their own.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// Serves the API on this socket until `shutdown` resolves; requests in flight get a moment to finish.
+pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: impl Future<Output = ()>) {
+    let (stop, stopping) = watch::channel(false);
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tokio::spawn(serve_connection(engine.clone(), stream, stopping.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    drop(stopping);
+    let _ = stop.send(true);
+    let _ = tokio::time::timeout(DRAIN, stop.closed()).await;
+}
+
+async fn serve_connection(engine: Arc<Engine>, stream: UnixStream, mut stopping: watch::Receiver<bool>) {
+    let service = service_fn(move |request| answer(engine.clone(), request));
+    let connection = http1::Builder::new()
+        .max_headers(200)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    // An error means the sender is gone, which is a stop too. The guard must not live across an await.
+    let stopped = async { drop(stopping.wait_for(|stop| *stop).await) };
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stopped => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Never fails: whatever happens inside becomes an answer.
+async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let mut response = match prepare(engine, request) {
+        Ok((matched, call)) => run(matched, call).await,
+        Err(error) => respond::error(error.status, &error.message),
+    };
+    add_common_headers(&mut response);
+    Ok(response)
+}
+
+/// Runs the handler in a task of its own: a panic stays in it, and what it began it finishes without its client.
+async fn run(matched: Matched, call: Call) -> Answer {
+    let endpoint = matched.endpoint;
+    match tokio::spawn(handlers::dispatch(endpoint, call)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            if error.status.is_server_error() {
+                tracing::warn!(
+                    ?endpoint,
+                    status = error.status.as_u16(),
+                    message = error.message,
+                    "request failed"
+                );
+            }
+            respond::error(error.status, &error.message)
+        }
+        Err(error) => {
+            tracing::error!(?endpoint, %error, "a handler did not finish");
+            respond::error(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal error: the request could not be completed",
+            )
+        }
+    }
+}
+
+fn prepare(engine: Arc<Engine>, mut request: Request<Incoming>) -> ApiResult<(Matched, Call)> {
+    let mut matched = routes::find(request.method(), request.uri().path()).map_err(no_route)?;
+    let version = negotiate(matched.version)?;
+    let wants_upgrade = request.headers().contains_key(header::UPGRADE);
+    let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
+    let query = parts.uri.query().map(Query::parse).unwrap_or_default();
+    let name = std::mem::take(&mut matched.name);
+    Ok((
+        matched,
+        Call {
+            engine,
+            name,
+            query,
+            version,
+            headers: parts.headers,
+            body,
+            upgrade,
+        },
+    ))
+}
+
+fn no_route(reason: NoRoute) -> ApiError {
+    match reason {
+        NoRoute::PathUnknown => ApiError::not_found("page not found"),
+        NoRoute::MethodUnknown => ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
+    }
+}
+
+fn negotiate(asked: Option<ApiVersion>) -> ApiResult<ApiVersion> {
+    let Some(version) = asked else {
+        return Ok(API_VERSION);
+    };
+    if version > API_VERSION {
+        let message =
+            format!("client version {version} is too new. Maximum supported API version is {API_VERSION}");
+        return Err(ApiError::invalid(message));
+    }
+    if version < API_VERSION_MIN {
+        return Err(ApiError::invalid(format!(
+            "client version {version} is too old. Minimum supported API version is {API_VERSION_MIN}, please upgrade \
+             your client to a newer version"
+        )));
+    }
+    Ok(version)
+}
+
+fn add_common_headers(response: &mut Answer) {
+    const API_VERSION_TEXT: HeaderValue = HeaderValue::from_static("1.47");
+    const SERVER: HeaderValue =
+        HeaderValue::from_static(concat!("Naru/", env!("CARGO_PKG_VERSION"), " (linux)"));
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("api-version"), API_VERSION_TEXT);
+    headers.insert(
+        HeaderName::from_static("docker-experimental"),
+        HeaderValue::from_static("false"),
+    );
+    headers.insert(
+        HeaderName::from_static("ostype"),
+        HeaderValue::from_static("linux"),
+    );
+    headers.insert(header::SERVER, SERVER);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_negotiated_in_dockers_words() {
+        assert_eq!(negotiate(None), Ok(API_VERSION));
+        assert_eq!(API_VERSION.to_string(), "1.47", "the header is written by hand");
+        let text = |version: &str| negotiate(version.parse().ok()).unwrap_err().message;
+        assert_eq!(
+            text("1.99"),
+            "client version 1.99 is too new. Maximum supported API version is 1.47"
+        );
+        assert!(
+            text("1.12").starts_with("client version 1.12 is too old. Minimum supported API version is 1.24")
+        );
+    }
+}

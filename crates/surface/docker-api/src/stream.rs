@@ -1,0 +1,158 @@
+//! Hijacked connections: bytes between a client and a process, with each side's end passed on.
+
+use crate::respond::{self, Answer};
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use naru_docker_wire::ApiVersion;
+use naru_docker_wire::types::{MULTIPLEXED_STREAM, RAW_STREAM};
+use naru_engine::AttachStream;
+use std::io;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{ReadHalf, WriteHalf};
+
+/// One read; as much as a pipe holds.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The media type of a stream to this client.
+pub fn media_type(version: ApiVersion, is_terminal: bool) -> HeaderValue {
+    if version.is_at_least(42) && !is_terminal {
+        HeaderValue::from_static(MULTIPLEXED_STREAM)
+    } else {
+        HeaderValue::from_static(RAW_STREAM)
+    }
+}
+
+/// Hands the connection over to the process: by `101 UPGRADED` where the client asked, else as the body of a `200`.
+pub fn hijack(upgrade: Option<OnUpgrade>, version: ApiVersion, attached: AttachStream) -> Answer {
+    let media_type = media_type(version, attached.terminal);
+    let Some(upgrade) = upgrade else {
+        return output_only(media_type, attached);
+    };
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => copy(upgraded, attached).await,
+            Err(error) => tracing::debug!(%error, "a client left before its connection was handed over"),
+        }
+    });
+    let mut response = respond::empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, media_type);
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    response
+}
+
+/// A client that did not ask to leave HTTP can be sent output, but has no way to send input.
+fn output_only(media_type: HeaderValue, attached: AttachStream) -> Answer {
+    let replay =
+        futures_util::stream::iter((!attached.replay.is_empty()).then(|| Ok(Bytes::from(attached.replay))));
+    let live = futures_util::stream::unfold(attached.socket, |socket| async move {
+        let mut socket = socket?;
+        let mut chunk = bytes::BytesMut::with_capacity(CHUNK_BYTES);
+        match socket.read_buf(&mut chunk).await {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some((Ok(chunk.freeze()), Some(socket))),
+        }
+    });
+    respond::stream(media_type, futures_util::StreamExt::chain(replay, live))
+}
+
+async fn copy(upgraded: Upgraded, attached: AttachStream) {
+    let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() else {
+        tracing::error!("a hijacked connection is not a unix socket");
+        return;
+    };
+    let mut client = parts.io.into_inner();
+    if let Err(error) = copy_both(&mut client, &parts.read_buf, attached).await {
+        tracing::debug!(%error, "an attached stream broke");
+    }
+}
+
+/// Ends when the process's output does; a client that only ended its input still gets all output.
+async fn copy_both(client: &mut UnixStream, typed_ahead: &[u8], attached: AttachStream) -> io::Result<()> {
+    let (mut from_client, mut to_client) = client.split();
+    to_client.write_all(&attached.replay).await?;
+    let Some(mut process) = attached.socket else {
+        return to_client.shutdown().await;
+    };
+    let (mut from_process, mut to_process) = process.split();
+    let output = async {
+        let copied = pump(&mut from_process, &mut to_client).await;
+        to_client.shutdown().await.ok();
+        copied
+    };
+    let input = async {
+        let copied = match to_process.write_all(typed_ahead).await {
+            Ok(()) => pump(&mut from_client, &mut to_process).await,
+            Err(error) => Err(error),
+        };
+        to_process.shutdown().await.ok();
+        if let Err(error) = copied {
+            tracing::debug!(%error, "input ended early");
+        }
+        // The output decides when the session is over.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        copied = output => copied,
+        () = input => Ok(()),
+    }
+}
+
+async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let length = from.read(&mut chunk).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        to.write_all(&chunk[..length]).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attach(socket: Option<UnixStream>) -> AttachStream {
+        AttachStream {
+            replay: b"before ".to_vec(),
+            socket,
+            terminal: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn half_close_ends_input_but_not_output() {
+        let (mut client, mut server) = UnixStream::pair().unwrap();
+        let (ours, mut process) = UnixStream::pair().unwrap();
+        let session =
+            tokio::spawn(async move { copy_both(&mut server, b"early ", attach(Some(ours))).await });
+        client.write_all(b"input").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut input = String::new();
+        process.read_to_string(&mut input).await.unwrap();
+        assert_eq!(input, "early input");
+        process.write_all(b"output").await.unwrap();
+        drop(process);
+        let mut output = String::new();
+        client.read_to_string(&mut output).await.unwrap();
+        assert_eq!(output, "before output");
+        session.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn process_end_closes_a_client_that_never_does() {
+        let (mut client, mut server) = UnixStream::pair().unwrap();
+        let (ours, process) = UnixStream::pair().unwrap();
+        let session = tokio::spawn(async move { copy_both(&mut server, b"", attach(Some(ours))).await });
+        drop(process);
+        let mut output = Vec::new();
+        client.read_to_end(&mut output).await.unwrap();
+        session.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,14 @@
+//! Between the wire and the engine, without any I/O: requests become specs, records become answers.
+
+pub mod create;
+pub mod exec;
+pub mod filters;
+pub mod image;
+pub mod inspect;
+pub mod list;
+mod modes;
+mod mounts;
+mod ports;
+mod resources;
+mod security;
+pub mod status;

@@ -110,7 +110,10 @@ pub fn e2e(arguments: &[String]) -> Result<(), String> {
 
 pub fn vm(arguments: &[String]) -> Result<(), String> {
     setup::install()?;
-    build_release()?;
+    // With an argument it tests a crate alone.
+    if arguments.is_empty() {
+        build_release()?;
+    }
     crate::vm::run(arguments)
 }
 

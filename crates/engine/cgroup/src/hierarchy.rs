@@ -321,20 +321,25 @@ fn enable_controllers(root: &Root, relative: &str) -> Result<()> {
         .filter(|name| !enabled.split_whitespace().any(|word| word == name.as_str()))
         .map(|name| format!("+{name}"))
         .collect();
-    if wanted.is_empty() || root.write(&file, &wanted.join(" ")).is_ok() {
+    if wanted.is_empty() {
         return Ok(());
     }
-    for one in &wanted {
-        // Processes live in this directory itself: no child of it could ever have limits.
-        if let Err(error @ Errno::BUSY) = root.write(&file, one) {
-            return Err(CgroupError::io(
-                "enable controllers in",
-                root.display(&file),
-                error,
-            ));
+    match root.write(&file, &wanted.join(" ")) {
+        Ok(()) => Ok(()),
+        // Processes live in this directory itself: no child of it can have limits. Trying further would turn it into
+        // a threaded domain, which takes limits away from it too.
+        Err(error @ (Errno::BUSY | Errno::OPNOTSUPP)) => Err(CgroupError::io(
+            "enable controllers in",
+            root.display(&file),
+            error,
+        )),
+        Err(_) => {
+            for one in &wanted {
+                let _ = root.write(&file, one);
+            }
+            Ok(())
         }
     }
-    Ok(())
 }
 
 /// Kernels before 5.11 count a v1 child's memory in its parent only when told so; later ones always do.

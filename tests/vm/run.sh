@@ -1,0 +1,115 @@
+#!/bin/sh
+# Runs inside the machine of `cargo xtask vm`: what containers do on a kernel with cgroup v2 only.
+# One line for each promise; the exit code is the number of those broken.
+
+export NARU_HOST=unix:///run/naru/naru.sock
+failed=0
+passed=0
+
+# check NAME WANTED FOUND
+check() {
+    if [ "$2" = "$3" ]; then
+        passed=$((passed + 1))
+        echo "ok      $1"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $1: wanted '$2', found '$3'"
+    fi
+}
+
+wait_for() {
+    tries=0
+    while [ $tries -lt 100 ]; do
+        if eval "$1"; then
+            return 0
+        fi
+        tries=$((tries + 1))
+        sleep 0.1
+    done
+    return 1
+}
+
+naru daemon >/run/daemon.log 2>&1 &
+daemon=$!
+if ! wait_for 'naru version >/dev/null 2>&1'; then
+    echo "FAILED  the daemon does not answer"
+    cat /run/daemon.log
+    exit 1
+fi
+
+naru load -i /test/image.tar >/run/load.log 2>&1
+check "an image is loaded" 0 $?
+run="naru run --rm --network none busybox"
+
+$run true
+check "a container runs" 0 $?
+$run sh -c 'exit 7'
+check "its exit code comes back" 7 $?
+
+limited="naru run --rm --network none -m 64m --cpus 0.5 --pids-limit 20 --cpu-shares 512 --cpuset-cpus 1 busybox"
+check "memory limit" 67108864 "$($limited cat /sys/fs/cgroup/memory.max)"
+check "swap limit" 67108864 "$($limited cat /sys/fs/cgroup/memory.swap.max)"
+check "CPU limit" "50000 100000" "$($limited cat /sys/fs/cgroup/cpu.max)"
+check "CPU weight" 20 "$($limited cat /sys/fs/cgroup/cpu.weight)"
+check "processes limit" 20 "$($limited cat /sys/fs/cgroup/pids.max)"
+check "CPU set" 1 "$($limited cat /sys/fs/cgroup/cpuset.cpus.effective)"
+check "the container's cgroup is its root" "0::/" "$($run cat /proc/self/cgroup)"
+check "its cgroup is read-only" 1 "$($run sh -c 'mkdir /sys/fs/cgroup/own 2>/dev/null; echo $?')"
+check "an impossible limit is refused" 125 \
+    "$(naru run --rm --network none --cpuset-cpus 4000 busybox true >/dev/null 2>&1; echo $?)"
+
+# 1:11 is the kernel's log: a node of it may be made and not be opened.
+check "a forbidden device" "made refused" "$($run sh -c \
+    'mknod /tmp/log c 1 11 && echo -n "made "; head -c 0 /tmp/log 2>/dev/null && echo opened || echo refused')"
+check "an allowed device" 4 "$($run sh -c 'head -c 4 /dev/zero | wc -c' | tr -d ' ')"
+check "a device given" opened "$(naru run --rm --network none --device /dev/kmsg busybox sh -c \
+    'head -c 0 /dev/kmsg && echo opened')"
+check "a device in a privileged container" opened "$(naru run --rm --network none --privileged busybox sh -c \
+    'mknod /tmp/log c 1 11 && head -c 0 /tmp/log && echo opened')"
+
+cgroup_of() {
+    find /sys/fs/cgroup -type d -name "$(naru inspect -f '{{.Id}}' "$1")"
+}
+
+naru run -d --name paused --network none busybox sh -c 'while :; do :; done' >/dev/null
+naru pause paused >/dev/null
+folder=$(cgroup_of paused)
+check "a pause freezes the cgroup" "frozen 1" "$(grep frozen "$folder/cgroup.events")"
+before=$(grep usage_usec "$folder/cpu.stat")
+sleep 0.5
+check "and nothing runs" "$before" "$(grep usage_usec "$folder/cpu.stat")"
+naru unpause paused >/dev/null
+check "unpause thaws it" "frozen 0" "$(grep frozen "$folder/cgroup.events")"
+naru kill paused >/dev/null
+check "kill ends it" 137 "$(naru wait paused)"
+naru rm paused >/dev/null
+check "its cgroup is gone" gone "$([ -d "$folder" ] && echo there || echo gone)"
+
+naru run -d --name killed --network none busybox sh -c 'sleep 1000 & sleep 1000' >/dev/null
+naru pause killed >/dev/null
+naru rm -f killed >/dev/null
+check "a paused container can be removed by force" 0 $?
+
+naru run --name full --network none -m 16m --memory-swap 16m busybox sh -c 'head -c 64m /dev/zero | tail'
+check "out of memory is 137" 137 $?
+check "and is told" true "$(naru inspect -f '{{.State.OOMKilled}}' full)"
+naru rm full >/dev/null
+
+naru run -d --name survivor --network none busybox sleep 1000 >/dev/null
+kill -9 $daemon
+naru daemon >>/run/daemon.log 2>&1 &
+daemon=$!
+wait_for 'naru version >/dev/null 2>&1'
+check "a container outlives the daemon" true "$(naru inspect -f '{{.State.Running}}' survivor)"
+naru rm -f survivor >/dev/null
+
+kill $daemon
+wait_for "! kill -0 $daemon 2>/dev/null"
+check "no cgroup is left" "" "$(find /sys/fs/cgroup -mindepth 2 -type d -path '*naru*' | head -3)"
+
+if [ $failed != 0 ]; then
+    echo "--- the daemon's log"
+    tail -40 /run/daemon.log
+fi
+echo "test result: $([ $failed = 0 ] && echo ok || echo FAILED). $passed passed; $failed failed"
+exit $failed

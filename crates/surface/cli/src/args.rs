@@ -33,11 +33,21 @@ pub struct Flag {
 
 /// A flag without a short form.
 pub const fn long(long: &'static str, kind: Kind, help: &'static str) -> Flag {
-    Flag { long, short: None, kind, help }
+    Flag {
+        long,
+        short: None,
+        kind,
+        help,
+    }
 }
 
 pub const fn flag(long: &'static str, short: char, kind: Kind, help: &'static str) -> Flag {
-    Flag { long, short: Some(short), kind, help }
+    Flag {
+        long,
+        short: Some(short),
+        kind,
+        help,
+    }
 }
 
 /// Flags that were given and the arguments between and after them.
@@ -55,12 +65,19 @@ impl Arguments {
 
     /// The last value given.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.values.iter().rev().find(|(flag, _)| *flag == name).map(|(_, value)| value.as_str())
+        self.values
+            .iter()
+            .rev()
+            .find(|(flag, _)| *flag == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Every value given, in order.
     pub fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.values.iter().filter(move |(flag, _)| *flag == name).map(|(_, value)| value.as_str())
+        self.values
+            .iter()
+            .filter(move |(flag, _)| *flag == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn is_set(&self, name: &str) -> bool {
@@ -77,7 +94,13 @@ impl Arguments {
     }
 
     pub fn bytes(&self, name: &str) -> Option<i64> {
-        self.text(name).and_then(|text| if text == "-1" { Some(-1) } else { units::parse_ram_bytes(text).ok() })
+        self.text(name).and_then(|text| {
+            if text == "-1" {
+                Some(-1)
+            } else {
+                units::parse_ram_bytes(text).ok()
+            }
+        })
     }
 
     /// Nanoseconds.
@@ -148,7 +171,10 @@ pub fn parse(tables: &[&'static [Flag]], order: Order, words: &[String]) -> Resu
 }
 
 fn find(tables: &[&'static [Flag]], matches: impl Fn(&Flag) -> bool) -> Option<&'static Flag> {
-    tables.iter().flat_map(|table| table.iter()).find(|flag| matches(flag))
+    tables
+        .iter()
+        .flat_map(|table| table.iter())
+        .find(|flag| matches(flag))
 }
 
 fn parse_long(
@@ -174,7 +200,10 @@ fn parse_long(
     let value = match (value, flag.kind) {
         (Some(value), _) => value.to_owned(),
         (None, Kind::Bool) => "true".to_owned(),
-        (None, _) => words.next().cloned().ok_or_else(|| format!("flag needs an argument: --{name}"))?,
+        (None, _) => words
+            .next()
+            .cloned()
+            .ok_or_else(|| format!("flag needs an argument: --{name}"))?,
     };
     accept(flag, value, arguments)
 }
@@ -204,7 +233,10 @@ fn parse_short(
             continue;
         }
         let value = if after.is_empty() {
-            words.next().cloned().ok_or_else(|| format!("flag needs an argument: {letter:?} in -{cluster}"))?
+            words
+                .next()
+                .cloned()
+                .ok_or_else(|| format!("flag needs an argument: {letter:?} in -{cluster}"))?
         } else {
             after.to_owned()
         };
@@ -215,8 +247,14 @@ fn parse_short(
 
 fn accept(flag: &'static Flag, value: String, arguments: &mut Arguments) -> Result<(), String> {
     check_value(flag.kind, &value).map_err(|reason| {
-        let short = flag.short.map(|letter| format!("-{letter}, ")).unwrap_or_default();
-        format!("invalid argument {value:?} for \"{short}--{}\" flag: {reason}", flag.long)
+        let short = flag
+            .short
+            .map(|letter| format!("-{letter}, "))
+            .unwrap_or_default();
+        format!(
+            "invalid argument {value:?} for \"{short}--{}\" flag: {reason}",
+            flag.long
+        )
     })?;
     arguments.values.push((flag.long, value));
     Ok(())
@@ -224,14 +262,21 @@ fn accept(flag: &'static Flag, value: String, arguments: &mut Arguments) -> Resu
 
 fn check_value(kind: Kind, value: &str) -> Result<(), String> {
     let number = |function: &str, is_good: bool| {
-        if is_good { Ok(()) } else { Err(format!("strconv.{function}: parsing {value:?}: invalid syntax")) }
+        if is_good {
+            Ok(())
+        } else {
+            Err(format!("strconv.{function}: parsing {value:?}: invalid syntax"))
+        }
     };
     match kind {
         Kind::Text(_) | Kind::List(_) => Ok(()),
         Kind::Bool => number("ParseBool", parse_bool(value).is_some()),
         Kind::Int => number("ParseInt", parse_int(value).is_some()),
         Kind::Uint => number("ParseUint", parse_int(value).is_some_and(|number| number >= 0)),
-        Kind::Uint16 => number("ParseUint", parse_int(value).is_some_and(|number| u16::try_from(number).is_ok())),
+        Kind::Uint16 => number(
+            "ParseUint",
+            parse_int(value).is_some_and(|number| u16::try_from(number).is_ok()),
+        ),
         Kind::BytesOrMinusOne if value == "-1" => Ok(()),
         Kind::Bytes | Kind::BytesOrMinusOne => units::parse_ram_bytes(value).map(drop),
         Kind::Decimal => units::parse_nano_cpus(value).map(drop),
@@ -254,7 +299,9 @@ pub fn describe_flags(tables: &[&'static [Flag]]) -> String {
 }
 
 fn flag_head(flag: &Flag) -> String {
-    let short = flag.short.map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
+    let short = flag
+        .short
+        .map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
     let kind = match flag.kind {
         Kind::Bool => "",
         Kind::Text(name) | Kind::List(name) => name,
@@ -290,9 +337,16 @@ mod tests {
 
     #[test]
     fn flags_are_read_in_every_form() {
-        let arguments = read("-it -p80:80 -p 81:81 -p=82 --name=x --rm image -it", Order::FlagsFirst).unwrap();
+        let arguments = read(
+            "-it -p80:80 -p 81:81 -p=82 --name=x --rm image -it",
+            Order::FlagsFirst,
+        )
+        .unwrap();
         assert!(arguments.is_set("interactive") && arguments.is_set("tty") && arguments.is_set("rm"));
-        assert_eq!(arguments.list("publish").collect::<Vec<_>>(), ["80:80", "81:81", "82"]);
+        assert_eq!(
+            arguments.list("publish").collect::<Vec<_>>(),
+            ["80:80", "81:81", "82"]
+        );
         assert_eq!(arguments.text("name"), Some("x"));
         assert_eq!(arguments.positional, ["image", "-it"]);
     }

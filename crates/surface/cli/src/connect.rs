@@ -30,34 +30,57 @@ impl Global {
             .or_else(|| std::env::var_os("DOCKER_CONFIG").map(PathBuf::from))
             .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")));
         let text = directory.and_then(|directory| std::fs::read(directory.join("config.json")).ok());
-        text.and_then(|text| crate::json::Value::parse(&text).ok()).unwrap_or_default()
+        text.and_then(|text| crate::json::Value::parse(&text).ok())
+            .unwrap_or_default()
     }
 }
 
 /// Decides the address (`-H`, `NARU_HOST`, `DOCKER_HOST`, the default) without connecting.
 pub fn open_session(program: &str, globals: &Arguments, hooks: Hooks) -> Result<Session> {
     if globals.is_set("tls") || globals.is_set("tlsverify") {
-        return Err(CliError::message("TLS is not supported yet: use a unix socket or an SSH tunnel"));
+        return Err(CliError::message(
+            "TLS is not supported yet: use a unix socket or an SSH tunnel",
+        ));
     }
-    let context = globals.text("context").map(str::to_owned).or_else(|| variable("DOCKER_CONTEXT"));
+    let context = globals
+        .text("context")
+        .map(str::to_owned)
+        .or_else(|| variable("DOCKER_CONTEXT"));
     if let Some(context) = context.filter(|name| name != "default") {
-        return Err(CliError::message(format!("context {context:?} is not supported yet: use --host")));
+        return Err(CliError::message(format!(
+            "context {context:?} is not supported yet: use --host"
+        )));
     }
     if globals.list("host").count() > 1 {
         return Err(CliError::message("specify only one -H"));
     }
-    let named = globals.text("host").map(str::to_owned).or_else(|| variable("NARU_HOST")).or_else(|| variable("DOCKER_HOST"));
+    let named = globals
+        .text("host")
+        .map(str::to_owned)
+        .or_else(|| variable("NARU_HOST"))
+        .or_else(|| variable("DOCKER_HOST"));
     let is_default = named.is_none();
     let address = match named {
         Some(host) => Address::parse(&host)?,
         None => Address::Unix(Path::new(DEFAULT_EXEC_ROOT).join("naru.sock")),
     };
-    let exec_root = address.unix_path().and_then(Path::parent).unwrap_or(Path::new(DEFAULT_EXEC_ROOT)).to_path_buf();
+    let exec_root = address
+        .unix_path()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new(DEFAULT_EXEC_ROOT))
+        .to_path_buf();
     let starter = is_default.then(|| starter(address.clone(), exec_root.clone(), hooks));
     let api_version = variable("DOCKER_API_VERSION");
     let client = Client::new(address, api_version.as_deref(), starter);
     let config_dir = globals.text("config").map(PathBuf::from);
-    Ok(Session { program: program.to_owned(), client, config: Global { exec_root, config_dir } })
+    Ok(Session {
+        program: program.to_owned(),
+        client,
+        config: Global {
+            exec_root,
+            config_dir,
+        },
+    })
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -66,8 +89,11 @@ fn variable(name: &str) -> Option<String> {
 
 fn starter(address: Address, exec_root: PathBuf, hooks: Hooks) -> Starter {
     Box::new(move || {
-        (hooks.start_daemon)(&exec_root)
-            .map_err(|error| CliError::message(format!("no daemon listens at {address} and starting one failed: {error}")))?;
+        (hooks.start_daemon)(&exec_root).map_err(|error| {
+            CliError::message(format!(
+                "no daemon listens at {address} and starting one failed: {error}"
+            ))
+        })?;
         wait_until_answering(&address, &exec_root)
     })
 }
@@ -80,7 +106,8 @@ fn wait_until_answering(address: &Address, exec_root: &Path) -> Result<()> {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() >= deadline => {
                 let log = exec_root.join("daemon.log");
-                let tail = log_tail(&log).map(|tail| format!("\nits log ({}) ends with:\n{tail}", log.display()));
+                let tail =
+                    log_tail(&log).map(|tail| format!("\nits log ({}) ends with:\n{tail}", log.display()));
                 return Err(CliError::message(format!(
                     "the daemon that was started does not answer at {address} after {START_SECONDS_MAX} s: {error}{}",
                     tail.unwrap_or_default()

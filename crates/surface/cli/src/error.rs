@@ -51,13 +51,19 @@ impl CliError {
 
     /// One line of advice, where there is one to give.
     pub fn hint(&self, program: &str) -> Option<String> {
-        let Self::Daemon { message, .. } = self else { return None };
+        let Self::Daemon { message, .. } = self else {
+            return None;
+        };
         if let Some(rest) = message.split("The container name \"").nth(1) {
             let name = rest.split('"').next()?.trim_start_matches('/');
-            return Some(format!("remove it with `{program} rm -f {name}`, or choose another --name"));
+            return Some(format!(
+                "remove it with `{program} rm -f {name}`, or choose another --name"
+            ));
         }
         if message.contains("port is already allocated") || message.contains("address already in use") {
-            return Some(format!("see who holds the port with `{program} ps --filter publish=PORT`"));
+            return Some(format!(
+                "see who holds the port with `{program} ps --filter publish=PORT`"
+            ));
         }
         if message.contains("container is running: stop the container before removing") {
             return Some(format!("`{program} rm -f` stops and removes it in one step"));

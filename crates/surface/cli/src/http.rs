@@ -133,7 +133,12 @@ struct Connection {
 
 impl Connection {
     fn new(stream: Stream) -> Self {
-        Self { stream, received: Vec::new(), used: 0, is_reused: false }
+        Self {
+            stream,
+            received: Vec::new(),
+            used: 0,
+            is_reused: false,
+        }
     }
 
     /// Receives more; `Ok(0)` at the end of the stream.
@@ -163,12 +168,17 @@ impl Connection {
     fn read_line(&mut self) -> io::Result<String> {
         loop {
             if let Some(end) = self.pending().iter().position(|&byte| byte == b'\n') {
-                let line = String::from_utf8_lossy(&self.pending()[..end]).trim_end().to_owned();
+                let line = String::from_utf8_lossy(&self.pending()[..end])
+                    .trim_end()
+                    .to_owned();
                 self.used += end + 1;
                 return Ok(line);
             }
             if self.pending().len() > HEAD_BYTES_MAX {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a header line without end"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a header line without end",
+                ));
             }
             if self.fill()? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -214,7 +224,10 @@ pub struct Response {
 
 impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The socket to wait on for more of the body; ask [`Self::has_pending`] first.
@@ -232,7 +245,8 @@ impl Response {
             line = self.connection.read_line()?;
         }
         let digits = line.split(';').next().unwrap_or_default().trim();
-        u64::from_str_radix(digits, 16).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a bad chunk size"))
+        u64::from_str_radix(digits, 16)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a bad chunk size"))
     }
 
     fn finish_trailers(&mut self) -> io::Result<()> {
@@ -308,8 +322,16 @@ pub struct Client {
 
 impl Client {
     pub fn new(address: Address, api_version: Option<&str>, starter: Option<Starter>) -> Self {
-        let version_prefix = api_version.map(|version| format!("/v{version}")).unwrap_or_default();
-        Self { address, version_prefix, idle: RefCell::default(), starter, has_started: Cell::new(false) }
+        let version_prefix = api_version
+            .map(|version| format!("/v{version}"))
+            .unwrap_or_default();
+        Self {
+            address,
+            version_prefix,
+            idle: RefCell::default(),
+            starter,
+            has_started: Cell::new(false),
+        }
     }
 
     fn open(&self) -> Result<Connection> {
@@ -320,7 +342,10 @@ impl Client {
                     start()?;
                     self.open()
                 }
-                _ => Err(CliError::Connect { host: self.address.to_string(), source: error }),
+                _ => Err(CliError::Connect {
+                    host: self.address.to_string(),
+                    source: error,
+                }),
             },
         }
     }
@@ -336,7 +361,11 @@ impl Client {
     /// Sends a request and reads the head of its answer. An error status is an error, in the daemon's words.
     pub fn send(&self, method: &str, path: &str, body: Body) -> Result<Response> {
         let response = self.send_any(method, path, body)?;
-        if response.status >= 400 { Err(self.refusal(response)) } else { Ok(response) }
+        if response.status >= 400 {
+            Err(self.refusal(response))
+        } else {
+            Ok(response)
+        }
     }
 
     fn send_any(&self, method: &str, path: &str, body: Body) -> Result<Response> {
@@ -344,10 +373,17 @@ impl Client {
             Body::Empty if method == "GET" || method == "DELETE" || method == "HEAD" => {
                 self.exchange(method, self.head(method, path, "").as_bytes())
             }
-            Body::Empty => self.exchange(method, self.head(method, path, "Content-Length: 0\r\n").as_bytes()),
+            Body::Empty => self.exchange(
+                method,
+                self.head(method, path, "Content-Length: 0\r\n").as_bytes(),
+            ),
             Body::Json(value) => {
-                let text = serde_json::to_string(value).map_err(|error| CliError::Protocol(error.to_string()))?;
-                let extra = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", text.len());
+                let text =
+                    serde_json::to_string(value).map_err(|error| CliError::Protocol(error.to_string()))?;
+                let extra = format!(
+                    "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                    text.len()
+                );
                 let mut message = self.head(method, path, &extra);
                 message.push_str(&text);
                 self.exchange(method, message.as_bytes())
@@ -368,14 +404,26 @@ impl Client {
             }
         }
         let mut connection = self.open()?;
-        connection.stream.write_all(message).map_err(CliError::Transport)?;
+        connection
+            .stream
+            .write_all(message)
+            .map_err(CliError::Transport)?;
         read_head(connection, method).map_err(CliError::Transport)
     }
 
-    fn upload(&self, method: &str, path: &str, source: &mut dyn Read, content_type: &str) -> Result<Response> {
+    fn upload(
+        &self,
+        method: &str,
+        path: &str,
+        source: &mut dyn Read,
+        content_type: &str,
+    ) -> Result<Response> {
         let mut connection = self.open()?;
         let extra = format!("Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n");
-        connection.stream.write_all(self.head(method, path, &extra).as_bytes()).map_err(CliError::Transport)?;
+        connection
+            .stream
+            .write_all(self.head(method, path, &extra).as_bytes())
+            .map_err(CliError::Transport)?;
         let mut chunk = vec![0_u8; 256 * 1024];
         loop {
             let length = source
@@ -412,7 +460,9 @@ impl Client {
         let mut bytes = Vec::new();
         response.read_to_end(&mut bytes).map_err(CliError::Transport)?;
         let is_kept = matches!(response.framing, Framing::Done | Framing::Length(0))
-            && response.header("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close"));
+            && response
+                .header("connection")
+                .is_none_or(|value| !value.eq_ignore_ascii_case("close"));
         if is_kept {
             response.connection.is_reused = true;
             self.idle.borrow_mut().push(response.connection);
@@ -454,12 +504,24 @@ impl Client {
     /// Sends a request that turns the connection into a raw stream, without reading the answer yet.
     pub fn begin_hijack(&self, path: &str, body: Option<&Value>) -> Result<PendingHijack> {
         let mut connection = self.open()?;
-        let text = body.map(|value| serde_json::to_string(value).unwrap_or_default()).unwrap_or_default();
-        let content = if body.is_some() { "Content-Type: application/json\r\n" } else { "" };
-        let extra = format!("{content}Content-Length: {}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n", text.len());
+        let text = body
+            .map(|value| serde_json::to_string(value).unwrap_or_default())
+            .unwrap_or_default();
+        let content = if body.is_some() {
+            "Content-Type: application/json\r\n"
+        } else {
+            ""
+        };
+        let extra = format!(
+            "{content}Content-Length: {}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n",
+            text.len()
+        );
         let mut message = self.head("POST", path, &extra);
         message.push_str(&text);
-        connection.stream.write_all(message.as_bytes()).map_err(CliError::Transport)?;
+        connection
+            .stream
+            .write_all(message.as_bytes())
+            .map_err(CliError::Transport)?;
         Ok(PendingHijack { connection })
     }
 
@@ -473,25 +535,46 @@ impl Client {
             return Err(self.refusal(response));
         }
         if response.status != 101 && response.status != 200 {
-            return Err(CliError::Protocol(format!("status {} instead of a stream", response.status)));
+            return Err(CliError::Protocol(format!(
+                "status {} instead of a stream",
+                response.status
+            )));
         }
-        let is_raw = response.header("content-type").map(|kind| kind != "application/vnd.docker.multiplexed-stream");
+        let is_raw = response
+            .header("content-type")
+            .map(|kind| kind != "application/vnd.docker.multiplexed-stream");
         let is_raw = is_raw.filter(|raw| !raw); // "raw-stream" is also what older daemons say of frames
-        let Connection { stream, received, used, .. } = response.connection;
-        Ok(Hijacked { stream, received: received[used..].to_vec(), is_raw })
+        let Connection {
+            stream,
+            received,
+            used,
+            ..
+        } = response.connection;
+        Ok(Hijacked {
+            stream,
+            received: received[used..].to_vec(),
+            is_raw,
+        })
     }
 
     /// Sends a request on a connection of its own without reading the answer yet.
     pub fn begin(&self, method: &str, path: &str) -> Result<PendingHijack> {
         let mut connection = self.open()?;
         let message = self.head(method, path, "Content-Length: 0\r\n");
-        connection.stream.write_all(message.as_bytes()).map_err(CliError::Transport)?;
+        connection
+            .stream
+            .write_all(message.as_bytes())
+            .map_err(CliError::Transport)?;
         Ok(PendingHijack { connection })
     }
 
     pub fn finish(&self, pending: PendingHijack) -> Result<Response> {
         let response = read_head(pending.connection, "POST").map_err(CliError::Transport)?;
-        if response.status >= 400 { Err(self.refusal(response)) } else { Ok(response) }
+        if response.status >= 400 {
+            Err(self.refusal(response))
+        } else {
+            Ok(response)
+        }
     }
 }
 
@@ -501,7 +584,10 @@ pub struct PendingHijack {
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
 }
 
 fn is_closed(error: &io::Error) -> bool {
@@ -523,26 +609,40 @@ fn read_head(mut connection: Connection, method: &str) -> io::Result<Response> {
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line.split_once(':').ok_or_else(|| bad("a header without a colon"))?;
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| bad("a header without a colon"))?;
             headers.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
         }
         if status == 100 {
             continue;
         }
         let framing = framing_of(method, status, &headers);
-        return Ok(Response { status, headers, connection, framing });
+        return Ok(Response {
+            status,
+            headers,
+            connection,
+            framing,
+        });
     }
 }
 
 fn framing_of(method: &str, status: u16, headers: &[(String, String)]) -> Framing {
-    let header = |name: &str| headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let header = |name: &str| {
+        headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    };
     if method == "HEAD" || status == 204 || status == 304 {
         return Framing::Done;
     }
     if header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
         return Framing::Chunked(None);
     }
-    header("content-length").and_then(|value| value.parse().ok()).map_or(Framing::UntilClose, Framing::Length)
+    header("content-length")
+        .and_then(|value| value.parse().ok())
+        .map_or(Framing::UntilClose, Framing::Length)
 }
 
 /// Joins a path and its query, escaping the values.
@@ -553,7 +653,10 @@ pub struct Query {
 
 impl Query {
     pub fn new(path: &str) -> Self {
-        Self { text: path.to_owned(), has_any: false }
+        Self {
+            text: path.to_owned(),
+            has_any: false,
+        }
     }
 
     pub fn set(mut self, key: &str, value: &str) -> Self {
@@ -597,7 +700,10 @@ pub fn escape(text: &str) -> String {
 
 /// As [`escape`], leaving `/` and `:` alone: image references are path segments with slashes.
 pub fn escape_reference(text: &str) -> String {
-    escape(text).replace("%2F", "/").replace("%3A", ":").replace("%40", "@")
+    escape(text)
+        .replace("%2F", "/")
+        .replace("%3A", ":")
+        .replace("%40", "@")
 }
 
 #[cfg(test)]
@@ -606,7 +712,10 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_docker_reads_them() {
-        assert_eq!(Address::parse("unix:///a/b.sock").unwrap(), Address::Unix("/a/b.sock".into()));
+        assert_eq!(
+            Address::parse("unix:///a/b.sock").unwrap(),
+            Address::Unix("/a/b.sock".into())
+        );
         assert_eq!(Address::parse("tcp://h:1").unwrap(), Address::Tcp("h:1".into()));
         assert_eq!(Address::parse("tcp://h").unwrap(), Address::Tcp("h:2375".into()));
         assert!(Address::parse("ssh://h").is_err());
@@ -615,7 +724,11 @@ mod tests {
 
     #[test]
     fn queries_escape_their_values() {
-        let path = Query::new("/x").set("a", "b c&d").set_if(false, "n", "1").set("f", "{\"k\":[\"v\"]}").build();
+        let path = Query::new("/x")
+            .set("a", "b c&d")
+            .set_if(false, "n", "1")
+            .set("f", "{\"k\":[\"v\"]}")
+            .build();
         assert_eq!(path, "/x?a=b%20c%26d&f=%7B%22k%22%3A%5B%22v%22%5D%7D");
     }
 
@@ -628,9 +741,12 @@ mod tests {
     #[test]
     fn bodies_end_where_their_framing_says() {
         let mut text = String::new();
-        response(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokrest").read_to_string(&mut text).unwrap();
+        response(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokrest")
+            .read_to_string(&mut text)
+            .unwrap();
         assert_eq!(text, "ok");
-        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
         text.clear();
         response(chunked).read_to_string(&mut text).unwrap();
         assert_eq!(text, "abcde");

@@ -31,7 +31,10 @@ impl Value {
 
     pub fn entry(&self, key: &str) -> Option<&Value> {
         match self {
-            Self::Map(entries) => entries.iter().find(|(name, _)| name == key).map(|(_, value)| value),
+            Self::Map(entries) => entries
+                .iter()
+                .find(|(name, _)| name == key)
+                .map(|(_, value)| value),
             _ => None,
         }
     }
@@ -88,7 +91,12 @@ impl Value {
     }
 
     pub fn object<K: Into<String>>(entries: impl IntoIterator<Item = (K, Value)>) -> Self {
-        Self::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect())
+        Self::Map(
+            entries
+                .into_iter()
+                .map(|(key, value)| (key.into(), value))
+                .collect(),
+        )
     }
 
     /// Compact JSON with `<`, `>` and `&` escaped, as Go writes it.
@@ -97,7 +105,9 @@ impl Value {
         if !text.contains(['<', '>', '&']) {
             return text;
         }
-        text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+        text.replace('<', "\\u003c")
+            .replace('>', "\\u003e")
+            .replace('&', "\\u0026")
     }
 }
 

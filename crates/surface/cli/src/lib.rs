@@ -45,12 +45,21 @@ pub struct Session {
 
 const GLOBAL_FLAGS: &[Flag] = &[
     long("config", Kind::Text("string"), "Location of client config files"),
-    flag("context", 'c', Kind::Text("string"), "Name of the context to use to connect to the daemon"),
+    flag(
+        "context",
+        'c',
+        Kind::Text("string"),
+        "Name of the context to use to connect to the daemon",
+    ),
     flag("debug", 'D', Kind::Bool, "Enable debug mode"),
     flag("host", 'H', Kind::List("list"), "Daemon socket to connect to"),
     flag("log-level", 'l', Kind::Text("string"), "Set the logging level"),
     long("tls", Kind::Bool, "Use TLS; implied by --tlsverify"),
-    long("tlscacert", Kind::Text("string"), "Trust certs signed only by this CA"),
+    long(
+        "tlscacert",
+        Kind::Text("string"),
+        "Trust certs signed only by this CA",
+    ),
     long("tlscert", Kind::Text("string"), "Path to TLS certificate file"),
     long("tlskey", Kind::Text("string"), "Path to TLS key file"),
     long("tlsverify", Kind::Bool, "Use TLS and verify the remote"),
@@ -68,8 +77,14 @@ pub fn main(args: Vec<OsString>, hooks: Hooks) -> ExitCode {
 }
 
 fn program_name(first: Option<&OsString>) -> String {
-    let name = first.and_then(|path| Path::new(path).file_name()).map(|name| name.to_string_lossy());
-    if name.as_deref() == Some("docker") { "docker".to_owned() } else { "naru".to_owned() }
+    let name = first
+        .and_then(|path| Path::new(path).file_name())
+        .map(|name| name.to_string_lossy());
+    if name.as_deref() == Some("docker") {
+        "docker".to_owned()
+    } else {
+        "naru".to_owned()
+    }
 }
 
 /// Words an error for people; gives the exit code.
@@ -91,11 +106,15 @@ fn run(program: &str, args: Vec<OsString>, hooks: Hooks) -> Result<u8> {
         .into_iter()
         .skip(1)
         .map(|word| {
-            word.into_string()
-                .map_err(|word| CliError::message(format!("argument {} is not UTF-8", word.to_string_lossy())))
+            word.into_string().map_err(|word| {
+                CliError::message(format!("argument {} is not UTF-8", word.to_string_lossy()))
+            })
         })
         .collect::<Result<Vec<String>>>()?;
-    let usage = |message| CliError::Usage { message, command: program.to_owned() };
+    let usage = |message| CliError::Usage {
+        message,
+        command: program.to_owned(),
+    };
     let globals = args::parse(&[GLOBAL_FLAGS], Order::FlagsFirst, &words).map_err(usage)?;
     if globals.is_set("version") {
         output::print(&format!("{}\n", commands::version::one_line(program)))?;
@@ -114,7 +133,9 @@ fn run(program: &str, args: Vec<OsString>, hooks: Hooks) -> Result<u8> {
             let path = format!("{program} {}", rest[..path_words].join(" "));
             invoke(program, &globals, command, &path, &rest[path_words..], hooks)
         }
-        commands::Found::Group(group) => commands::describe_group(program, group, rest.get(1).map(String::as_str)),
+        commands::Found::Group(group) => {
+            commands::describe_group(program, group, rest.get(1).map(String::as_str))
+        }
         commands::Found::Unsupported(name) => Err(CliError::message(format!(
             "'{name}' is not supported yet: this version has no part that does it"
         ))),
@@ -148,14 +169,20 @@ fn invoke(
     words: &[String],
     hooks: Hooks,
 ) -> Result<u8> {
-    let usage = |message| CliError::Usage { message, command: path.to_owned() };
+    let usage = |message| CliError::Usage {
+        message,
+        command: path.to_owned(),
+    };
     let arguments = args::parse(command.flags, command.order, words).map_err(usage)?;
     if arguments.wants_help {
         output::print(&commands::describe(command, path))?;
         return Ok(0);
     }
     if let Some(complaint) = command.arity.complaint(arguments.positional.len()) {
-        eprintln!("\"{path}\" {complaint}.\nSee '{path} --help'.\n\nUsage:  {path} {}\n\n{}", command.usage, command.about);
+        eprintln!(
+            "\"{path}\" {complaint}.\nSee '{path} --help'.\n\nUsage:  {path} {}\n\n{}",
+            command.usage, command.about
+        );
         return Err(CliError::Status(1));
     }
     let session = connect::open_session(program, globals, hooks)?;

@@ -6,7 +6,10 @@ use std::io::{self, Write};
 /// Writes text at once; a reader that has gone away is an error which ends the command quietly.
 pub fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(CliError::Output)
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(CliError::Output)
 }
 
 pub fn print_line(text: &str) -> Result<()> {

@@ -12,7 +12,10 @@ pub enum Sink {
     /// Whole lines, in order.
     Lines(Box<dyn Write>),
     /// A terminal: one line for each id, rewritten in place.
-    Terminal { output: Box<dyn Write>, ids: Vec<String> },
+    Terminal {
+        output: Box<dyn Write>,
+        ids: Vec<String>,
+    },
 }
 
 impl Sink {
@@ -25,7 +28,14 @@ impl Sink {
     }
 
     fn of(output: Box<dyn Write>, is_terminal: bool) -> Self {
-        if is_terminal { Self::Terminal { output, ids: Vec::new() } } else { Self::Lines(output) }
+        if is_terminal {
+            Self::Terminal {
+                output,
+                ids: Vec::new(),
+            }
+        } else {
+            Self::Lines(output)
+        }
     }
 
     fn show(&mut self, message: &Value) -> io::Result<()> {
@@ -33,7 +43,11 @@ impl Sink {
         let stream = message.get("stream").text();
         let status = message.get("status").text();
         let progress = progress_text(message.get("progressDetail"));
-        let prefix = if id.is_empty() { String::new() } else { format!("{id}: ") };
+        let prefix = if id.is_empty() {
+            String::new()
+        } else {
+            format!("{id}: ")
+        };
         match self {
             Self::Silent => Ok(()),
             Self::Lines(output) if !stream.is_empty() => output.write_all(stream.as_bytes()),
@@ -77,7 +91,11 @@ fn progress_text(detail: &Value) -> String {
     let filled = usize::try_from((current.min(total) * 50) / total).unwrap_or(0);
     let arrow = if filled < 50 { ">" } else { "" };
     let bar = format!("{:50}", format!("{}{arrow}", "=".repeat(filled)));
-    format!("[{bar}] {:>8}/{}", units::human_size(current as f64), units::human_size(total as f64))
+    format!(
+        "[{bar}] {:>8}/{}",
+        units::human_size(current as f64),
+        units::human_size(total as f64)
+    )
 }
 
 /// Shows every message of an answer; a message that carries an error is one.
@@ -94,7 +112,11 @@ pub fn show(response: Response, sink: &mut Sink) -> Result<()> {
         }
         let message = Value::parse(&line).map_err(|error| CliError::Protocol(error.to_string()))?;
         let error = message.at(&["errorDetail", "message"]).text();
-        let error = if error.is_empty() { message.get("error").text() } else { error };
+        let error = if error.is_empty() {
+            message.get("error").text()
+        } else {
+            error
+        };
         if !error.is_empty() {
             finish(sink)?;
             return Err(CliError::message(error));
@@ -119,7 +141,10 @@ mod tests {
     fn a_transfer_is_shown_as_a_bar() {
         let detail = Value::parse(br#"{"current":50,"total":100}"#).unwrap();
         let text = progress_text(&detail);
-        assert!(text.starts_with(&format!("[{}>", "=".repeat(25))) && text.ends_with("50B/100B"), "{text}");
+        assert!(
+            text.starts_with(&format!("[{}>", "=".repeat(25))) && text.ends_with("50B/100B"),
+            "{text}"
+        );
         assert_eq!(progress_text(&Value::Null), "");
     }
 }

@@ -5,7 +5,11 @@ pub fn familiar(reference: &str) -> String {
     let short = reference.strip_prefix("docker.io/").unwrap_or(reference);
     let short = short.strip_prefix("library/").unwrap_or(short);
     let (_, tag) = split_tag(short);
-    if tag.is_some() { short.to_owned() } else { format!("{short}:latest") }
+    if tag.is_some() {
+        short.to_owned()
+    } else {
+        format!("{short}:latest")
+    }
 }
 
 /// Name, and tag or digest.
@@ -15,7 +19,10 @@ pub fn split_tag(reference: &str) -> (&str, Option<&str>) {
     }
     let after_slash = reference.rfind('/').map_or(0, |at| at + 1);
     match reference[after_slash..].rfind(':') {
-        Some(at) => (&reference[..after_slash + at], Some(&reference[after_slash + at + 1..])),
+        Some(at) => (
+            &reference[..after_slash + at],
+            Some(&reference[after_slash + at + 1..]),
+        ),
         None => (reference, None),
     }
 }

@@ -34,11 +34,20 @@ impl Attached<'_> {
         if self.terminal && self.stdin {
             let configured = session.config.read_config().get("detachKeys").text().to_owned();
             let keys = self.detach_keys.filter(|keys| !keys.is_empty());
-            let keys = keys.unwrap_or(if configured.is_empty() { "ctrl-p,ctrl-q" } else { &configured });
-            let invalid = |reason| CliError::message(format!("invalid detach keys ({keys}) provided: {reason}"));
+            let keys = keys.unwrap_or(if configured.is_empty() {
+                "ctrl-p,ctrl-q"
+            } else {
+                &configured
+            });
+            let invalid =
+                |reason| CliError::message(format!("invalid detach keys ({keys}) provided: {reason}"));
             detach_keys = parse_detach_keys(keys).map_err(invalid)?;
         }
-        Ok(Pump { terminal: self.terminal, stdin: self.stdin, detach_keys })
+        Ok(Pump {
+            terminal: self.terminal,
+            stdin: self.stdin,
+            detach_keys,
+        })
     }
 
     /// Signals to catch while attached. Take them before the process starts, so that none is lost.
@@ -56,7 +65,10 @@ impl Attached<'_> {
     pub fn run(&self, session: &Session, hijacked: Hijacked, signals: Option<SignalQueue>) -> Result<Ended> {
         let pump = self.pump(session)?;
         let _raw = if self.terminal && self.stdin && terminal::stdin_is_terminal() {
-            Some(terminal::RawMode::enter().map_err(|error| CliError::message(format!("terminal: {error}")))?)
+            Some(
+                terminal::RawMode::enter()
+                    .map_err(|error| CliError::message(format!("terminal: {error}")))?,
+            )
         } else {
             None
         };
@@ -71,7 +83,9 @@ impl Attached<'_> {
             signal::SIGWINCH => self.resize(session),
             _ if self.terminal => return Err(CliError::Status(u8::try_from(128 + number).unwrap_or(255))),
             _ => {
-                let path = Query::new(&format!("{}/kill", self.path)).set("signal", &number.to_string()).build();
+                let path = Query::new(&format!("{}/kill", self.path))
+                    .set("signal", &number.to_string())
+                    .build();
                 // It may just have ended, which the stream tells next.
                 let _ = session.client.post(&path);
             }
@@ -97,7 +111,12 @@ pub fn container_path(name: &str) -> String {
 }
 
 /// The path that attaches to a container's streams.
-pub fn attach_path(container: &str, streams: crate::options::Attach, detach_keys: Option<&str>, logs: bool) -> String {
+pub fn attach_path(
+    container: &str,
+    streams: crate::options::Attach,
+    detach_keys: Option<&str>,
+    logs: bool,
+) -> String {
     Query::new(&format!("{container}/attach"))
         .set("stream", "1")
         .set_if(streams.stdin, "stdin", "1")
@@ -110,7 +129,9 @@ pub fn attach_path(container: &str, streams: crate::options::Attach, detach_keys
 
 /// Asks for the exit code before there is one.
 pub fn begin_wait(session: &Session, container: &str, condition: &str) -> Result<PendingHijack> {
-    session.client.begin("POST", &format!("{container}/wait?condition={condition}"))
+    session
+        .client
+        .begin("POST", &format!("{container}/wait?condition={condition}"))
 }
 
 /// The answer to a wait: the exit code, and the daemon's own error where it had one.

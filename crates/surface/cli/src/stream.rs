@@ -129,7 +129,10 @@ fn wait_ready(socket: &Stream, input: &Input, signals: Option<&SignalQueue>) -> 
         polled.len() - 1
     });
     let signal_at = signals.map(|queue| {
-        polled.push(PollFd::from_borrowed_fd(queue.0.get_read().as_fd(), PollFlags::IN));
+        polled.push(PollFd::from_borrowed_fd(
+            queue.0.get_read().as_fd(),
+            PollFlags::IN,
+        ));
         polled.len() - 1
     });
     match poll(&mut polled, None) {
@@ -137,12 +140,21 @@ fn wait_ready(socket: &Stream, input: &Input, signals: Option<&SignalQueue>) -> 
         Err(error) => return Err(CliError::Transport(error.into())),
     }
     let is_ready = |at: Option<usize>| at.is_some_and(|at| !polled[at].revents().is_empty());
-    let output = polled[0].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
-    Ok(Ready { output, input: is_ready(input_at), signal: is_ready(signal_at) })
+    let output = polled[0]
+        .revents()
+        .intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
+    Ok(Ready {
+        output,
+        input: is_ready(input_at),
+        signal: is_ready(signal_at),
+    })
 }
 
 fn is_again(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// The client's standard input on its way to the socket.
@@ -156,8 +168,16 @@ struct Input<'a> {
 
 impl<'a> Input<'a> {
     fn new(pump: &'a Pump) -> Self {
-        let detach = DetachKeys { keys: &pump.detach_keys, matched: 0 };
-        Self { detach, pending: Vec::new(), is_open: pump.stdin, is_shut: !pump.stdin }
+        let detach = DetachKeys {
+            keys: &pump.detach_keys,
+            matched: 0,
+        };
+        Self {
+            detach,
+            pending: Vec::new(),
+            is_open: pump.stdin,
+            is_shut: !pump.stdin,
+        }
     }
 
     fn wants_more(&self) -> bool {
@@ -260,7 +280,10 @@ pub struct Output {
 
 impl Output {
     pub fn new(terminal: bool) -> Self {
-        Self { terminal, frames: FrameReader::default() }
+        Self {
+            terminal,
+            frames: FrameReader::default(),
+        }
     }
 
     pub fn accept(&mut self, bytes: &[u8]) -> Result<()> {
@@ -301,14 +324,19 @@ impl FrameReader {
                     self.left = u32::from_be_bytes([a, b, c, d]) as usize;
                     self.header.clear();
                 } else if self.header.len() == 8 {
-                    return Err(CliError::Protocol(format!("unrecognized stream: {}", self.header[0])));
+                    return Err(CliError::Protocol(format!(
+                        "unrecognized stream: {}",
+                        self.header[0]
+                    )));
                 }
                 continue;
             }
             let length = self.left.min(bytes.len());
             if self.stream == 3 {
                 let message = String::from_utf8_lossy(&bytes[..length]).into_owned();
-                return Err(CliError::message(format!("error from daemon in stream: {message}")));
+                return Err(CliError::message(format!(
+                    "error from daemon in stream: {message}"
+                )));
             }
             write(self.stream, &bytes[..length])?;
             self.left -= length;
@@ -331,12 +359,20 @@ mod tests {
             for part in bytes.chunks(size) {
                 frames
                     .accept(part, &mut |stream, bytes| {
-                        if stream == 2 { stderr.extend_from_slice(bytes) } else { stdout.extend_from_slice(bytes) }
+                        if stream == 2 {
+                            stderr.extend_from_slice(bytes)
+                        } else {
+                            stdout.extend_from_slice(bytes)
+                        }
                         Ok(())
                     })
                     .unwrap();
             }
-            assert_eq!((stdout.as_slice(), stderr.as_slice()), (&b"out!"[..], &b"err"[..]), "parts of {size}");
+            assert_eq!(
+                (stdout.as_slice(), stderr.as_slice()),
+                (&b"out!"[..], &b"err"[..]),
+                "parts of {size}"
+            );
         }
     }
 
@@ -350,7 +386,10 @@ mod tests {
     fn detach_keys_are_found_and_false_starts_passed_on() {
         let keys = parse_detach_keys("ctrl-p,ctrl-q").unwrap();
         assert_eq!(keys, [16, 17]);
-        let mut detach = DetachKeys { keys: &keys, matched: 0 };
+        let mut detach = DetachKeys {
+            keys: &keys,
+            matched: 0,
+        };
         let mut pending = Vec::new();
         assert!(!detach.pass(b"a\x10b\x10\x10", &mut pending));
         assert_eq!(pending, b"a\x10b\x10");

@@ -22,7 +22,11 @@ pub fn align_to(rows: &[Vec<String>], width_min: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|at| {
-            let widest = rows.iter().filter(|row| row.len() > at + 1).map(|row| row[at].chars().count()).max();
+            let widest = rows
+                .iter()
+                .filter(|row| row.len() > at + 1)
+                .map(|row| row[at].chars().count())
+                .max();
             (widest.unwrap_or(0) + COLUMN_SPACE).max(width_min)
         })
         .collect();
@@ -50,7 +54,9 @@ pub fn print_rows(format: Option<&str>, all: &[Column], default: &[&str], rows: 
             Some(template) => templated_table(all, template, &rows)?,
             None => {
                 let template = parse(format)?;
-                rows.into_iter().map(|row| render(&template, &sorted(row)).map(|text| text + "\n")).collect::<Result<_>>()?
+                rows.into_iter()
+                    .map(|row| render(&template, &sorted(row)).map(|text| text + "\n"))
+                    .collect::<Result<_>>()?
             }
         },
     };
@@ -58,9 +64,19 @@ pub fn print_rows(format: Option<&str>, all: &[Column], default: &[&str], rows: 
 }
 
 fn default_table(all: &[Column], default: &[&str], rows: &[Value]) -> String {
-    let heading = |name: &&str| all.iter().find(|column| column.0 == *name).map_or("", |column| column.1).to_owned();
+    let heading = |name: &&str| {
+        all.iter()
+            .find(|column| column.0 == *name)
+            .map_or("", |column| column.1)
+            .to_owned()
+    };
     let mut cells = vec![default.iter().map(heading).collect::<Vec<String>>()];
-    cells.extend(rows.iter().map(|row| default.iter().map(|name| row.get(name).text().to_owned()).collect()));
+    cells.extend(rows.iter().map(|row| {
+        default
+            .iter()
+            .map(|name| row.get(name).text().to_owned())
+            .collect()
+    }));
     align(&cells)
 }
 
@@ -71,17 +87,23 @@ fn templated_table(all: &[Column], template: &str, rows: &[Value]) -> Result<Str
     for row in rows {
         lines.push_str(&(render(&template, row)? + "\n"));
     }
-    let cells: Vec<Vec<String>> = lines.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect();
+    let cells: Vec<Vec<String>> = lines
+        .lines()
+        .map(|line| line.split('\t').map(str::to_owned).collect())
+        .collect();
     Ok(align(&cells))
 }
 
 pub fn parse(format: &str) -> Result<Template> {
     let format = format.replace("\\t", "\t").replace("\\n", "\n");
-    Template::parse(&format).map_err(|error| CliError::message(format!("template parsing error: template: :1: {error}")))
+    Template::parse(&format)
+        .map_err(|error| CliError::message(format!("template parsing error: template: :1: {error}")))
 }
 
 pub fn render(template: &Template, data: &Value) -> Result<String> {
-    template.render(data).map_err(|error| CliError::message(format!("template parsing error: template: :1: {error}")))
+    template
+        .render(data)
+        .map_err(|error| CliError::message(format!("template parsing error: template: :1: {error}")))
 }
 
 /// With its keys in order, as Go writes a map.
@@ -94,7 +116,10 @@ fn sorted(mut row: Value) -> Value {
 
 /// Prints one field of each row, for `--quiet`.
 pub fn print_field(rows: &[Value], name: &str) -> Result<()> {
-    let lines: String = rows.iter().map(|row| format!("{}\n", row.get(name).text())).collect();
+    let lines: String = rows
+        .iter()
+        .map(|row| format!("{}\n", row.get(name).text()))
+        .collect();
     output::print(&lines)
 }
 
@@ -128,7 +153,10 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_as_docker_aligns_them() {
-        let rows = vec![vec!["ID".to_owned(), "NAMES".to_owned()], vec!["0123456789ab".to_owned(), "x".to_owned()]];
+        let rows = vec![
+            vec!["ID".to_owned(), "NAMES".to_owned()],
+            vec!["0123456789ab".to_owned(), "x".to_owned()],
+        ];
         assert_eq!(align(&rows), "ID             NAMES\n0123456789ab   x\n");
     }
 }

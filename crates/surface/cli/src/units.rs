@@ -13,7 +13,11 @@ fn four_digits(number: f64, digits: usize) -> String {
     let exponent = number.abs().log10().floor() as i32;
     let decimals = usize::try_from(digits as i32 - 1 - exponent).unwrap_or(0);
     let text = format!("{number:.decimals$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
 }
 
 fn scale(bytes: f64, base: f64, units: &[&'static str], digits: usize) -> String {
@@ -39,7 +43,9 @@ pub fn binary_size(bytes: f64) -> String {
 /// Reads `64m`, `1.5GiB`, `1024`: powers of 1,024.
 pub fn parse_ram_bytes(text: &str) -> Result<i64, String> {
     let invalid = || format!("invalid size: '{text}'");
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let number: f64 = number.parse().map_err(|_| invalid())?;
     let suffix = suffix.strip_prefix(' ').unwrap_or(suffix).to_ascii_lowercase();
@@ -66,10 +72,17 @@ pub fn parse_nano_cpus(text: &str) -> Result<i64, String> {
     if fraction.trim_end_matches('0').len() > 9 {
         return Err("value is too precise".to_owned());
     }
-    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
+    let whole: i64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().map_err(|_| invalid())?
+    };
     let fraction = format!("{:0<9.9}", fraction);
     let nano: i64 = fraction.parse().map_err(|_| invalid())?;
-    whole.checked_mul(1_000_000_000).and_then(|number| number.checked_add(nano)).ok_or_else(invalid)
+    whole
+        .checked_mul(1_000_000_000)
+        .and_then(|number| number.checked_add(nano))
+        .ok_or_else(invalid)
 }
 
 /// Reads a Go duration (`1h30m`, `1.5s`, `300ms`) as nanoseconds.
@@ -87,10 +100,14 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
     }
     let mut total = 0.0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(rest.len());
+        let digits = rest
+            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .unwrap_or(rest.len());
         let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
         let after = &rest[digits..];
-        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let unit_end = after
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(after.len());
         let scale = match &after[..unit_end] {
             "ns" => 1.0,
             "us" | "µs" | "μs" => 1e3,
@@ -128,15 +145,10 @@ pub fn human_duration(seconds: i64) -> String {
 
 /// How long ago a moment (seconds since the epoch) was.
 pub fn human_age(created_at: i64) -> String {
-    format!("{} ago", human_duration(Timestamp::now().as_second() - created_at))
-}
-
-/// How long ago a moment in RFC 3339 form was; `N/A` for a time that never was.
-pub fn human_age_of(text: &str) -> String {
-    match text.parse::<Timestamp>() {
-        Ok(time) if !text.starts_with("0001-") => human_age(time.as_second()),
-        _ => "N/A".to_owned(),
-    }
+    format!(
+        "{} ago",
+        human_duration(Timestamp::now().as_second() - created_at)
+    )
 }
 
 /// A `--since` or `--until`: a duration before now, a time in RFC 3339 form or a part of it, or seconds since the
@@ -152,12 +164,18 @@ pub fn parse_moment(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     let full = complete_time(text);
-    let time: Timestamp = full.parse().map_err(|_| format!("failed to parse value as time or duration: {text:?}"))?;
+    let time: Timestamp = full
+        .parse()
+        .map_err(|_| format!("failed to parse value as time or duration: {text:?}"))?;
     Ok(seconds_text(time.as_nanosecond()))
 }
 
 fn seconds_text(nanoseconds: i128) -> String {
-    format!("{}.{:09}", nanoseconds.div_euclid(1_000_000_000), nanoseconds.rem_euclid(1_000_000_000))
+    format!(
+        "{}.{:09}",
+        nanoseconds.div_euclid(1_000_000_000),
+        nanoseconds.rem_euclid(1_000_000_000)
+    )
 }
 
 /// Fills up `2026-01-02` or `2026-01-02T03:04` to a whole time, in UTC where no zone is given.
@@ -242,7 +260,10 @@ mod tests {
     #[test]
     fn moments_are_durations_times_or_seconds() {
         assert_eq!(parse_moment("1700000000").unwrap(), "1700000000");
-        assert_eq!(parse_moment("2023-11-14T22:13:20Z").unwrap(), "1700000000.000000000");
+        assert_eq!(
+            parse_moment("2023-11-14T22:13:20Z").unwrap(),
+            "1700000000.000000000"
+        );
         assert_eq!(parse_moment("2023-11-15").unwrap(), "1700006400.000000000");
         assert!(parse_moment("10m").unwrap().contains('.'));
         assert!(parse_moment("yesterday").is_err());

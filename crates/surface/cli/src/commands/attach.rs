@@ -10,9 +10,17 @@ use crate::stream::Ended;
 use crate::{Arguments, Session};
 
 const FLAGS: &[Flag] = &[
-    long("detach-keys", Text("string"), "Override the key sequence for detaching a container"),
+    long(
+        "detach-keys",
+        Text("string"),
+        "Override the key sequence for detaching a container",
+    ),
     long("no-stdin", Bool, "Do not attach STDIN"),
-    long("sig-proxy", Bool, "Proxy all received signals to the process (default true)"),
+    long(
+        "sig-proxy",
+        Bool,
+        "Proxy all received signals to the process (default true)",
+    ),
 ];
 
 pub const COMMAND: Command = Command {
@@ -26,12 +34,23 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
-    let view = session.client.get(&format!("{}/json", container_path(&arguments.positional[0])))?;
+    let view = session
+        .client
+        .get(&format!("{}/json", container_path(&arguments.positional[0])))?;
     let state = view.get("State");
     for (fact, message) in [
-        (!state.get("Running").is_true(), "cannot attach to a stopped container, start it first"),
-        (state.get("Paused").is_true(), "cannot attach to a paused container, unpause it first"),
-        (state.get("Restarting").is_true(), "cannot attach to a restarting container, wait until it is running"),
+        (
+            !state.get("Running").is_true(),
+            "cannot attach to a stopped container, start it first",
+        ),
+        (
+            state.get("Paused").is_true(),
+            "cannot attach to a paused container, unpause it first",
+        ),
+        (
+            state.get("Restarting").is_true(),
+            "cannot attach to a restarting container, wait until it is running",
+        ),
     ] {
         if fact {
             return Err(CliError::message(message));
@@ -43,11 +62,23 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     check_terminal(stdin, terminal)?;
     let detach_keys = arguments.text("detach-keys");
     let proxies_signals = arguments.bool("sig-proxy").unwrap_or(true) && !terminal;
-    let attached = Attached { path: &container, terminal, stdin, detach_keys, proxies_signals };
+    let attached = Attached {
+        path: &container,
+        terminal,
+        stdin,
+        detach_keys,
+        proxies_signals,
+    };
     let signals = attached.catch_signals()?;
-    let streams = Attach { stdin, stdout: true, stderr: true };
+    let streams = Attach {
+        stdin,
+        stdout: true,
+        stderr: true,
+    };
     let waiting = begin_wait(session, &container, "not-running")?;
-    let hijacked = session.client.hijack(&attach_path(&container, streams, detach_keys, false), None)?;
+    let hijacked = session
+        .client
+        .hijack(&attach_path(&container, streams, detach_keys, false), None)?;
     let wait = session.client.finish(waiting)?;
     if attached.run(session, hijacked, signals)? == Ended::Detached {
         return Err(CliError::message("read escape sequence"));

@@ -38,7 +38,8 @@ pub fn create(session: &Session, plan: &CreatePlan) -> Result<String> {
     let outcome = create_with_image(session, plan);
     match (&outcome, &mut cidfile, &plan.cidfile) {
         (Ok(id), Some(file), _) => {
-            file.write_all(id.as_bytes()).map_err(|error| CliError::message(format!("write the container ID file: {error}")))?;
+            file.write_all(id.as_bytes())
+                .map_err(|error| CliError::message(format!("write the container ID file: {error}")))?;
         }
         // Nothing was made, so no file stays to say so; a file that is gone already is as good.
         (Err(_), Some(_), Some(path)) => drop(std::fs::remove_file(path)),
@@ -52,7 +53,9 @@ fn open_cidfile(path: &str) -> Result<File> {
         std::io::ErrorKind::AlreadyExists => CliError::message(format!(
             "container ID file found, make sure the other container isn't running or delete {path}"
         )),
-        _ => CliError::message(format!("failed to create the container ID file: open {path}: {error}")),
+        _ => CliError::message(format!(
+            "failed to create the container ID file: open {path}: {error}"
+        )),
     })
 }
 
@@ -65,7 +68,10 @@ fn create_with_image(session: &Session, plan: &CreatePlan) -> Result<String> {
             if plan.pull == PullPolicy::Missing && message.to_ascii_lowercase().contains("no such image") =>
         {
             if !plan.is_quiet {
-                eprintln!("Unable to find image '{}' locally", reference::familiar(&plan.image));
+                eprintln!(
+                    "Unable to find image '{}' locally",
+                    reference::familiar(&plan.image)
+                );
             }
             super::pull::pull_for_run(session, plan)?;
             request(session, plan)

@@ -10,7 +10,12 @@ use crate::{Arguments, Session, output, table, units};
 use std::io::{BufRead, BufReader};
 
 const FLAGS: &[Flag] = &[
-    flag("filter", 'f', List("filter"), "Filter output based on conditions provided"),
+    flag(
+        "filter",
+        'f',
+        List("filter"),
+        "Filter output based on conditions provided",
+    ),
     long("format", Text("string"), "Format output using a custom template"),
     long("since", Text("string"), "Show all events created since timestamp"),
     long("until", Text("string"), "Stream events until this timestamp"),
@@ -27,14 +32,23 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
-    let moment = |flag: &str| arguments.text(flag).map(units::parse_moment).transpose().map_err(CliError::Message);
+    let moment = |flag: &str| {
+        arguments
+            .text(flag)
+            .map(units::parse_moment)
+            .transpose()
+            .map_err(CliError::Message)
+    };
     let path = Query::new("/events")
         .set_some("since", moment("since")?.as_deref())
         .set_some("until", moment("until")?.as_deref())
         .set_some("filters", table::filters(arguments)?.as_deref())
         .build();
     let format = arguments.text("format").filter(|format| !format.is_empty());
-    let template = format.filter(|format| *format != "json").map(table::parse).transpose()?;
+    let template = format
+        .filter(|format| *format != "json")
+        .map(table::parse)
+        .transpose()?;
     let response = session.client.send("GET", &path, Body::Empty)?;
     for line in BufReader::new(response).lines() {
         let line = line.map_err(CliError::Transport)?;
@@ -54,7 +68,10 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
 
 fn describe(event: &Value) -> String {
     let nanoseconds = event.get("timeNano").integer();
-    let time = naru_base::Timestamp::from_parts(nanoseconds.div_euclid(1_000_000_000), nanoseconds.rem_euclid(1_000_000_000) as i32);
+    let time = naru_base::Timestamp::from_parts(
+        nanoseconds.div_euclid(1_000_000_000),
+        nanoseconds.rem_euclid(1_000_000_000) as i32,
+    );
     let time = time.to_string().replace('Z', "+00:00");
     let mut attributes: Vec<String> = event
         .at(&["Actor", "Attributes"])
@@ -63,7 +80,16 @@ fn describe(event: &Value) -> String {
         .map(|(key, value)| format!("{key}={}", value.text()))
         .collect();
     attributes.sort();
-    let attributes = if attributes.is_empty() { String::new() } else { format!(" ({})", attributes.join(", ")) };
+    let attributes = if attributes.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", attributes.join(", "))
+    };
     let text = |key: &str| event.get(key).text();
-    format!("{time} {} {} {}{attributes}", text("Type"), text("Action"), event.at(&["Actor", "ID"]).text())
+    format!(
+        "{time} {} {} {}{attributes}",
+        text("Type"),
+        text("Action"),
+        event.at(&["Actor", "ID"]).text()
+    )
 }

@@ -12,15 +12,38 @@ use crate::stream::Ended;
 use crate::{Arguments, Session};
 
 const FLAGS: &[Flag] = &[
-    flag("detach", 'd', Bool, "Detached mode: run command in the background"),
-    long("detach-keys", Text("string"), "Override the key sequence for detaching a container"),
+    flag(
+        "detach",
+        'd',
+        Bool,
+        "Detached mode: run command in the background",
+    ),
+    long(
+        "detach-keys",
+        Text("string"),
+        "Override the key sequence for detaching a container",
+    ),
     flag("env", 'e', List("list"), "Set environment variables"),
-    long("env-file", List("list"), "Read in a file of environment variables"),
+    long(
+        "env-file",
+        List("list"),
+        "Read in a file of environment variables",
+    ),
     flag("interactive", 'i', Bool, "Keep STDIN open even if not attached"),
     long("privileged", Bool, "Give extended privileges to the command"),
     flag("tty", 't', Bool, "Allocate a pseudo-TTY"),
-    flag("user", 'u', Text("string"), "Username or UID (format: \"<name|uid>[:<group|gid>]\")"),
-    flag("workdir", 'w', Text("string"), "Working directory inside the container"),
+    flag(
+        "user",
+        'u',
+        Text("string"),
+        "Username or UID (format: \"<name|uid>[:<group|gid>]\")",
+    ),
+    flag(
+        "workdir",
+        'w',
+        Text("string"),
+        "Working directory inside the container",
+    ),
 ];
 
 pub const COMMAND: Command = Command {
@@ -48,7 +71,10 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         ("AttachStderr", Value::Bool(!detached)),
         ("Detach", Value::Bool(detached)),
         ("DetachKeys", text("detach-keys")),
-        ("Env", Value::from(plan_environment(arguments).map_err(CliError::Message)?)),
+        (
+            "Env",
+            Value::from(plan_environment(arguments).map_err(CliError::Message)?),
+        ),
         ("WorkingDir", text("workdir")),
         ("Cmd", Value::from(arguments.positional[1..].to_vec())),
     ]);
@@ -57,13 +83,21 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let exec = format!("/exec/{}", created.get("Id").text());
     let start = Value::object([("Detach", Value::Bool(detached)), ("Tty", Value::Bool(terminal))]);
     if detached {
-        session.client.call("POST", &format!("{exec}/start"), Body::Json(&start))?;
+        session
+            .client
+            .call("POST", &format!("{exec}/start"), Body::Json(&start))?;
         return Ok(0);
     }
     run_attached(session, arguments, &exec, &start, stdin)
 }
 
-fn run_attached(session: &Session, arguments: &Arguments, exec: &str, start: &Value, stdin: bool) -> Result<u8> {
+fn run_attached(
+    session: &Session,
+    arguments: &Arguments,
+    exec: &str,
+    start: &Value,
+    stdin: bool,
+) -> Result<u8> {
     let attached = Attached {
         path: exec,
         terminal: arguments.is_set("tty"),

@@ -11,7 +11,12 @@ use crate::{Arguments, Session, units};
 
 const FLAGS: &[Flag] = &[
     long("format", Text("string"), "Format output using a custom template"),
-    flag("human", 'H', Bool, "Print sizes and dates in human readable format (default true)"),
+    flag(
+        "human",
+        'H',
+        Bool,
+        "Print sizes and dates in human readable format (default true)",
+    ),
     long("no-trunc", Bool, "Don't truncate output"),
     flag("quiet", 'q', Bool, "Only show image IDs"),
 ];
@@ -36,16 +41,28 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
-    let history = session.client.get(&format!("/images/{}/history", escape_reference(&arguments.positional[0])))?;
+    let history = session.client.get(&format!(
+        "/images/{}/history",
+        escape_reference(&arguments.positional[0])
+    ))?;
     let full = arguments.is_set("no-trunc");
     let human = arguments.bool("human").unwrap_or(true);
-    let rows: Vec<Value> = history.items().iter().map(|layer| row(layer, full, human)).collect();
+    let rows: Vec<Value> = history
+        .items()
+        .iter()
+        .map(|layer| row(layer, full, human))
+        .collect();
     if arguments.is_set("quiet") && arguments.text("format").is_none() {
         table::print_field(&rows, "ID")?;
         return Ok(0);
     }
     let created = if human { "CreatedSince" } else { "CreatedAt" };
-    table::print_rows(arguments.text("format"), COLUMNS, &["ID", created, "CreatedBy", "Size", "Comment"], rows)?;
+    table::print_rows(
+        arguments.text("format"),
+        COLUMNS,
+        &["ID", created, "CreatedBy", "Size", "Comment"],
+        rows,
+    )?;
     Ok(0)
 }
 
@@ -63,11 +80,21 @@ fn row(layer: &Value, full: bool, human: bool) -> Value {
     let size = layer.get("Size");
     let time = naru_base::Timestamp::from_parts(created, 0).to_string();
     Value::object([
-        ("ID", Value::from(if full { id } else { hex.get(..12).unwrap_or(hex) })),
+        (
+            "ID",
+            Value::from(if full { id } else { hex.get(..12).unwrap_or(hex) }),
+        ),
         ("CreatedSince", Value::Text(units::human_age(created))),
         ("CreatedAt", Value::Text(format!("{}Z", &time[..19]))),
         ("CreatedBy", Value::Text(command)),
-        ("Size", Value::Text(if human { units::human_size(size.float()) } else { size.integer().to_string() })),
+        (
+            "Size",
+            Value::Text(if human {
+                units::human_size(size.float())
+            } else {
+                size.integer().to_string()
+            }),
+        ),
         ("Comment", layer.get("Comment").clone()),
     ])
 }

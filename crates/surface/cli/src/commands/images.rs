@@ -11,9 +11,19 @@ use crate::table::{self, Column};
 use crate::{Arguments, Session, reference, units};
 
 const FLAGS: &[Flag] = &[
-    flag("all", 'a', Bool, "Show all images (default hides intermediate images)"),
+    flag(
+        "all",
+        'a',
+        Bool,
+        "Show all images (default hides intermediate images)",
+    ),
     long("digests", Bool, "Show digests"),
-    flag("filter", 'f', List("filter"), "Filter output based on conditions provided"),
+    flag(
+        "filter",
+        'f',
+        List("filter"),
+        "Filter output based on conditions provided",
+    ),
     long("format", Text("string"), "Format output using a custom template"),
     long("no-trunc", Bool, "Don't truncate output"),
     flag("quiet", 'q', Bool, "Only show image IDs"),
@@ -57,7 +67,11 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let full = arguments.is_set("no-trunc");
     let format = arguments.text("format");
     let digests = arguments.is_set("digests") || format.is_some_and(|format| format.contains(".Digest"));
-    let rows: Vec<Value> = images.items().iter().flat_map(|image| rows(image, full, digests)).collect();
+    let rows: Vec<Value> = images
+        .items()
+        .iter()
+        .flat_map(|image| rows(image, full, digests))
+        .collect();
     if arguments.is_set("quiet") && format.is_none() {
         table::print_field(&rows, "ID")?;
         return Ok(0);
@@ -74,10 +88,22 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
 /// One row for each name of an image, or one without a name.
 fn rows(image: &Value, full: bool, digests: bool) -> Vec<Value> {
     const NONE: &str = "<none>";
-    let texts = |key: &str| image.get(key).items().iter().map(Value::text).filter(|text| !text.starts_with(NONE)).collect();
+    let texts = |key: &str| {
+        image
+            .get(key)
+            .items()
+            .iter()
+            .map(Value::text)
+            .filter(|text| !text.starts_with(NONE))
+            .collect()
+    };
     let (tags, by_digest): (Vec<&str>, Vec<&str>) = (texts("RepoTags"), texts("RepoDigests"));
     let digest_of = |name: &str| {
-        by_digest.iter().filter_map(|text| text.split_once('@')).find(|(owner, _)| *owner == name).map_or(NONE, |pair| pair.1)
+        by_digest
+            .iter()
+            .filter_map(|text| text.split_once('@'))
+            .find(|(owner, _)| *owner == name)
+            .map_or(NONE, |pair| pair.1)
     };
     let mut rows: Vec<Value> = tags
         .iter()
@@ -104,11 +130,21 @@ fn row(image: &Value, name: &str, tag: &str, digest: &str, full: bool) -> Value 
         number => Value::Text(number.to_string()),
     };
     Value::object([
-        ("ID", Value::from(if full { id } else { hex.get(..12).unwrap_or(hex) })),
+        (
+            "ID",
+            Value::from(if full { id } else { hex.get(..12).unwrap_or(hex) }),
+        ),
         ("Repository", Value::from(name)),
         ("Tag", Value::from(tag)),
         ("Digest", Value::from(digest)),
-        ("CreatedSince", Value::Text(if created > 0 { units::human_age(created) } else { "N/A".to_owned() })),
+        (
+            "CreatedSince",
+            Value::Text(if created > 0 {
+                units::human_age(created)
+            } else {
+                "N/A".to_owned()
+            }),
+        ),
         ("CreatedAt", Value::Text(local_time(created))),
         ("Size", Value::Text(size.clone())),
         ("Containers", counted("Containers")),

@@ -11,7 +11,12 @@ pub const COMMAND: Command = Command {
     names: &["system info", "info"],
     usage: "[OPTIONS]",
     about: "Display system-wide information",
-    flags: &[&[flag("format", 'f', Text("string"), "Format output using a custom template")]],
+    flags: &[&[flag(
+        "format",
+        'f',
+        Text("string"),
+        "Format output using a custom template",
+    )]],
     order: Order::Mixed,
     arity: Arity::None,
     run,
@@ -53,11 +58,23 @@ fn describe(info: &Value) -> String {
         line(1, name, info.get(key).text());
     }
     line(1, "CPUs", &number("NCPU"));
-    line(1, "Total Memory", &units::binary_size(info.get("MemTotal").float()));
-    for (name, key) in [("Name", "Name"), ("ID", "ID"), ("Docker Root Dir", "DockerRootDir")] {
+    line(
+        1,
+        "Total Memory",
+        &units::binary_size(info.get("MemTotal").float()),
+    );
+    for (name, key) in [
+        ("Name", "Name"),
+        ("ID", "ID"),
+        ("Docker Root Dir", "DockerRootDir"),
+    ] {
         line(1, name, info.get(key).text());
     }
-    line(1, "Live Restore Enabled", &info.get("LiveRestoreEnabled").is_true().to_string());
+    line(
+        1,
+        "Live Restore Enabled",
+        &info.get("LiveRestoreEnabled").is_true().to_string(),
+    );
     for warning in info.get("Warnings").items() {
         eprintln!("{}", warning.text());
     }

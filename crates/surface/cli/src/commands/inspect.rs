@@ -9,8 +9,18 @@ use crate::json::{Value, indent_json};
 use crate::template::Template;
 use crate::{Arguments, Session, output, table};
 
-const FORMAT: Flag = flag("format", 'f', Text("string"), "Format output using a custom template");
-const SIZE: Flag = flag("size", 's', Bool, "Display total file sizes if the type is container");
+const FORMAT: Flag = flag(
+    "format",
+    'f',
+    Text("string"),
+    "Format output using a custom template",
+);
+const SIZE: Flag = flag(
+    "size",
+    's',
+    Bool,
+    "Display total file sizes if the type is container",
+);
 const TYPE: Flag = long("type", Text("string"), "Only inspect objects of the given type");
 const VERBOSE: Flag = flag("verbose", 'v', Bool, "Verbose output for diagnostics");
 
@@ -59,10 +69,17 @@ fn inspect(session: &Session, arguments: &Arguments, kind: &str) -> Result<u8> {
     let kinds: &[&str] = match KINDS.iter().position(|known| *known == kind) {
         Some(at) => &KINDS[at..=at],
         None if kind.is_empty() => &KINDS,
-        None => return Err(CliError::message(format!("{kind:?} is not a valid value for --type"))),
+        None => {
+            return Err(CliError::message(format!(
+                "{kind:?} is not a valid value for --type"
+            )));
+        }
     };
     let format = arguments.text("format").filter(|format| !format.is_empty());
-    let template = format.filter(|format| *format != "json").map(table::parse).transpose()?;
+    let template = format
+        .filter(|format| *format != "json")
+        .map(table::parse)
+        .transpose()?;
     let mut shown = Vec::new();
     let mut errors = Vec::new();
     for name in &arguments.positional {
@@ -86,7 +103,9 @@ fn inspect(session: &Session, arguments: &Arguments, kind: &str) -> Result<u8> {
 }
 
 fn show(text: &str, template: Option<&Template>) -> Result<String> {
-    let Some(template) = template else { return Ok(text.trim().to_owned()) };
+    let Some(template) = template else {
+        return Ok(text.trim().to_owned());
+    };
     let value = Value::parse(text.as_bytes()).map_err(|error| CliError::Protocol(error.to_string()))?;
     table::render(template, &value)
 }

@@ -9,7 +9,12 @@ use crate::output::{for_each_name, print_line};
 use crate::session_io::container_path;
 use crate::{Arguments, Session};
 
-const FLAGS: &[Flag] = &[flag("signal", 's', Text("string"), "Signal to send to the container")];
+const FLAGS: &[Flag] = &[flag(
+    "signal",
+    's',
+    Text("string"),
+    "Signal to send to the container",
+)];
 
 pub const COMMAND: Command = Command {
     names: &["container kill", "kill"],
@@ -23,7 +28,8 @@ pub const COMMAND: Command = Command {
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     for_each_name(&arguments.positional, |name| {
-        let path = Query::new(&format!("{}/kill", container_path(name))).set_some("signal", arguments.text("signal"));
+        let path = Query::new(&format!("{}/kill", container_path(name)))
+            .set_some("signal", arguments.text("signal"));
         session.client.post(&path.build())?;
         print_line(name)
     })

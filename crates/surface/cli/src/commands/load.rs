@@ -11,7 +11,12 @@ use std::fs::File;
 use std::io::{self, Read};
 
 const FLAGS: &[Flag] = &[
-    flag("input", 'i', Text("string"), "Read from tar archive file, instead of STDIN"),
+    flag(
+        "input",
+        'i',
+        Text("string"),
+        "Read from tar archive file, instead of STDIN",
+    ),
     long("platform", List("list"), "Load only the given platform(s)"),
     flag("quiet", 'q', Bool, "Suppress the load output"),
 ];
@@ -43,7 +48,9 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         .set("quiet", if is_quiet { "1" } else { "0" })
         .set_some("platform", arguments.text("platform"))
         .build();
-    let response = session.client.send("POST", &path, Body::Stream(&mut *input, "application/x-tar"))?;
+    let response = session
+        .client
+        .send("POST", &path, Body::Stream(&mut *input, "application/x-tar"))?;
     show(response, &mut sink)?;
     Ok(0)
 }

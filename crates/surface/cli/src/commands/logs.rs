@@ -13,10 +13,23 @@ use std::io::Read;
 const FLAGS: &[Flag] = &[
     long("details", Bool, "Show extra details provided to logs"),
     flag("follow", 'f', Bool, "Follow log output"),
-    long("since", Text("string"), "Show logs since timestamp (e.g. \"2013-01-02T13:23:37Z\") or relative (e.g. \"42m\" for 42 minutes)"),
-    flag("tail", 'n', Text("string"), "Number of lines to show from the end of the logs (default \"all\")"),
+    long(
+        "since",
+        Text("string"),
+        "Show logs since timestamp (e.g. \"2013-01-02T13:23:37Z\") or relative (e.g. \"42m\" for 42 minutes)",
+    ),
+    flag(
+        "tail",
+        'n',
+        Text("string"),
+        "Number of lines to show from the end of the logs (default \"all\")",
+    ),
     flag("timestamps", 't', Bool, "Show timestamps"),
-    long("until", Text("string"), "Show logs before a timestamp (e.g. \"2013-01-02T13:23:37Z\") or relative (e.g. \"42m\" for 42 minutes)"),
+    long(
+        "until",
+        Text("string"),
+        "Show logs before a timestamp (e.g. \"2013-01-02T13:23:37Z\") or relative (e.g. \"42m\" for 42 minutes)",
+    ),
 ];
 
 pub const COMMAND: Command = Command {
@@ -32,7 +45,10 @@ pub const COMMAND: Command = Command {
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let container = container_path(&arguments.positional[0]);
     let moment = |flag: &str| {
-        let read = |text| units::parse_moment(text).map_err(|error| CliError::message(format!("invalid value for {flag:?}: {error}")));
+        let read = |text| {
+            units::parse_moment(text)
+                .map_err(|error| CliError::message(format!("invalid value for {flag:?}: {error}")))
+        };
         arguments.text(flag).map(read).transpose()
     };
     let (since, until) = (moment("since")?, moment("until")?);

@@ -26,9 +26,9 @@ mod stop;
 mod system;
 mod tag;
 mod top;
+pub mod version;
 mod volume;
 mod wait;
-pub mod version;
 
 use crate::args::{Flag, Order, describe_flags};
 use crate::error::{CliError, Result};
@@ -50,7 +50,6 @@ pub struct Command {
 /// How many arguments a command takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arity {
-    Any,
     None,
     Exactly(usize),
     AtLeast(usize),
@@ -70,10 +69,13 @@ impl Arity {
             Self::AtLeast(number) if count < number => {
                 Some(format!("requires at least {number} {}", plural(number)))
             }
-            Self::AtMost(number) if count > number => Some(format!("requires at most {number} {}", plural(number))),
-            Self::Between(least, most) if count < least || count > most => {
-                Some(format!("requires at least {least} and at most {most} {}", plural(most)))
+            Self::AtMost(number) if count > number => {
+                Some(format!("requires at most {number} {}", plural(number)))
             }
+            Self::Between(least, most) if count < least || count > most => Some(format!(
+                "requires at least {least} and at most {most} {}",
+                plural(most)
+            )),
             _ => None,
         }
     }
@@ -124,9 +126,34 @@ static COMMANDS: &[&Command] = &[
 
 /// Commands of Docker's that this version does not have.
 const UNSUPPORTED: &[&str] = &[
-    "build", "builder", "buildx", "checkpoint", "commit", "compose", "config", "context", "cp", "diff", "export",
-    "import", "login", "logout", "manifest", "node", "plugin", "pull", "push", "save", "search", "secret", "service",
-    "stack", "stats", "swarm", "trust", "update",
+    "build",
+    "builder",
+    "buildx",
+    "checkpoint",
+    "commit",
+    "compose",
+    "config",
+    "context",
+    "cp",
+    "diff",
+    "export",
+    "import",
+    "login",
+    "logout",
+    "manifest",
+    "node",
+    "plugin",
+    "pull",
+    "push",
+    "save",
+    "search",
+    "secret",
+    "service",
+    "stack",
+    "stats",
+    "swarm",
+    "trust",
+    "update",
 ];
 
 pub enum Found {
@@ -139,7 +166,9 @@ pub enum Found {
 
 /// Finds the command that the first words name.
 pub fn find(words: &[String]) -> Found {
-    let Some(first) = words.first() else { return Found::Nothing };
+    let Some(first) = words.first() else {
+        return Found::Nothing;
+    };
     let by_name = |name: &str| COMMANDS.iter().find(|command| command.names.contains(&name));
     if let Some(command) = by_name(first) {
         return Found::Command(command, 1);
@@ -152,7 +181,10 @@ pub fn find(words: &[String]) -> Found {
     if UNSUPPORTED.contains(&first.as_str()) {
         return Found::Unsupported(first.clone());
     }
-    let group = COMMANDS.iter().filter_map(|command| command.names[0].split_once(' ')).find(|(group, _)| group == first);
+    let group = COMMANDS
+        .iter()
+        .filter_map(|command| command.names[0].split_once(' '))
+        .find(|(group, _)| group == first);
     match group {
         Some(_) if UNSUPPORTED.contains(&second) || second == "connect" || second == "disconnect" => {
             Found::Unsupported(path)
@@ -167,7 +199,11 @@ pub fn describe(command: &Command, path: &str) -> String {
     let mut text = format!("Usage:  {path} {}\n\n{}\n", command.usage, command.about);
     if command.names.len() > 1 {
         let program = path.split(' ').next().unwrap_or_default();
-        let names: Vec<String> = command.names.iter().map(|name| format!("{program} {name}")).collect();
+        let names: Vec<String> = command
+            .names
+            .iter()
+            .map(|name| format!("{program} {name}"))
+            .collect();
         text.push_str(&format!("\nAliases:\n  {}\n", names.join(", ")));
     }
     if command.flags.iter().any(|table| !table.is_empty()) {
@@ -179,18 +215,30 @@ pub fn describe(command: &Command, path: &str) -> String {
 /// The help of a group (`container`), and the complaint about a word it does not know.
 pub fn describe_group(program: &str, group: &str, word: Option<&str>) -> Result<u8> {
     if let Some(word) = word.filter(|word| !word.starts_with('-')) {
-        let names = COMMANDS.iter().filter_map(|command| command.names[0].strip_prefix(group)).map(str::trim_start);
-        let suggestion = nearest(word, names).map(|name| format!(" Did you mean '{group} {name}'?")).unwrap_or_default();
-        eprintln!("{program}: '{group} {word}' is not a {program} command.{suggestion}\nSee '{program} {group} --help'");
+        let names = COMMANDS
+            .iter()
+            .filter_map(|command| command.names[0].strip_prefix(group))
+            .map(str::trim_start);
+        let suggestion = nearest(word, names)
+            .map(|name| format!(" Did you mean '{group} {name}'?"))
+            .unwrap_or_default();
+        eprintln!(
+            "{program}: '{group} {word}' is not a {program} command.{suggestion}\nSee '{program} {group} --help'"
+        );
         return Err(CliError::Status(1));
     }
     let mut text = format!("Usage:  {program} {group} COMMAND\n\nCommands:\n");
     for command in COMMANDS {
-        if let Some((_, name)) = command.names[0].split_once(' ').filter(|(owner, _)| *owner == group) {
+        if let Some((_, name)) = command.names[0]
+            .split_once(' ')
+            .filter(|(owner, _)| *owner == group)
+        {
             text.push_str(&format!("  {name:11} {}\n", command.about));
         }
     }
-    text.push_str(&format!("\nRun '{program} {group} COMMAND --help' for more information on a command.\n"));
+    text.push_str(&format!(
+        "\nRun '{program} {group} COMMAND --help' for more information on a command.\n"
+    ));
     output::print(&text)?;
     Ok(0)
 }
@@ -208,27 +256,44 @@ pub fn describe_all(program: &str, globals: &'static [Flag]) -> String {
     for (name, about) in lines {
         text.push_str(&format!("  {name:11} {about}\n"));
     }
-    let mut groups: Vec<&str> =
-        COMMANDS.iter().filter_map(|command| command.names[0].split_once(' ')).map(|(group, _)| group).collect();
+    let mut groups: Vec<&str> = COMMANDS
+        .iter()
+        .filter_map(|command| command.names[0].split_once(' '))
+        .map(|(group, _)| group)
+        .collect();
     groups.sort_unstable();
     groups.dedup();
-    text.push_str(&format!("\nManagement Commands:\n  {}\n\nGlobal Options:\n", groups.join(", ")));
+    text.push_str(&format!(
+        "\nManagement Commands:\n  {}\n\nGlobal Options:\n",
+        groups.join(", ")
+    ));
     text.push_str(&describe_flags(&[globals]));
-    text.push_str(&format!("\nRun '{program} COMMAND --help' for more information on a command.\n"));
+    text.push_str(&format!(
+        "\nRun '{program} COMMAND --help' for more information on a command.\n"
+    ));
     text
 }
 
 /// The complaint about an unknown command.
 pub fn unknown(program: &str, word: &str) -> String {
-    let names = COMMANDS.iter().flat_map(|command| command.names.iter().copied()).filter(|name| !name.contains(' '));
-    let suggestion = nearest(word, names).map(|name| format!(" Did you mean '{name}'?")).unwrap_or_default();
+    let names = COMMANDS
+        .iter()
+        .flat_map(|command| command.names.iter().copied())
+        .filter(|name| !name.contains(' '));
+    let suggestion = nearest(word, names)
+        .map(|name| format!(" Did you mean '{name}'?"))
+        .unwrap_or_default();
     format!("{program}: '{word}' is not a {program} command.{suggestion}\nSee '{program} --help'")
 }
 
 /// The name nearest to a word, when it is near enough to be what was meant.
 fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 2).clamp(1, 3);
-    names.map(|name| (edit_distance(word, name), name)).filter(|(distance, _)| *distance <= limit).min().map(|best| best.1)
+    names
+        .map(|name| (edit_distance(word, name), name))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|best| best.1)
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that turn one word into the other.
@@ -243,7 +308,9 @@ fn edit_distance(left: &str, right: &str) -> usize {
     for i in 1..=left.len() {
         for j in 1..=right.len() {
             let cost = usize::from(left[i - 1] != right[j - 1]);
-            let mut best = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + cost);
+            let mut best = (rows[i - 1][j] + 1)
+                .min(rows[i][j - 1] + 1)
+                .min(rows[i - 1][j - 1] + cost);
             if i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1] {
                 best = best.min(rows[i - 2][j - 2] + 1);
             }
@@ -265,7 +332,10 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_flags_too() {
-        let mut names: Vec<&str> = COMMANDS.iter().flat_map(|command| command.names.iter().copied()).collect();
+        let mut names: Vec<&str> = COMMANDS
+            .iter()
+            .flat_map(|command| command.names.iter().copied())
+            .collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();
@@ -276,8 +346,16 @@ mod tests {
             let mut shorts: Vec<char> = flags().filter_map(|flag| flag.short).collect();
             longs.sort_unstable();
             shorts.sort_unstable();
-            assert!(longs.windows(2).all(|pair| pair[0] != pair[1]), "{}: {longs:?}", command.names[0]);
-            assert!(shorts.windows(2).all(|pair| pair[0] != pair[1]), "{}: {shorts:?}", command.names[0]);
+            assert!(
+                longs.windows(2).all(|pair| pair[0] != pair[1]),
+                "{}: {longs:?}",
+                command.names[0]
+            );
+            assert!(
+                shorts.windows(2).all(|pair| pair[0] != pair[1]),
+                "{}: {shorts:?}",
+                command.names[0]
+            );
         }
     }
 }

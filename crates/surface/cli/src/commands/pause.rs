@@ -26,7 +26,9 @@ pub const UNPAUSE: Command = Command {
 
 fn run(session: &Session, arguments: &Arguments, action: &str) -> Result<u8> {
     for_each_name(&arguments.positional, |name| {
-        session.client.post(&format!("{}/{action}", container_path(name)))?;
+        session
+            .client
+            .post(&format!("{}/{action}", container_path(name)))?;
         print_line(name)
     })
 }

@@ -22,18 +22,33 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let view = session.client.get(&format!("{}/json", container_path(name)))?;
     let ports = view.at(&["NetworkSettings", "Ports"]);
     if let Some(wanted) = arguments.positional.get(1) {
-        let key = if wanted.contains('/') { wanted.clone() } else { format!("{wanted}/tcp") };
+        let key = if wanted.contains('/') {
+            wanted.clone()
+        } else {
+            format!("{wanted}/tcp")
+        };
         let bindings = ports.get(&key);
         if bindings.items().is_empty() {
-            return Err(CliError::message(format!("Error: No public port '{key}' published for {name}")));
+            return Err(CliError::message(format!(
+                "Error: No public port '{key}' published for {name}"
+            )));
         }
-        let lines: String = bindings.items().iter().map(|binding| address(binding) + "\n").collect();
+        let lines: String = bindings
+            .items()
+            .iter()
+            .map(|binding| address(binding) + "\n")
+            .collect();
         return output::print(&lines).map(|()| 0);
     }
     let mut lines: Vec<String> = ports
         .entries()
         .iter()
-        .flat_map(|(port, bindings)| bindings.items().iter().map(move |binding| format!("{port} -> {}\n", address(binding))))
+        .flat_map(|(port, bindings)| {
+            bindings
+                .items()
+                .iter()
+                .map(move |binding| format!("{port} -> {}\n", address(binding)))
+        })
         .collect();
     lines.sort();
     output::print(&lines.concat())?;
@@ -43,5 +58,9 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
 fn address(binding: &Value) -> String {
     let ip = binding.get("HostIp").text();
     let port = binding.get("HostPort").text();
-    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+    if ip.contains(':') {
+        format!("[{ip}]:{port}")
+    } else {
+        format!("{ip}:{port}")
+    }
 }

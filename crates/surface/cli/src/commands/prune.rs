@@ -10,8 +10,17 @@ use crate::{Arguments, Session, output, table, units};
 use std::io::{self, BufRead, Write};
 
 const FORCE: Flag = flag("force", 'f', Bool, "Do not prompt for confirmation");
-const FILTER: Flag = long("filter", List("filter"), "Provide filter values (e.g. \"label=<key>=<value>\")");
-const ALL: Flag = flag("all", 'a', Bool, "Remove all unused ones, not just dangling or anonymous ones");
+const FILTER: Flag = long(
+    "filter",
+    List("filter"),
+    "Provide filter values (e.g. \"label=<key>=<value>\")",
+);
+const ALL: Flag = flag(
+    "all",
+    'a',
+    Bool,
+    "Remove all unused ones, not just dangling or anonymous ones",
+);
 
 pub const CONTAINER: Command = Command {
     names: &["container prune"],
@@ -27,8 +36,11 @@ pub const IMAGE: Command = Command {
     about: "Remove unused images",
     flags: &[&[FORCE, FILTER, ALL]],
     run: |session, arguments| {
-        let what =
-            if arguments.is_set("all") { "all images without at least one container associated to them" } else { "all dangling images" };
+        let what = if arguments.is_set("all") {
+            "all images without at least one container associated to them"
+        } else {
+            "all dangling images"
+        };
         run(session, arguments, &["images"], what)
     },
     ..CONTAINER
@@ -37,16 +49,37 @@ pub const VOLUME: Command = Command {
     names: &["volume prune"],
     about: "Remove unused local volumes",
     flags: &[&[FORCE, FILTER, ALL]],
-    run: |session, arguments| run(session, arguments, &["volumes"], "anonymous local volumes not used by at least one container"),
+    run: |session, arguments| {
+        run(
+            session,
+            arguments,
+            &["volumes"],
+            "anonymous local volumes not used by at least one container",
+        )
+    },
     ..CONTAINER
 };
 pub const SYSTEM: Command = Command {
     names: &["system prune"],
     about: "Remove unused data",
-    flags: &[&[FORCE, FILTER, ALL, long("volumes", Bool, "Prune anonymous volumes")]],
+    flags: &[&[
+        FORCE,
+        FILTER,
+        ALL,
+        long("volumes", Bool, "Prune anonymous volumes"),
+    ]],
     run: |session, arguments| {
-        let kinds: &[&str] = if arguments.is_set("volumes") { &["containers", "volumes", "images"] } else { &["containers", "images"] };
-        run(session, arguments, kinds, "all stopped containers and all images that are not used")
+        let kinds: &[&str] = if arguments.is_set("volumes") {
+            &["containers", "volumes", "images"]
+        } else {
+            &["containers", "images"]
+        };
+        run(
+            session,
+            arguments,
+            kinds,
+            "all stopped containers and all images that are not used",
+        )
     },
     ..CONTAINER
 };
@@ -69,13 +102,20 @@ fn run(session: &Session, arguments: &Arguments, kinds: &[&str], what: &str) -> 
             }
             _ => {}
         }
-        let path = Query::new(&format!("/{kind}/prune"))
-            .set_some("filters", (!filters.is_empty()).then(|| Value::Map(filters).to_json()).as_deref());
+        let path = Query::new(&format!("/{kind}/prune")).set_some(
+            "filters",
+            (!filters.is_empty())
+                .then(|| Value::Map(filters).to_json())
+                .as_deref(),
+        );
         let report = session.client.json("POST", &path.build(), Body::Empty)?;
         freed += report.get("SpaceReclaimed").float();
         text.push_str(&describe(kind, &report));
     }
-    output::print(&format!("{text}Total reclaimed space: {}\n", units::human_size(freed)))?;
+    output::print(&format!(
+        "{text}Total reclaimed space: {}\n",
+        units::human_size(freed)
+    ))?;
     Ok(0)
 }
 
@@ -91,17 +131,28 @@ fn describe(kind: &str, report: &Value) -> String {
         .iter()
         .map(|item| match item {
             Value::Text(name) => format!("{name}\n"),
-            entry if entry.get("Deleted").text().is_empty() => format!("untagged: {}\n", entry.get("Untagged").text()),
+            entry if entry.get("Deleted").text().is_empty() => {
+                format!("untagged: {}\n", entry.get("Untagged").text())
+            }
             entry => format!("deleted: {}\n", entry.get("Deleted").text()),
         })
         .collect();
-    if lines.is_empty() { String::new() } else { format!("{title}\n{lines}\n") }
+    if lines.is_empty() {
+        String::new()
+    } else {
+        format!("{title}\n{lines}\n")
+    }
 }
 
 fn is_confirmed(what: &str) -> Result<bool> {
-    output::print(&format!("WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] "))?;
+    output::print(&format!(
+        "WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] "
+    ))?;
     io::stdout().flush().map_err(CliError::Output)?;
     let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).map_err(|error| CliError::message(format!("read the answer: {error}")))?;
+    io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|error| CliError::message(format!("read the answer: {error}")))?;
     Ok(matches!(answer.trim(), "y" | "Y"))
 }

@@ -10,11 +10,31 @@ use crate::table::{self, Column};
 use crate::{Arguments, Session, units};
 
 const FLAGS: &[Flag] = &[
-    flag("all", 'a', Bool, "Show all containers (default shows just running)"),
-    flag("filter", 'f', List("filter"), "Filter output based on conditions provided"),
+    flag(
+        "all",
+        'a',
+        Bool,
+        "Show all containers (default shows just running)",
+    ),
+    flag(
+        "filter",
+        'f',
+        List("filter"),
+        "Filter output based on conditions provided",
+    ),
     long("format", Text("string"), "Format output using a custom template"),
-    flag("last", 'n', Int, "Show n last created containers (includes all states) (default -1)"),
-    flag("latest", 'l', Bool, "Show the latest created container (includes all states)"),
+    flag(
+        "last",
+        'n',
+        Int,
+        "Show n last created containers (includes all states) (default -1)",
+    ),
+    flag(
+        "latest",
+        'l',
+        Bool,
+        "Show the latest created container (includes all states)",
+    ),
     long("no-trunc", Bool, "Don't truncate output"),
     flag("quiet", 'q', Bool, "Only display container IDs"),
     flag("size", 's', Bool, "Display total file sizes"),
@@ -50,7 +70,11 @@ const COLUMNS: &[Column] = &[
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let format = arguments.text("format");
     let with_size = arguments.is_set("size") || format.is_some_and(|format| format.contains(".Size"));
-    let last = if arguments.is_set("latest") { Some(1) } else { arguments.int("last").filter(|count| *count > 0) };
+    let last = if arguments.is_set("latest") {
+        Some(1)
+    } else {
+        arguments.int("last").filter(|count| *count > 0)
+    };
     let path = Query::new("/containers/json")
         .set_if(arguments.is_set("all"), "all", "1")
         .set_some("limit", last.map(|count| count.to_string()).as_deref())
@@ -59,7 +83,11 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         .build();
     let containers = session.client.get(&path)?;
     let full = arguments.is_set("no-trunc");
-    let rows: Vec<Value> = containers.items().iter().map(|container| row(container, full)).collect();
+    let rows: Vec<Value> = containers
+        .items()
+        .iter()
+        .map(|container| row(container, full))
+        .collect();
     if arguments.is_set("quiet") && format.is_none() {
         table::print_field(&rows, "ID")?;
         return Ok(0);
@@ -75,23 +103,61 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
 fn row(container: &Value, full: bool) -> Value {
     let id = container.get("Id").text();
     let image = container.get("Image").text();
-    let image = if full { image } else { image.strip_prefix("sha256:").map_or(image, |hex| hex.get(..12).unwrap_or(hex)) };
-    let command = if full { container.get("Command").text().to_owned() } else { ellipsis(container.get("Command").text(), 20) };
+    let image = if full {
+        image
+    } else {
+        image
+            .strip_prefix("sha256:")
+            .map_or(image, |hex| hex.get(..12).unwrap_or(hex))
+    };
+    let command = if full {
+        container.get("Command").text().to_owned()
+    } else {
+        ellipsis(container.get("Command").text(), 20)
+    };
     let created = container.get("Created").integer();
-    let mut names: Vec<&str> =
-        container.get("Names").items().iter().map(|name| name.text().trim_start_matches('/')).collect();
+    let mut names: Vec<&str> = container
+        .get("Names")
+        .items()
+        .iter()
+        .map(|name| name.text().trim_start_matches('/'))
+        .collect();
     if !full {
         names.retain(|name| !name.contains('/'));
     }
-    let labels: Vec<String> =
-        container.get("Labels").entries().iter().map(|(key, value)| format!("{key}={}", value.text())).collect();
-    let mounts: Vec<String> = container.get("Mounts").items().iter().map(|mount| mount_name(mount, full)).collect();
-    let volumes = container.get("Mounts").items().iter().filter(|mount| mount.get("Driver").text() == "local").count();
-    let networks: Vec<&str> =
-        container.at(&["NetworkSettings", "Networks"]).entries().iter().map(|(name, _)| name.as_str()).collect();
+    let labels: Vec<String> = container
+        .get("Labels")
+        .entries()
+        .iter()
+        .map(|(key, value)| format!("{key}={}", value.text()))
+        .collect();
+    let mounts: Vec<String> = container
+        .get("Mounts")
+        .items()
+        .iter()
+        .map(|mount| mount_name(mount, full))
+        .collect();
+    let volumes = container
+        .get("Mounts")
+        .items()
+        .iter()
+        .filter(|mount| mount.get("Driver").text() == "local")
+        .count();
+    let networks: Vec<&str> = container
+        .at(&["NetworkSettings", "Networks"])
+        .entries()
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
     Value::object([
-        ("ID", Value::from(if full { id } else { id.get(..12).unwrap_or(id) })),
-        ("Image", Value::from(if image.is_empty() { "<no image>" } else { image })),
+        (
+            "ID",
+            Value::from(if full { id } else { id.get(..12).unwrap_or(id) }),
+        ),
+        (
+            "Image",
+            Value::from(if image.is_empty() { "<no image>" } else { image }),
+        ),
         ("Command", Value::Text(format!("{command:?}").replace("\\'", "'"))),
         ("CreatedAt", Value::Text(local_time(created))),
         ("RunningFor", Value::Text(units::human_age(created))),
@@ -123,7 +189,11 @@ fn ellipsis(text: &str, limit: usize) -> String {
 
 fn mount_name(mount: &Value, full: bool) -> String {
     let name = mount.get("Name").text();
-    let name = if name.is_empty() { mount.get("Source").text() } else { name };
+    let name = if name.is_empty() {
+        mount.get("Source").text()
+    } else {
+        name
+    };
     if full { name.to_owned() } else { ellipsis(name, 15) }
 }
 
@@ -142,31 +212,60 @@ fn ports(list: &Value) -> String {
         .iter()
         .map(|port| {
             let text = |key: &str| port.get(key).text().to_owned();
-            (text("IP"), port.get("PrivatePort").integer(), port.get("PublicPort").integer(), text("Type"))
+            (
+                text("IP"),
+                port.get("PrivatePort").integer(),
+                port.get("PublicPort").integer(),
+                text("Type"),
+            )
         })
         .collect();
-    ports.sort_by(|left, right| (left.1, &left.0, &left.3, left.2).cmp(&(right.1, &right.0, &right.3, right.2)));
+    ports.sort_by(|left, right| {
+        (left.1, &left.0, &left.3, left.2).cmp(&(right.1, &right.0, &right.3, right.2))
+    });
     let mut groups: Vec<(String, String, i64, i64, i64)> = Vec::new();
     for (ip, private, public, kind) in ports {
         let shift = if public == 0 { 0 } else { public - private };
         let joins = |group: &&mut (String, String, i64, i64, i64)| {
-            group.0 == ip && group.1 == kind && group.3 + 1 == private && group.4 == shift && (public == 0 || shift == 0)
+            group.0 == ip
+                && group.1 == kind
+                && group.3 + 1 == private
+                && group.4 == shift
+                && (public == 0 || shift == 0)
         };
         match groups.iter_mut().find(joins) {
             Some(group) => group.3 = private,
             None => groups.push((ip, kind, private, private, if public == 0 { 0 } else { shift })),
         }
     }
-    groups.iter().map(|(ip, kind, first, last, shift)| port_group(ip, kind, *first, *last, *shift)).collect::<Vec<_>>().join(", ")
+    groups
+        .iter()
+        .map(|(ip, kind, first, last, shift)| port_group(ip, kind, *first, *last, *shift))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn port_group(ip: &str, kind: &str, first: i64, last: i64, shift: i64) -> String {
-    let range = |first: i64, last: i64| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    let range = |first: i64, last: i64| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    };
     if ip.is_empty() {
         return format!("{}/{kind}", range(first, last));
     }
-    let ip = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-    format!("{ip}:{}->{}/{kind}", range(first + shift, last + shift), range(first, last))
+    let ip = if ip.contains(':') {
+        format!("[{ip}]")
+    } else {
+        ip.to_owned()
+    };
+    format!(
+        "{ip}:{}->{}/{kind}",
+        range(first + shift, last + shift),
+        range(first, last)
+    )
 }
 
 #[cfg(test)]

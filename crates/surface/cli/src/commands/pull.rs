@@ -16,6 +16,10 @@ pub fn pull_for_run(session: &Session, plan: &CreatePlan) -> Result<()> {
         .set_some("platform", plan.platform.as_deref())
         .build();
     let response = session.client.send("POST", &path, Body::Empty)?;
-    let mut sink = if plan.is_quiet { progress::Sink::Silent } else { progress::Sink::standard_error() };
+    let mut sink = if plan.is_quiet {
+        progress::Sink::Silent
+    } else {
+        progress::Sink::standard_error()
+    };
     progress::show(response, &mut sink)
 }

@@ -19,6 +19,8 @@ pub const COMMAND: Command = Command {
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let path = format!("{}/rename", container_path(&arguments.positional[0]));
-    session.client.post(&Query::new(&path).set("name", &arguments.positional[1]).build())?;
+    session
+        .client
+        .post(&Query::new(&path).set("name", &arguments.positional[1]).build())?;
     Ok(0)
 }

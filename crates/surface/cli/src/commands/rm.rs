@@ -10,9 +10,19 @@ use crate::session_io::container_path;
 use crate::{Arguments, Session};
 
 const FLAGS: &[Flag] = &[
-    flag("force", 'f', Bool, "Force the removal of a running container (uses SIGKILL)"),
+    flag(
+        "force",
+        'f',
+        Bool,
+        "Force the removal of a running container (uses SIGKILL)",
+    ),
     flag("link", 'l', Bool, "Remove the specified link"),
-    flag("volumes", 'v', Bool, "Remove anonymous volumes associated with the container"),
+    flag(
+        "volumes",
+        'v',
+        Bool,
+        "Remove anonymous volumes associated with the container",
+    ),
 ];
 
 pub const COMMAND: Command = Command {

@@ -13,9 +13,22 @@ use crate::stream::Ended;
 use crate::{Arguments, Session, output, terminal};
 
 const FLAGS: &[Flag] = &[
-    flag("detach", 'd', Bool, "Run container in background and print container ID"),
-    long("detach-keys", Text("string"), "Override the key sequence for detaching a container"),
-    long("sig-proxy", Bool, "Proxy received signals to the process (default true)"),
+    flag(
+        "detach",
+        'd',
+        Bool,
+        "Run container in background and print container ID",
+    ),
+    long(
+        "detach-keys",
+        Text("string"),
+        "Override the key sequence for detaching a container",
+    ),
+    long(
+        "sig-proxy",
+        Bool,
+        "Proxy received signals to the process (default true)",
+    ),
 ];
 
 pub const COMMAND: Command = Command {
@@ -40,7 +53,9 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     if !detached {
         check_terminal(plan.attach.stdin, plan.terminal)?;
     }
-    if plan.terminal && let Some((rows, columns)) = terminal::size() {
+    if plan.terminal
+        && let Some((rows, columns)) = terminal::size()
+    {
         set_console_size(&mut plan.body, rows, columns);
     }
     let id = create(session, &plan).map_err(|error| refused(session, "run", &error))?;
@@ -48,7 +63,10 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         return run_attached(session, arguments, &plan, &id);
     }
     let container = format!("/containers/{id}");
-    session.client.post(&format!("{container}/start")).map_err(|error| start_failed(session, &error))?;
+    session
+        .client
+        .post(&format!("{container}/start"))
+        .map_err(|error| start_failed(session, &error))?;
     output::print_line(&id)?;
     Ok(0)
 }
@@ -74,7 +92,9 @@ fn run_attached(session: &Session, arguments: &Arguments, plan: &CreatePlan, id:
     };
     let signals = attached.catch_signals()?;
     // Both requests are on their way before either answer is awaited.
-    let attaching = session.client.begin_hijack(&attach_path(&container, plan.attach, detach_keys, false), None)?;
+    let attaching = session
+        .client
+        .begin_hijack(&attach_path(&container, plan.attach, detach_keys, false), None)?;
     let condition = if plan.auto_remove { "removed" } else { "next-exit" };
     let waiting = begin_wait(session, &container, condition)?;
     let refused_here = |error| refused(session, "run", &error);
@@ -108,7 +128,10 @@ pub fn refused(session: &Session, command: &str, error: &CliError) -> CliError {
     }
     let program = &session.program;
     let text = error.to_string();
-    eprintln!("{program}: {}.\nSee '{program} {command} --help'.", text.trim_end_matches('.'));
+    eprintln!(
+        "{program}: {}.\nSee '{program} {command} --help'.",
+        text.trim_end_matches('.')
+    );
     tell_hint(session, error);
     CliError::Status(ENGINE_FAILED)
 }
@@ -130,7 +153,11 @@ fn tell_hint(session: &Session, error: &CliError) {
 /// Docker's client does.
 fn start_exit_code(text: &str) -> u8 {
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    if has(&["executable file not found", "no such file or directory", "system cannot find the file specified"]) {
+    if has(&[
+        "executable file not found",
+        "no such file or directory",
+        "system cannot find the file specified",
+    ]) {
         NOT_FOUND
     } else if has(&["permission denied", "is a directory", "not a directory"]) {
         CANNOT_RUN
@@ -145,8 +172,14 @@ mod tests {
 
     #[test]
     fn exit_codes_tell_missing_from_unusable_commands() {
-        assert_eq!(start_exit_code("exec: \"x\": executable file not found in $PATH"), 127);
-        assert_eq!(start_exit_code("exec: \"/x\": stat /x: no such file or directory"), 127);
+        assert_eq!(
+            start_exit_code("exec: \"x\": executable file not found in $PATH"),
+            127
+        );
+        assert_eq!(
+            start_exit_code("exec: \"/x\": stat /x: no such file or directory"),
+            127
+        );
         assert_eq!(start_exit_code("exec: \"/etc/passwd\": permission denied"), 126);
         assert_eq!(start_exit_code("port is already allocated"), 125);
     }

@@ -14,8 +14,16 @@ use crate::{Arguments, Session};
 const FLAGS: &[Flag] = &[
     flag("attach", 'a', Bool, "Attach STDOUT/STDERR and forward signals"),
     long("checkpoint", Text("string"), "Restore from this checkpoint"),
-    long("checkpoint-dir", Text("string"), "Use a custom checkpoint storage directory"),
-    long("detach-keys", Text("string"), "Override the key sequence for detaching a container"),
+    long(
+        "checkpoint-dir",
+        Text("string"),
+        "Use a custom checkpoint storage directory",
+    ),
+    long(
+        "detach-keys",
+        Text("string"),
+        "Override the key sequence for detaching a container",
+    ),
     flag("interactive", 'i', Bool, "Attach container's STDIN"),
 ];
 
@@ -33,7 +41,9 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let names = &arguments.positional;
     if arguments.is_set("attach") || arguments.is_set("interactive") {
         if names.len() > 1 {
-            return Err(CliError::message("you cannot start and attach multiple containers at once"));
+            return Err(CliError::message(
+                "you cannot start and attach multiple containers at once",
+            ));
         }
         return start_attached(session, arguments, &names[0]);
     }
@@ -59,15 +69,22 @@ fn start_attached(session: &Session, arguments: &Arguments, name: &str) -> Resul
     let stdin = arguments.is_set("interactive") && config.get("OpenStdin").is_true();
     check_terminal(stdin, terminal)?;
     let detach_keys = arguments.text("detach-keys");
-    let attached =
-        Attached { path: &container, terminal, stdin, detach_keys, proxies_signals: !terminal };
+    let attached = Attached {
+        path: &container,
+        terminal,
+        stdin,
+        detach_keys,
+        proxies_signals: !terminal,
+    };
     let signals = attached.catch_signals()?;
     let streams = Attach {
         stdin,
         stdout: arguments.is_set("attach") || config.get("AttachStdout").is_true(),
         stderr: arguments.is_set("attach") || config.get("AttachStderr").is_true(),
     };
-    let attaching = session.client.begin_hijack(&attach_path(&container, streams, detach_keys, false), None)?;
+    let attaching = session
+        .client
+        .begin_hijack(&attach_path(&container, streams, detach_keys, false), None)?;
     let removes = view.at(&["HostConfig", "AutoRemove"]).is_true();
     let waiting = begin_wait(session, &container, if removes { "removed" } else { "next-exit" })?;
     let hijacked = session.client.finish_hijack(attaching)?;

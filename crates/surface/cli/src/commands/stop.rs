@@ -11,7 +11,12 @@ use crate::{Arguments, Session};
 
 const FLAGS: &[Flag] = &[
     flag("signal", 's', Text("string"), "Signal to send to the container"),
-    flag("timeout", 't', Int, "Seconds to wait before killing the container"),
+    flag(
+        "timeout",
+        't',
+        Int,
+        "Seconds to wait before killing the container",
+    ),
     crate::args::long("time", Int, "Seconds to wait before killing the container"),
 ];
 

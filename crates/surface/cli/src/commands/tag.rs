@@ -19,6 +19,11 @@ pub const COMMAND: Command = Command {
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let (name, tag) = reference::split_tag(&arguments.positional[1]);
     let path = format!("/images/{}/tag", escape_reference(&arguments.positional[0]));
-    session.client.post(&Query::new(&path).set("repo", name).set("tag", tag.unwrap_or("latest")).build())?;
+    session.client.post(
+        &Query::new(&path)
+            .set("repo", name)
+            .set("tag", tag.unwrap_or("latest"))
+            .build(),
+    )?;
     Ok(0)
 }

@@ -21,8 +21,17 @@ pub const COMMAND: Command = Command {
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let options = arguments.positional[1..].join(" ");
     let path = format!("{}/top", container_path(&arguments.positional[0]));
-    let top = session.client.get(&Query::new(&path).set_if(!options.is_empty(), "ps_args", &options).build())?;
-    let line = |row: &Value| row.items().iter().map(|cell| cell.text().to_owned()).collect::<Vec<_>>();
+    let top = session.client.get(
+        &Query::new(&path)
+            .set_if(!options.is_empty(), "ps_args", &options)
+            .build(),
+    )?;
+    let line = |row: &Value| {
+        row.items()
+            .iter()
+            .map(|cell| cell.text().to_owned())
+            .collect::<Vec<_>>()
+    };
     let mut rows = vec![line(top.get("Titles"))];
     rows.extend(top.get("Processes").items().iter().map(line));
     output::print(&table::align_to(&rows, 20))?;

@@ -11,7 +11,12 @@ pub const COMMAND: Command = Command {
     names: &["version"],
     usage: "[OPTIONS]",
     about: "Show the version information",
-    flags: &[&[flag("format", 'f', Text("string"), "Format output using a custom template")]],
+    flags: &[&[flag(
+        "format",
+        'f',
+        Text("string"),
+        "Format output using a custom template",
+    )]],
     order: Order::Mixed,
     arity: Arity::None,
     run,
@@ -29,7 +34,14 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         ("ApiVersion", Value::from("1.51")),
         ("DefaultAPIVersion", Value::from("1.51")),
         ("Os", Value::from(std::env::consts::OS)),
-        ("Arch", Value::from(if cfg!(target_arch = "x86_64") { "amd64" } else { std::env::consts::ARCH })),
+        (
+            "Arch",
+            Value::from(if cfg!(target_arch = "x86_64") {
+                "amd64"
+            } else {
+                std::env::consts::ARCH
+            }),
+        ),
         ("Context", Value::from("default")),
     ]);
     let known = match &server {
@@ -69,7 +81,12 @@ fn describe(both: &Value) -> String {
                 text.push_str(&format!(" {:21}{value}\n", format!("{name}:")));
             }
         }
-        text.push_str(&format!(" {:21}{}/{}\n", "OS/Arch:", side.get("Os").text(), side.get("Arch").text()));
+        text.push_str(&format!(
+            " {:21}{}/{}\n",
+            "OS/Arch:",
+            side.get("Os").text(),
+            side.get("Arch").text()
+        ));
     }
     text
 }

@@ -11,13 +11,23 @@ use crate::table::{self, Column};
 use crate::{Arguments, Session};
 
 const CREATE_FLAGS: &[Flag] = &[
-    flag("driver", 'd', Text("string"), "Specify volume driver name (default \"local\")"),
+    flag(
+        "driver",
+        'd',
+        Text("string"),
+        "Specify volume driver name (default \"local\")",
+    ),
     long("label", List("list"), "Set metadata for a volume"),
     long("name", Text("string"), "Specify volume name"),
     flag("opt", 'o', List("map"), "Set driver specific options"),
 ];
 const LIST_FLAGS: &[Flag] = &[
-    flag("filter", 'f', List("filter"), "Provide filter values (e.g. \"dangling=true\")"),
+    flag(
+        "filter",
+        'f',
+        List("filter"),
+        "Provide filter values (e.g. \"dangling=true\")",
+    ),
     long("format", Text("string"), "Format output using a custom template"),
     flag("quiet", 'q', Bool, "Only display volume names"),
 ];
@@ -44,7 +54,12 @@ pub const REMOVE: Command = Command {
     names: &["volume rm", "volume remove"],
     usage: "[OPTIONS] VOLUME [VOLUME...]",
     about: "Remove one or more volumes",
-    flags: &[&[flag("force", 'f', Bool, "Force the removal of one or more volumes")]],
+    flags: &[&[flag(
+        "force",
+        'f',
+        Bool,
+        "Force the removal of one or more volumes",
+    )]],
     order: Order::Mixed,
     arity: Arity::AtLeast(1),
     run: remove,
@@ -68,9 +83,13 @@ fn pairs(arguments: &Arguments, flag: &str) -> Value {
 }
 
 fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
-    let name = arguments.text("name").or(arguments.positional.first().map(String::as_str));
+    let name = arguments
+        .text("name")
+        .or(arguments.positional.first().map(String::as_str));
     if arguments.is_given("name") && !arguments.positional.is_empty() {
-        return Err(CliError::message("conflicting options: either specify --name or provide positional arg, not both"));
+        return Err(CliError::message(
+            "conflicting options: either specify --name or provide positional arg, not both",
+        ));
     }
     let body = Value::object([
         ("Name", Value::from(name.unwrap_or_default())),
@@ -78,19 +97,27 @@ fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
         ("DriverOpts", pairs(arguments, "opt")),
         ("Labels", pairs(arguments, "label")),
     ]);
-    let volume = session.client.json("POST", "/volumes/create", Body::Json(&body))?;
+    let volume = session
+        .client
+        .json("POST", "/volumes/create", Body::Json(&body))?;
     print_line(volume.get("Name").text())?;
     Ok(0)
 }
 
 fn list(session: &Session, arguments: &Arguments) -> Result<u8> {
-    let path = Query::new("/volumes").set_some("filters", table::filters(arguments)?.as_deref()).build();
+    let path = Query::new("/volumes")
+        .set_some("filters", table::filters(arguments)?.as_deref())
+        .build();
     let answer = session.client.get(&path)?;
     let mut volumes: Vec<&Value> = answer.get("Volumes").items().iter().collect();
     volumes.sort_by(|left, right| left.get("Name").text().cmp(right.get("Name").text()));
     let row = |volume: &&Value| {
-        let labels: Vec<String> =
-            volume.get("Labels").entries().iter().map(|(key, value)| format!("{key}={}", value.text())).collect();
+        let labels: Vec<String> = volume
+            .get("Labels")
+            .entries()
+            .iter()
+            .map(|(key, value)| format!("{key}={}", value.text()))
+            .collect();
         let copy = |key: &str| volume.get(key).clone();
         let absent = || Value::from("N/A");
         Value::object([
@@ -114,7 +141,8 @@ fn list(session: &Session, arguments: &Arguments) -> Result<u8> {
 
 fn remove(session: &Session, arguments: &Arguments) -> Result<u8> {
     for_each_name(&arguments.positional, |name| {
-        let path = Query::new(&format!("/volumes/{}", escape(name))).set_if(arguments.is_set("force"), "force", "1");
+        let path =
+            Query::new(&format!("/volumes/{}", escape(name))).set_if(arguments.is_set("force"), "force", "1");
         session.client.call("DELETE", &path.build(), Body::Empty)?;
         print_line(name)
     })

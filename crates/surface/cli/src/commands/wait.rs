@@ -20,7 +20,9 @@ pub const COMMAND: Command = Command {
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     for_each_name(&arguments.positional, |name| {
-        let answer = session.client.json("POST", &format!("{}/wait", container_path(name)), Body::Empty)?;
+        let answer = session
+            .client
+            .json("POST", &format!("{}/wait", container_path(name)), Body::Empty)?;
         let error = answer.at(&["Error", "Message"]).text();
         if !error.is_empty() {
             return Err(CliError::message(error));

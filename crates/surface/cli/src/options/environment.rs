@@ -12,7 +12,10 @@ pub fn plan_environment(arguments: &Arguments) -> Outcome<Vec<String>> {
 }
 
 /// As [`plan_environment`], with the client's environment given.
-pub fn read_variables(arguments: &Arguments, lookup: &dyn Fn(&str) -> Option<String>) -> Outcome<Vec<String>> {
+pub fn read_variables(
+    arguments: &Arguments,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Outcome<Vec<String>> {
     let mut variables = Vec::new();
     for path in arguments.list("env-file") {
         for line in read_lines(path)? {
@@ -44,7 +47,9 @@ pub fn plan_labels(arguments: &Arguments) -> Outcome<Vec<(String, Value)>> {
     }
     for text in arguments.list("label") {
         if text.is_empty() || text.starts_with('=') {
-            return Err(format!("invalid argument {text:?} for \"-l, --label\" flag: invalid label '{text}': empty name"));
+            return Err(format!(
+                "invalid argument {text:?} for \"-l, --label\" flag: invalid label '{text}': empty name"
+            ));
         }
         lines.push(text.to_owned());
     }
@@ -70,14 +75,22 @@ fn read_lines(path: &str) -> Outcome<Vec<String>> {
         }
         let name = line.split_once('=').map_or(line, |(name, _)| name);
         if name.is_empty() {
-            return Err(format!("invalid env file ({path}): no variable name on line '{line}'"));
+            return Err(format!(
+                "invalid env file ({path}): no variable name on line '{line}'"
+            ));
         }
         // A name alone may have white space after it, never inside or before the `=`.
         let name = if line.contains('=') { name } else { name.trim_end() };
         if name.contains(char::is_whitespace) {
-            return Err(format!("invalid env file ({path}): variable '{name}' contains whitespaces"));
+            return Err(format!(
+                "invalid env file ({path}): variable '{name}' contains whitespaces"
+            ));
         }
-        lines.push(if line.contains('=') { line.to_owned() } else { name.to_owned() });
+        lines.push(if line.contains('=') {
+            line.to_owned()
+        } else {
+            name.to_owned()
+        });
     }
     Ok(lines)
 }

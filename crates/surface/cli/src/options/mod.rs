@@ -25,7 +25,6 @@ pub struct CreatePlan {
     pub body: Value,
     pub attach: Attach,
     pub terminal: bool,
-    pub open_stdin: bool,
     pub auto_remove: bool,
     pub cidfile: Option<String>,
     pub pull: PullPolicy,
@@ -151,7 +150,6 @@ pub fn plan_create(arguments: &Arguments, detached: bool) -> Outcome<CreatePlan>
         body: Value::Map(config.0),
         attach,
         terminal,
-        open_stdin,
         auto_remove,
         cidfile: arguments.text("cidfile").map(str::to_owned),
         pull: plan_pull(arguments)?,
@@ -177,7 +175,11 @@ fn plan_attach(arguments: &Arguments, detached: bool, open_stdin: bool) -> Outco
         return Err("Conflicting options: -a and -d".to_owned());
     }
     if !attach.any() && !detached {
-        attach = Attach { stdin: open_stdin, stdout: true, stderr: true };
+        attach = Attach {
+            stdin: open_stdin,
+            stdout: true,
+            stderr: true,
+        };
     }
     Ok(attach)
 }
@@ -187,9 +189,9 @@ fn plan_pull(arguments: &Arguments) -> Outcome<PullPolicy> {
         "always" => Ok(PullPolicy::Always),
         "missing" => Ok(PullPolicy::Missing),
         "never" => Ok(PullPolicy::Never),
-        other => {
-            Err(format!("invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\""))
-        }
+        other => Err(format!(
+            "invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\""
+        )),
     }
 }
 
@@ -211,7 +213,10 @@ fn plan_host(arguments: &Arguments, auto_remove: bool, host: &mut Object) -> Out
     ] {
         host.set_list(key, texts(arguments, flag));
     }
-    let dns_options = texts(arguments, "dns-option").into_iter().chain(texts(arguments, "dns-opt")).collect();
+    let dns_options = texts(arguments, "dns-option")
+        .into_iter()
+        .chain(texts(arguments, "dns-opt"))
+        .collect();
     host.set_list("DnsOptions", dns_options);
     for (flag, key) in [
         ("ipc", "IpcMode"),
@@ -239,14 +244,24 @@ fn mode<'a>(arguments: &'a Arguments, flag: &str, word: &str, joins: bool) -> Ou
     match arguments.text(flag) {
         None | Some("") => Ok(None),
         Some("host") => Ok(Some("host")),
-        Some(text) if joins && text.strip_prefix("container:").is_some_and(|name| !name.is_empty()) => Ok(Some(text)),
+        Some(text)
+            if joins
+                && text
+                    .strip_prefix("container:")
+                    .is_some_and(|name| !name.is_empty()) =>
+        {
+            Ok(Some(text))
+        }
         Some(_) => Err(format!("--{flag}: invalid {word} mode")),
     }
 }
 
 fn plan_restart(arguments: &Arguments) -> Outcome<Value> {
     let policy = |name: &str, count: i64| {
-        Value::object([("Name", Value::from(name)), ("MaximumRetryCount", Value::Integer(count))])
+        Value::object([
+            ("Name", Value::from(name)),
+            ("MaximumRetryCount", Value::Integer(count)),
+        ])
     };
     let text = arguments.text("restart").unwrap_or("no");
     let (name, count) = match text.split_once(':') {
@@ -285,7 +300,10 @@ fn plan_security(arguments: &Arguments, host: &mut Object) -> Outcome<()> {
             host.set("ReadonlyPaths", Value::List(Vec::new()));
             continue;
         }
-        let (key, value) = option.split_once('=').or_else(|| option.split_once(':')).unwrap_or((option, ""));
+        let (key, value) = option
+            .split_once('=')
+            .or_else(|| option.split_once(':'))
+            .unwrap_or((option, ""));
         if value.is_empty() && key != "no-new-privileges" {
             return Err(format!("invalid --security-opt: {option:?}"));
         }
@@ -300,7 +318,8 @@ fn plan_security(arguments: &Arguments, host: &mut Object) -> Outcome<()> {
 }
 
 fn read_profile(path: &str) -> Outcome<String> {
-    let text = std::fs::read(path).map_err(|error| format!("opening seccomp profile ({path}) failed: {error}"))?;
+    let text =
+        std::fs::read(path).map_err(|error| format!("opening seccomp profile ({path}) failed: {error}"))?;
     Value::parse(&text)
         .map(|profile| profile.to_json())
         .map_err(|error| format!("compacting json for seccomp profile ({path}) failed: {error}"))

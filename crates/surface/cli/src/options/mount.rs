@@ -32,7 +32,9 @@ pub fn plan_volumes(arguments: &Arguments) -> Outcome<Volumes> {
     }
     for text in arguments.list("mount") {
         let mount = parse_mount(text);
-        volumes.mounts.push(mount.map_err(|reason| format!("invalid argument {text:?} for \"--mount\" flag: {reason}"))?);
+        volumes.mounts.push(
+            mount.map_err(|reason| format!("invalid argument {text:?} for \"--mount\" flag: {reason}"))?,
+        );
     }
     Ok(volumes)
 }
@@ -87,7 +89,10 @@ struct Mount {
 }
 
 fn parse_mount(text: &str) -> Outcome<Value> {
-    let mut mount = Mount { kind: "volume".to_owned(), ..Mount::default() };
+    let mut mount = Mount {
+        kind: "volume".to_owned(),
+        ..Mount::default()
+    };
     for field in split_fields(text) {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key.trim().to_ascii_lowercase(), Some(value)),
@@ -129,8 +134,13 @@ fn set_field(mount: &mut Mount, key: &str, value: Option<&str>, field: &str) -> 
         "type" => mount.kind = needed()?.to_ascii_lowercase(),
         "source" | "src" => {
             let value = needed()?;
-            let is_relative = value == "." || value.starts_with("./") || value.starts_with("../") || value == "..";
-            mount.source = if is_relative { absolute(value)? } else { value.to_owned() };
+            let is_relative =
+                value == "." || value.starts_with("./") || value.starts_with("../") || value == "..";
+            mount.source = if is_relative {
+                absolute(value)?
+            } else {
+                value.to_owned()
+            };
         }
         "target" | "dst" | "destination" => needed()?.clone_into(&mut mount.target),
         "consistency" => mount.consistency = needed()?.to_ascii_lowercase(),
@@ -140,12 +150,14 @@ fn set_field(mount: &mut Mount, key: &str, value: Option<&str>, field: &str) -> 
         "volume-driver" => needed()?.clone_into(&mut mount.driver_name),
         "volume-opt" => put_pair(&mut mount.driver_options, needed()?),
         "tmpfs-size" => {
-            let size = units::parse_ram_bytes(needed()?).map_err(|_| format!("invalid value for {key}: {}", value.unwrap_or_default()))?;
+            let size = units::parse_ram_bytes(needed()?)
+                .map_err(|_| format!("invalid value for {key}: {}", value.unwrap_or_default()))?;
             mount.tmpfs.set("SizeBytes", size);
         }
         "tmpfs-mode" => {
             let text = needed()?;
-            let mode = i64::from_str_radix(text, 8).map_err(|_| format!("invalid value for {key}: {text}"))?;
+            let mode =
+                i64::from_str_radix(text, 8).map_err(|_| format!("invalid value for {key}: {text}"))?;
             mount.tmpfs.set("Mode", mode);
         }
         "image-subpath" => mount.image.set("Subpath", needed()?),
@@ -170,11 +182,19 @@ fn finish_mount(mut mount: Mount) -> Outcome<Value> {
     }
     if !mount.driver_name.is_empty() || !mount.driver_options.is_empty() {
         let options = Value::Map(std::mem::take(&mut mount.driver_options));
-        let driver = Value::object([("Name", Value::from(mount.driver_name.as_str())), ("Options", options)]);
+        let driver = Value::object([
+            ("Name", Value::from(mount.driver_name.as_str())),
+            ("Options", options),
+        ]);
         mount.volume.set("DriverConfig", driver);
     }
     let kind = mount.kind.as_str();
-    for (options, owner) in [(&mount.bind, "bind"), (&mount.volume, "volume"), (&mount.tmpfs, "tmpfs"), (&mount.image, "image")] {
+    for (options, owner) in [
+        (&mount.bind, "bind"),
+        (&mount.volume, "volume"),
+        (&mount.tmpfs, "tmpfs"),
+        (&mount.image, "image"),
+    ] {
         if !options.0.is_empty() && kind != owner {
             return Err(format!("cannot mix '{owner}-*' options with mount type '{kind}'"));
         }
@@ -184,7 +204,10 @@ fn finish_mount(mut mount: Mount) -> Outcome<Value> {
     value.set_some("Source", Some(mount.source).filter(|source| !source.is_empty()));
     value.set("Target", mount.target);
     value.set_true("ReadOnly", mount.read_only);
-    value.set_some("Consistency", Some(mount.consistency).filter(|text| !text.is_empty()));
+    value.set_some(
+        "Consistency",
+        Some(mount.consistency).filter(|text| !text.is_empty()),
+    );
     value.set_map("BindOptions", mount.bind.0);
     value.set_map("VolumeOptions", mount.volume.0);
     value.set_map("TmpfsOptions", mount.tmpfs.0);

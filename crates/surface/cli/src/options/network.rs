@@ -25,11 +25,15 @@ pub fn plan_network(arguments: &Arguments, config: &mut Object, host: &mut Objec
         .list("network")
         .chain(arguments.list("net"))
         .map(|text| {
-            parse_attachment(text).map_err(|reason| format!("invalid argument {text:?} for \"--network\" flag: {reason}"))
+            parse_attachment(text)
+                .map_err(|reason| format!("invalid argument {text:?} for \"--network\" flag: {reason}"))
         })
         .collect::<Outcome<Vec<_>>>()?;
     if attachments.is_empty() {
-        attachments.push(Attachment { name: "default".to_owned(), ..Attachment::default() });
+        attachments.push(Attachment {
+            name: "default".to_owned(),
+            ..Attachment::default()
+        });
     }
     let first = &mut attachments[0];
     first.aliases.extend(texts(arguments, "network-alias"));
@@ -44,7 +48,11 @@ pub fn plan_network(arguments: &Arguments, config: &mut Object, host: &mut Objec
         config.set("MacAddress", address);
         first.mac_address = Some(address.to_owned());
     }
-    let mode = if first.name.is_empty() { "default" } else { &first.name };
+    let mode = if first.name.is_empty() {
+        "default"
+    } else {
+        &first.name
+    };
     host.set("NetworkMode", mode);
     let is_plain = attachments.len() == 1 && endpoint(&attachments[0]).0.is_empty();
     if is_plain {
@@ -53,7 +61,10 @@ pub fn plan_network(arguments: &Arguments, config: &mut Object, host: &mut Objec
     let mut endpoints = Vec::new();
     for attachment in &attachments {
         if endpoints.iter().any(|(name, _)| *name == attachment.name) {
-            return Err(format!("network {:?} is specified multiple times", attachment.name));
+            return Err(format!(
+                "network {:?} is specified multiple times",
+                attachment.name
+            ));
         }
         endpoints.push((attachment.name.clone(), Value::Map(endpoint(attachment).0)));
     }
@@ -76,11 +87,16 @@ fn endpoint(attachment: &Attachment) -> Object {
 
 fn parse_attachment(text: &str) -> Outcome<Attachment> {
     if !text.contains('=') {
-        return Ok(Attachment { name: text.to_owned(), ..Attachment::default() });
+        return Ok(Attachment {
+            name: text.to_owned(),
+            ..Attachment::default()
+        });
     }
     let mut attachment = Attachment::default();
     for field in split_fields(text) {
-        let (key, value) = field.split_once('=').ok_or_else(|| format!("invalid field {field}"))?;
+        let (key, value) = field
+            .split_once('=')
+            .ok_or_else(|| format!("invalid field {field}"))?;
         match key.to_ascii_lowercase().as_str() {
             "name" => value.clone_into(&mut attachment.name),
             "alias" => attachment.aliases.push(value.to_owned()),
@@ -89,11 +105,17 @@ fn parse_attachment(text: &str) -> Outcome<Attachment> {
             "mac-address" => attachment.mac_address = Some(value.to_owned()),
             "link-local-ip" => attachment.link_local.push(value.to_owned()),
             "driver-opt" => {
-                let (name, option) = value.split_once('=').ok_or("invalid key value pair format in driver options")?;
+                let (name, option) = value
+                    .split_once('=')
+                    .ok_or("invalid key value pair format in driver options")?;
                 put(&mut attachment.driver_options, name, Value::from(option));
             }
             "gw-priority" => {
-                attachment.priority = Some(value.parse().map_err(|_| format!("invalid gw-priority ({value})"))?);
+                attachment.priority = Some(
+                    value
+                        .parse()
+                        .map_err(|_| format!("invalid gw-priority ({value})"))?,
+                );
             }
             other => return Err(format!("invalid field key {other}")),
         }
@@ -126,5 +148,8 @@ fn extra_hosts(arguments: &Arguments) -> Outcome<Vec<String>> {
 
 fn is_mac_address(text: &str) -> bool {
     let parts: Vec<&str> = text.split([':', '-']).collect();
-    parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+    parts.len() == 6
+        && parts
+            .iter()
+            .all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
 }

@@ -13,7 +13,11 @@ pub struct Ports {
 pub fn plan_ports(arguments: &Arguments) -> Outcome<Ports> {
     let mut ports = Ports::default();
     for text in arguments.list("publish") {
-        let text = if text.contains('=') { short_form(text)? } else { text.to_owned() };
+        let text = if text.contains('=') {
+            short_form(text)?
+        } else {
+            text.to_owned()
+        };
         publish(&text, &mut ports)?;
     }
     for text in arguments.list("expose") {
@@ -21,10 +25,14 @@ pub fn plan_ports(arguments: &Arguments) -> Outcome<Ports> {
             return Err(format!("invalid port format for --expose: {text}"));
         }
         let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-        let (first, last) =
-            parse_range(range).ok_or_else(|| format!("invalid range format for --expose: {text}, error: invalid port"))?;
+        let (first, last) = parse_range(range)
+            .ok_or_else(|| format!("invalid range format for --expose: {text}, error: invalid port"))?;
         for port in first..=last {
-            put(&mut ports.exposed, &format!("{port}/{protocol}"), Value::Map(Vec::new()));
+            put(
+                &mut ports.exposed,
+                &format!("{port}/{protocol}"),
+                Value::Map(Vec::new()),
+            );
         }
     }
     Ok(ports)
@@ -39,7 +47,11 @@ fn short_form(text: &str) -> Outcome<String> {
             Some(("published", value)) => published = value,
             Some(("protocol", value)) => protocol = value,
             Some(("mode", _)) => {}
-            _ => return Err(format!("invalid publish opts format (should be name=value but got '{field}')")),
+            _ => {
+                return Err(format!(
+                    "invalid publish opts format (should be name=value but got '{field}')"
+                ));
+            }
         }
     }
     Ok(format!("{published}:{target}/{protocol}"))
@@ -56,7 +68,8 @@ fn publish(text: &str, ports: &mut Ports) -> Outcome<()> {
     if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
         return Err(format!("invalid IP address: {ip}"));
     }
-    let (first, last) = parse_range(container).ok_or_else(|| format!("invalid containerPort: {container}"))?;
+    let (first, last) =
+        parse_range(container).ok_or_else(|| format!("invalid containerPort: {container}"))?;
     let host_range = if host.is_empty() {
         None
     } else {
@@ -66,7 +79,9 @@ fn publish(text: &str, ports: &mut Ports) -> Outcome<()> {
         && host_last - host_first != last - first
         && first != last
     {
-        return Err(format!("invalid ranges specified for container and host Ports: {container} and {host}"));
+        return Err(format!(
+            "invalid ranges specified for container and host Ports: {container} and {host}"
+        ));
     }
     if !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
         return Err(format!("invalid proto: {protocol}"));
@@ -91,7 +106,9 @@ fn publish(text: &str, ports: &mut Ports) -> Outcome<()> {
 
 /// The last two colons divide address, host port and container port.
 fn split_address(text: &str) -> (&str, &str, &str) {
-    let Some((rest, container)) = text.rsplit_once(':') else { return ("", "", text) };
+    let Some((rest, container)) = text.rsplit_once(':') else {
+        return ("", "", text);
+    };
     match rest.rsplit_once(':') {
         // `[::1]:80` has no host port of its own to divide off.
         Some((ip, host)) if !host.ends_with(']') => (ip, host, container),

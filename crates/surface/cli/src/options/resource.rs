@@ -33,17 +33,25 @@ pub fn plan_resources(arguments: &Arguments, host: &mut Object) -> Outcome<()> {
     }
     if let Some(swappiness) = arguments.int("memory-swappiness") {
         if swappiness != -1 && !(0..=100).contains(&swappiness) {
-            return Err(format!("invalid value: {swappiness}. Valid memory swappiness range is 0-100"));
+            return Err(format!(
+                "invalid value: {swappiness}. Valid memory swappiness range is 0-100"
+            ));
         }
         host.set("MemorySwappiness", swappiness);
     }
-    host.set_some("NanoCpus", arguments.text("cpus").map(units::parse_nano_cpus).transpose()?);
+    host.set_some(
+        "NanoCpus",
+        arguments.text("cpus").map(units::parse_nano_cpus).transpose()?,
+    );
     host.set_some("CpusetCpus", arguments.text("cpuset-cpus"));
     host.set_some("CpusetMems", arguments.text("cpuset-mems"));
     host.set_true("OomKillDisable", arguments.is_set("oom-kill-disable"));
     plan_devices(arguments, host)?;
     plan_throttles(arguments, host)?;
-    let ulimits = arguments.list("ulimit").map(parse_ulimit).collect::<Outcome<Vec<_>>>()?;
+    let ulimits = arguments
+        .list("ulimit")
+        .map(parse_ulimit)
+        .collect::<Outcome<Vec<_>>>()?;
     if !ulimits.is_empty() {
         host.set("Ulimits", ulimits);
     }
@@ -56,17 +64,26 @@ fn plan_devices(arguments: &Arguments, host: &mut Object) -> Outcome<()> {
     for text in arguments.list("device") {
         // vendor.com/class=name is a CDI device.
         if !text.starts_with('/') && text.contains('=') {
-            let request =
-                [("Driver", Value::from("cdi")), ("DeviceIDs", Value::from(vec![text.to_owned()]))];
+            let request = [
+                ("Driver", Value::from("cdi")),
+                ("DeviceIDs", Value::from(vec![text.to_owned()])),
+            ];
             requests.push(Value::object(request));
         } else {
             devices.push(parse_device(text)?);
         }
     }
     for text in arguments.list("gpus") {
-        let count = if text == "all" { -1 } else { text.parse().unwrap_or(-1) };
+        let count = if text == "all" {
+            -1
+        } else {
+            text.parse().unwrap_or(-1)
+        };
         let capabilities = Value::List(vec![Value::from(vec!["gpu".to_owned()])]);
-        requests.push(Value::object([("Count", Value::Integer(count)), ("Capabilities", capabilities)]));
+        requests.push(Value::object([
+            ("Count", Value::Integer(count)),
+            ("Capabilities", capabilities),
+        ]));
     }
     if !devices.is_empty() {
         host.set("Devices", devices);
@@ -87,15 +104,22 @@ fn plan_devices(arguments: &Arguments, host: &mut Object) -> Outcome<()> {
 fn is_device_mode(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| b"rwm".contains(&byte))
-        && text.bytes().all(|byte| text.bytes().filter(|other| *other == byte).count() == 1)
+        && text
+            .bytes()
+            .all(|byte| text.bytes().filter(|other| *other == byte).count() == 1)
 }
 
 /// `c 1:3 rwm`, numbers may be `*`.
 fn is_device_rule(text: &str) -> bool {
     let parts: Vec<&str> = text.split(' ').collect();
-    let is_number = |part: &str| part == "*" || (!part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
-    let [kind, numbers, mode] = parts[..] else { return false };
-    let numbers = numbers.split_once(':').is_some_and(|(major, minor)| is_number(major) && is_number(minor));
+    let is_number =
+        |part: &str| part == "*" || (!part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    let [kind, numbers, mode] = parts[..] else {
+        return false;
+    };
+    let numbers = numbers
+        .split_once(':')
+        .is_some_and(|(major, minor)| is_number(major) && is_number(minor));
     ["a", "b", "c"].contains(&kind) && numbers && is_device_mode(mode)
 }
 
@@ -107,7 +131,10 @@ fn parse_device(text: &str) -> Outcome<Value> {
         [source, target] => (source, target, "rwm"),
         [source, target, mode] if is_device_mode(mode) => (source, target, mode),
         _ => {
-            return Err(format!("invalid argument {text:?} for \"--device\" flag: bad mode specified: {}", parts[parts.len() - 1]));
+            return Err(format!(
+                "invalid argument {text:?} for \"--device\" flag: bad mode specified: {}",
+                parts[parts.len() - 1]
+            ));
         }
     };
     Ok(Value::object([
@@ -124,13 +151,18 @@ fn plan_throttles(arguments: &Arguments, host: &mut Object) -> Outcome<()> {
         ("device-read-iops", "BlkioDeviceReadIOps", false),
         ("device-write-iops", "BlkioDeviceWriteIOps", false),
     ] {
-        let throttles =
-            arguments.list(flag).map(|text| parse_throttle(flag, text, in_bytes)).collect::<Outcome<Vec<_>>>()?;
+        let throttles = arguments
+            .list(flag)
+            .map(|text| parse_throttle(flag, text, in_bytes))
+            .collect::<Outcome<Vec<_>>>()?;
         if !throttles.is_empty() {
             host.set(key, throttles);
         }
     }
-    let weights = arguments.list("blkio-weight-device").map(parse_weight).collect::<Outcome<Vec<_>>>()?;
+    let weights = arguments
+        .list("blkio-weight-device")
+        .map(parse_weight)
+        .collect::<Outcome<Vec<_>>>()?;
     if !weights.is_empty() {
         host.set("BlkioWeightDevice", weights);
     }
@@ -139,7 +171,9 @@ fn plan_throttles(arguments: &Arguments, host: &mut Object) -> Outcome<()> {
 
 fn split_device(flag: &str, text: &str) -> Outcome<(String, String)> {
     let bad = |reason: &str| format!("invalid argument {text:?} for \"--{flag}\" flag: {reason}");
-    let (path, number) = text.split_once(':').ok_or_else(|| bad(&format!("bad format: {text}")))?;
+    let (path, number) = text
+        .split_once(':')
+        .ok_or_else(|| bad(&format!("bad format: {text}")))?;
     if !path.starts_with("/dev/") {
         return Err(bad(&format!("bad format for device path: {text}")));
     }
@@ -148,55 +182,100 @@ fn split_device(flag: &str, text: &str) -> Outcome<(String, String)> {
 
 fn parse_throttle(flag: &str, text: &str, in_bytes: bool) -> Outcome<Value> {
     let (path, number) = split_device(flag, text)?;
-    let rate = if in_bytes { units::parse_ram_bytes(&number).ok() } else { number.parse().ok() };
+    let rate = if in_bytes {
+        units::parse_ram_bytes(&number).ok()
+    } else {
+        number.parse().ok()
+    };
     let rate = rate.filter(|rate| *rate >= 0).ok_or_else(|| {
         let shape = if in_bytes { "<device-path>:<number>[<unit>]" } else { "<device-path>:<number>" };
         format!("invalid argument {text:?} for \"--{flag}\" flag: invalid rate for device: {text}. The correct format is {shape}. Number must be a positive integer")
     })?;
-    Ok(Value::object([("Path", Value::from(path)), ("Rate", Value::Integer(rate))]))
+    Ok(Value::object([
+        ("Path", Value::from(path)),
+        ("Rate", Value::Integer(rate)),
+    ]))
 }
 
 fn parse_weight(text: &str) -> Outcome<Value> {
     let flag = "blkio-weight-device";
     let (path, number) = split_device(flag, text)?;
-    let weight: i64 = number.parse().ok().filter(|weight| *weight == 0 || (10..=1000).contains(weight)).ok_or_else(
-        || format!("invalid argument {text:?} for \"--{flag}\" flag: invalid weight for device: {text}"),
-    )?;
-    Ok(Value::object([("Path", Value::from(path)), ("Weight", Value::Integer(weight))]))
+    let weight: i64 = number
+        .parse()
+        .ok()
+        .filter(|weight| *weight == 0 || (10..=1000).contains(weight))
+        .ok_or_else(|| {
+            format!("invalid argument {text:?} for \"--{flag}\" flag: invalid weight for device: {text}")
+        })?;
+    Ok(Value::object([
+        ("Path", Value::from(path)),
+        ("Weight", Value::Integer(weight)),
+    ]))
 }
 
 /// `name=soft[:hard]`; `-1` is unlimited.
 fn parse_ulimit(text: &str) -> Outcome<Value> {
     const NAMES: [&str; 16] = [
-        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-        "rttime", "sigpending", "stack",
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
     ];
     let bad = |reason: String| format!("invalid argument {text:?} for \"--ulimit\" flag: {reason}");
-    let (name, limits) = text.split_once('=').ok_or_else(|| bad(format!("invalid ulimit argument: {text}")))?;
+    let (name, limits) = text
+        .split_once('=')
+        .ok_or_else(|| bad(format!("invalid ulimit argument: {text}")))?;
     if !NAMES.contains(&name) {
         return Err(bad(format!("invalid ulimit type: {name}")));
     }
     let (soft_text, hard_text) = limits.split_once(':').unwrap_or((limits, limits));
     let number = |part: &str| {
-        part.parse::<i64>().map_err(|_| bad(format!("strconv.ParseInt: parsing {part:?}: invalid syntax")))
+        part.parse::<i64>()
+            .map_err(|_| bad(format!("strconv.ParseInt: parsing {part:?}: invalid syntax")))
     };
     let (soft, hard) = (number(soft_text)?, number(hard_text)?);
     if hard != -1 && (soft > hard || soft == -1) {
-        return Err(bad(format!("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")));
+        return Err(bad(format!(
+            "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+        )));
     }
-    Ok(Value::object([("Name", Value::from(name)), ("Hard", Value::Integer(hard)), ("Soft", Value::Integer(soft))]))
+    Ok(Value::object([
+        ("Name", Value::from(name)),
+        ("Hard", Value::Integer(hard)),
+        ("Soft", Value::Integer(soft)),
+    ]))
 }
 
 pub fn plan_healthcheck(arguments: &Arguments) -> Outcome<Option<Value>> {
     const FLAGS: [&str; 6] = [
-        "health-cmd", "health-interval", "health-timeout", "health-retries", "health-start-period", "health-start-interval",
+        "health-cmd",
+        "health-interval",
+        "health-timeout",
+        "health-retries",
+        "health-start-period",
+        "health-start-interval",
     ];
     let has_any = FLAGS.iter().any(|flag| arguments.is_given(flag));
     if arguments.is_set("no-healthcheck") {
         if has_any {
             return Err("--no-healthcheck conflicts with --health-* options".to_owned());
         }
-        return Ok(Some(Value::object([("Test", Value::from(vec!["NONE".to_owned()]))])));
+        return Ok(Some(Value::object([(
+            "Test",
+            Value::from(vec!["NONE".to_owned()]),
+        )])));
     }
     if !has_any {
         return Ok(None);

@@ -5,8 +5,8 @@ use crate::json::Value;
 use std::cmp::Ordering;
 
 pub const NAMES: &[&str] = &[
-    "and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "index", "len", "print", "println", "printf", "slice", "json",
-    "join", "split", "lower", "upper", "title", "pad", "truncate",
+    "and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "index", "len", "print", "println", "printf",
+    "slice", "json", "join", "split", "lower", "upper", "title", "pad", "truncate",
 ];
 
 pub fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
@@ -14,7 +14,10 @@ pub fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         if arguments.len() >= count {
             Ok(())
         } else {
-            Err(format!("wrong number of args for {name}: want {count} got {}", arguments.len()))
+            Err(format!(
+                "wrong number of args for {name}: want {count} got {}",
+                arguments.len()
+            ))
         }
     };
     match name {
@@ -26,10 +29,22 @@ pub fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
     let text = |at: usize| arguments.get(at).map(show).unwrap_or_default();
     let number = |at: usize| usize::try_from(arguments[at].integer()).unwrap_or(0);
     Ok(match name {
-        "and" => arguments.iter().find(|value| !is_truth(value)).unwrap_or(&arguments[arguments.len() - 1]).clone(),
-        "or" => arguments.iter().find(|value| is_truth(value)).unwrap_or(&arguments[arguments.len() - 1]).clone(),
+        "and" => arguments
+            .iter()
+            .find(|value| !is_truth(value))
+            .unwrap_or(&arguments[arguments.len() - 1])
+            .clone(),
+        "or" => arguments
+            .iter()
+            .find(|value| is_truth(value))
+            .unwrap_or(&arguments[arguments.len() - 1])
+            .clone(),
         "not" => Value::Bool(!is_truth(&arguments[0])),
-        "eq" => Value::Bool(arguments[1..].iter().any(|other| order(&arguments[0], other) == Ordering::Equal)),
+        "eq" => Value::Bool(
+            arguments[1..]
+                .iter()
+                .any(|other| order(&arguments[0], other) == Ordering::Equal),
+        ),
         "ne" => Value::Bool(order(&arguments[0], &arguments[1]) != Ordering::Equal),
         "lt" => Value::Bool(order(&arguments[0], &arguments[1]).is_lt()),
         "le" => Value::Bool(order(&arguments[0], &arguments[1]).is_le()),
@@ -43,16 +58,41 @@ pub fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         "slice" => {
             let whole = text(0);
             let start = if arguments.len() > 1 { number(1) } else { 0 };
-            let end = if arguments.len() > 2 { number(2) } else { whole.len() };
-            Value::from(whole.get(start..end).ok_or_else(|| format!("slice index out of range: {end}"))?)
+            let end = if arguments.len() > 2 {
+                number(2)
+            } else {
+                whole.len()
+            };
+            Value::from(
+                whole
+                    .get(start..end)
+                    .ok_or_else(|| format!("slice index out of range: {end}"))?,
+            )
         }
         "json" => Value::Text(arguments[0].to_json()),
-        "join" => Value::Text(arguments[0].items().iter().map(show).collect::<Vec<_>>().join(&text(1))),
-        "split" => Value::from(text(0).split(&text(1)).map(str::to_owned).collect::<Vec<String>>()),
+        "join" => Value::Text(
+            arguments[0]
+                .items()
+                .iter()
+                .map(show)
+                .collect::<Vec<_>>()
+                .join(&text(1)),
+        ),
+        "split" => Value::from(
+            text(0)
+                .split(&text(1))
+                .map(str::to_owned)
+                .collect::<Vec<String>>(),
+        ),
         "lower" => Value::Text(text(0).to_lowercase()),
         "upper" => Value::Text(text(0).to_uppercase()),
         "title" => Value::Text(title(&text(0))),
-        "pad" => Value::Text(format!("{}{}{}", " ".repeat(number(1)), text(0), " ".repeat(number(2)))),
+        "pad" => Value::Text(format!(
+            "{}{}{}",
+            " ".repeat(number(1)),
+            text(0),
+            " ".repeat(number(2))
+        )),
         "truncate" => Value::Text(text(0).chars().take(number(1)).collect()),
         _ => return Err(format!("function {name:?} not defined")),
     })
@@ -83,7 +123,8 @@ fn index(arguments: &[Value]) -> Result<Value, String> {
         value = match &value {
             Value::List(items) => {
                 let at = usize::try_from(key.integer()).ok().filter(|at| *at < items.len());
-                items[at.ok_or_else(|| format!("error calling index: index out of range: {}", show(key)))?].clone()
+                items[at.ok_or_else(|| format!("error calling index: index out of range: {}", show(key)))?]
+                    .clone()
             }
             // A map of texts answers an absent key with its zero value.
             Value::Map(entries) => match value.entry(&show(key)) {
@@ -92,7 +133,12 @@ fn index(arguments: &[Value]) -> Result<Value, String> {
                 None => Value::Null,
             },
             Value::Null => return Err("error calling index: index of untyped nil".to_owned()),
-            other => return Err(format!("error calling index: can't index item of {}", show(other))),
+            other => {
+                return Err(format!(
+                    "error calling index: can't index item of {}",
+                    show(other)
+                ));
+            }
         };
     }
     Ok(value)
@@ -102,7 +148,11 @@ fn title(text: &str) -> String {
     let mut at_start = true;
     text.chars()
         .map(|character| {
-            let shown = if at_start { character.to_ascii_uppercase() } else { character };
+            let shown = if at_start {
+                character.to_ascii_uppercase()
+            } else {
+                character
+            };
             at_start = character.is_whitespace();
             shown
         })
@@ -134,7 +184,11 @@ fn print_formatted(arguments: &[Value]) -> String {
                     _ => show(&value),
                 };
                 let columns = width.trim_start_matches('-').parse().unwrap_or(0);
-                text.push_str(&if width.starts_with('-') { format!("{shown:columns$}") } else { format!("{shown:>columns$}") });
+                text.push_str(&if width.starts_with('-') {
+                    format!("{shown:columns$}")
+                } else {
+                    format!("{shown:>columns$}")
+                });
             }
             None => text.push('%'),
         }

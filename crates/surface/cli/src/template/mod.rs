@@ -19,7 +19,11 @@ impl Template {
     }
 
     pub fn render(&self, data: &Value) -> Result<String, String> {
-        let mut state = State { root: data.clone(), variables: Vec::new(), output: String::new() };
+        let mut state = State {
+            root: data.clone(),
+            variables: Vec::new(),
+            output: String::new(),
+        };
         state.walk(&self.nodes, data)?;
         Ok(state.output)
     }
@@ -47,9 +51,18 @@ impl State {
                 Node::If(branches, otherwise) => self.walk_if(branches, otherwise, dot)?,
                 Node::With(pipeline, body, otherwise) => {
                     let value = self.evaluate(pipeline, dot)?;
-                    if is_truth(&value) { self.scoped(body, &value)? } else { self.scoped(otherwise, dot)? }
+                    if is_truth(&value) {
+                        self.scoped(body, &value)?
+                    } else {
+                        self.scoped(otherwise, dot)?
+                    }
                 }
-                Node::Range { names, over, body, otherwise } => self.walk_range(names, over, body, otherwise, dot)?,
+                Node::Range {
+                    names,
+                    over,
+                    body,
+                    otherwise,
+                } => self.walk_range(names, over, body, otherwise, dot)?,
             }
         }
         Ok(())
@@ -62,7 +75,12 @@ impl State {
         outcome
     }
 
-    fn walk_if(&mut self, branches: &[(Expression, Vec<Node>)], otherwise: &[Node], dot: &Value) -> Result<(), String> {
+    fn walk_if(
+        &mut self,
+        branches: &[(Expression, Vec<Node>)],
+        otherwise: &[Node],
+        dot: &Value,
+    ) -> Result<(), String> {
         for (condition, body) in branches {
             if is_truth(&self.evaluate(condition, dot)?) {
                 return self.scoped(body, dot);
@@ -80,10 +98,15 @@ impl State {
         dot: &Value,
     ) -> Result<(), String> {
         let mut pairs: Vec<(Value, Value)> = match self.evaluate(over, dot)? {
-            Value::List(items) => {
-                items.into_iter().enumerate().map(|(at, item)| (Value::Integer(at as i64), item)).collect()
-            }
-            Value::Map(entries) => entries.into_iter().map(|(key, value)| (Value::Text(key), value)).collect(),
+            Value::List(items) => items
+                .into_iter()
+                .enumerate()
+                .map(|(at, item)| (Value::Integer(at as i64), item))
+                .collect(),
+            Value::Map(entries) => entries
+                .into_iter()
+                .map(|(key, value)| (Value::Text(key), value))
+                .collect(),
             Value::Null => Vec::new(),
             other => return Err(format!("range can't iterate over {}", show(&other))),
         };
@@ -118,14 +141,23 @@ impl State {
                 let value = if name.is_empty() {
                     Some(&self.root)
                 } else {
-                    self.variables.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value)
+                    self.variables
+                        .iter()
+                        .rev()
+                        .find(|(known, _)| known == name)
+                        .map(|(_, value)| value)
                 };
-                follow(value.ok_or_else(|| format!("undefined variable \"${name}\""))?, path)
+                follow(
+                    value.ok_or_else(|| format!("undefined variable \"${name}\""))?,
+                    path,
+                )
             }
             Expression::Of(inner, path) => follow(&self.evaluate(inner, dot)?, path),
             Expression::Call(name, arguments) => {
-                let values =
-                    arguments.iter().map(|argument| self.evaluate(argument, dot)).collect::<Result<Vec<_>, _>>()?;
+                let values = arguments
+                    .iter()
+                    .map(|argument| self.evaluate(argument, dot))
+                    .collect::<Result<Vec<_>, _>>()?;
                 functions::call(name, &values)
             }
         }
@@ -142,13 +174,19 @@ fn follow(value: &Value, path: &[String]) -> Result<Value, String> {
             Value::Map(_) => match value.entry(name) {
                 Some(entry) => entry,
                 None if name.starts_with(char::is_uppercase) => {
-                    return Err(format!("executing \"\" at <.{}>: map has no entry for key {name:?}", path.join(".")));
+                    return Err(format!(
+                        "executing \"\" at <.{}>: map has no entry for key {name:?}",
+                        path.join(".")
+                    ));
                 }
                 None => return Ok(Value::Null),
             },
             other => {
                 let shown = show(other);
-                return Err(format!("executing \"\" at <.{}>: can't evaluate field {name} in {shown:?}", path.join(".")));
+                return Err(format!(
+                    "executing \"\" at <.{}>: can't evaluate field {name} in {shown:?}",
+                    path.join(".")
+                ));
             }
         };
     }
@@ -177,8 +215,10 @@ fn show(value: &Value) -> String {
         Value::Text(text) => text.clone(),
         Value::List(items) => format!("[{}]", items.iter().map(show_inner).collect::<Vec<_>>().join(" ")),
         Value::Map(entries) => {
-            let mut shown: Vec<String> =
-                entries.iter().map(|(key, value)| format!("{key}:{}", show_inner(value))).collect();
+            let mut shown: Vec<String> = entries
+                .iter()
+                .map(|(key, value)| format!("{key}:{}", show_inner(value)))
+                .collect();
             shown.sort();
             format!("map[{}]", shown.join(" "))
         }
@@ -186,7 +226,11 @@ fn show(value: &Value) -> String {
 }
 
 fn show_inner(value: &Value) -> String {
-    if value.is_null() { "<nil>".to_owned() } else { show(value) }
+    if value.is_null() {
+        "<nil>".to_owned()
+    } else {
+        show(value)
+    }
 }
 
 #[cfg(test)]
@@ -213,8 +257,14 @@ mod tests {
             ("{{range .E}}x{{else}}none{{end}}", "none"),
             ("{{index .M \"a\"}}{{index .L 1}}", "1y"),
             ("{{.NetworkSettings.Networks.bridge.IPAddress}}", "1.2.3.4"),
-            ("{{(index .NetworkSettings.Networks \"bridge\").IPAddress}}", "1.2.3.4"),
-            ("{{join .L \",\"}} {{upper .ID}} {{len .L}} {{title .ID}}", "x,y ABC 2 Abc"),
+            (
+                "{{(index .NetworkSettings.Networks \"bridge\").IPAddress}}",
+                "1.2.3.4",
+            ),
+            (
+                "{{join .L \",\"}} {{upper .ID}} {{len .L}} {{title .ID}}",
+                "x,y ABC 2 Abc",
+            ),
             ("{{.ID | upper | printf \"%s!\"}}", "ABC!"),
             ("{{println .ID}}{{print 1 2}}", "abc\n1 2"),
             ("{{with .M}}{{.a}}{{end}}", "1"),
@@ -222,7 +272,10 @@ mod tests {
             ("a {{- .ID -}} b", "aabcb"),
             ("{{/* note */}}{{.M.absent}}", "<no value>"),
             ("{{and .T .N}} {{or .E .ID}} {{not .T}}", "3 abc false"),
-            ("{{slice .ID 0 2}} {{truncate .ID 1}} {{split \"a,b\" \",\"}}", "ab a [a b]"),
+            (
+                "{{slice .ID 0 2}} {{truncate .ID 1}} {{split \"a,b\" \",\"}}",
+                "ab a [a b]",
+            ),
         ] {
             let rendered = Template::parse(template).unwrap().render(&data);
             assert_eq!(rendered.as_deref(), Ok(expected), "{template}");
@@ -231,10 +284,23 @@ mod tests {
 
     #[test]
     fn wrong_templates_are_refused() {
-        for template in ["{{.ID", "{{end}}", "{{if .X}}", "{{nope .X}}", "{{range}}{{end}}", "{{\"a}}"] {
+        for template in [
+            "{{.ID",
+            "{{end}}",
+            "{{if .X}}",
+            "{{nope .X}}",
+            "{{range}}{{end}}",
+            "{{\"a}}",
+        ] {
             assert!(Template::parse(template).is_err(), "{template}");
         }
         let data = Value::parse(br#"{"A":1}"#).unwrap();
-        assert!(Template::parse("{{.Missing}}").unwrap().render(&data).unwrap_err().contains("no entry for key"));
+        assert!(
+            Template::parse("{{.Missing}}")
+                .unwrap()
+                .render(&data)
+                .unwrap_err()
+                .contains("no entry for key")
+        );
     }
 }

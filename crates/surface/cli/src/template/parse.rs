@@ -22,7 +22,12 @@ pub enum Node {
     Assign(String, Expression),
     If(Vec<(Expression, Vec<Node>)>, Vec<Node>),
     With(Expression, Vec<Node>, Vec<Node>),
-    Range { names: Vec<String>, over: Expression, body: Vec<Node>, otherwise: Vec<Node> },
+    Range {
+        names: Vec<String>,
+        over: Expression,
+        body: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
 }
 
 /// Text between actions, or what is inside `{{…}}`.
@@ -136,7 +141,10 @@ fn next_token(rest: &str, first: char) -> Result<(Token, &str), String> {
         }
         '.' => {
             let (path, after) = fields(rest);
-            Ok((Token::Field(path.clone()), if path.is_empty() { &rest[1..] } else { after }))
+            Ok((
+                Token::Field(path.clone()),
+                if path.is_empty() { &rest[1..] } else { after },
+            ))
         }
         '$' => {
             let (name, after) = word(&rest[1..]);
@@ -144,8 +152,11 @@ fn next_token(rest: &str, first: char) -> Result<(Token, &str), String> {
             Ok((Token::Variable(name.to_owned(), path), after))
         }
         '-' | '0'..='9' => {
-            let end = rest[1..].find(|c: char| !(c.is_ascii_digit() || c == '.')).map_or(rest.len(), |at| at + 1);
-            let number = Value::parse(&rest.as_bytes()[..end]).map_err(|_| format!("bad number {:?}", &rest[..end]))?;
+            let end = rest[1..]
+                .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+                .map_or(rest.len(), |at| at + 1);
+            let number = Value::parse(&rest.as_bytes()[..end])
+                .map_err(|_| format!("bad number {:?}", &rest[..end]))?;
             Ok((Token::Literal(number), &rest[end..]))
         }
         _ => match word(rest) {
@@ -159,7 +170,10 @@ fn next_token(rest: &str, first: char) -> Result<(Token, &str), String> {
 }
 
 fn word(text: &str) -> (&str, &str) {
-    text.split_at(text.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(text.len()))
+    text.split_at(
+        text.find(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .unwrap_or(text.len()),
+    )
 }
 
 fn fields(text: &str) -> (Vec<String>, &str) {
@@ -268,20 +282,31 @@ impl Parser {
     fn parse_range(&mut self, tokens: &[Token]) -> Result<Node, String> {
         let (names, over) = match tokens {
             [Token::Variable(value, _), Token::Assign, rest @ ..] => (vec![value.clone()], rest),
-            [Token::Variable(key, _), Token::Comma, Token::Variable(value, _), Token::Assign, rest @ ..] => {
-                (vec![key.clone(), value.clone()], rest)
-            }
+            [
+                Token::Variable(key, _),
+                Token::Comma,
+                Token::Variable(value, _),
+                Token::Assign,
+                rest @ ..,
+            ] => (vec![key.clone(), value.clone()], rest),
             _ => (Vec::new(), tokens),
         };
         let over = pipeline(over)?;
         let (body, otherwise) = self.body()?;
-        Ok(Node::Range { names, over, body, otherwise })
+        Ok(Node::Range {
+            names,
+            over,
+            body,
+            otherwise,
+        })
     }
 }
 
 fn parse_action(tokens: &[Token]) -> Result<Node, String> {
     match tokens {
-        [Token::Variable(name, _), Token::Assign, rest @ ..] => Ok(Node::Assign(name.clone(), pipeline(rest)?)),
+        [Token::Variable(name, _), Token::Assign, rest @ ..] => {
+            Ok(Node::Assign(name.clone(), pipeline(rest)?))
+        }
         _ => pipeline(tokens).map(Node::Print),
     }
 }

@@ -31,6 +31,8 @@ pub struct Namespace {
     pub kind: &'static str,
     pub meaning: &'static str,
     pub id: String,
+    /// The host's own, which the kernel made at boot.
+    pub is_initial: bool,
 }
 
 pub struct Capability {
@@ -72,6 +74,19 @@ const NAMESPACES: [(&str, &str); 8] = [
     ("cgroup", "its own view of limits"),
     ("user", "who its users are outside"),
     ("time", "its own boot clock"),
+];
+
+/// Fixed numbers of the first namespaces: ipc, uts, user, pid, cgroup, time, net, mnt (linux/nsfs.h); kernels before
+/// 6.18 fix all but the last two.
+const INITIAL_IDS: [&str; 8] = [
+    "4026531839",
+    "4026531838",
+    "4026531837",
+    "4026531836",
+    "4026531835",
+    "4026531834",
+    "4026531833",
+    "4026531832",
 ];
 
 /// Bit numbers of linux/capability.h.
@@ -223,7 +238,13 @@ fn read_namespaces() -> Vec<Namespace> {
     let namespace = |(kind, meaning): (&'static str, &'static str)| {
         let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
         let id = link.to_str()?.split(['[', ']']).nth(1)?.to_owned();
-        Some(Namespace { kind, meaning, id })
+        let is_initial = INITIAL_IDS.contains(&id.as_str());
+        Some(Namespace {
+            kind,
+            meaning,
+            id,
+            is_initial,
+        })
     };
     NAMESPACES.into_iter().filter_map(namespace).collect()
 }

@@ -65,7 +65,7 @@ fn hero(facts: &Facts) -> String {
         .collect();
     format!(
         "<header class=\"hero\"><div class=\"wide\"><p class=\"brand\"><strong>Naru</strong> \
-         <span lang=\"ko\">나루</span> <em>a ferry landing</em></p>\
+         <em>a ferry landing</em></p>\
          <h1>Your container is running.</h1>\
          <p class=\"lead\">This page comes from inside it. The machine around it has been up for {}; \
          from in here there is {processes}.</p><dl class=\"numbers\">{numbers}</dl></div>{FERRY}</header>",
@@ -81,7 +81,11 @@ fn namespaces(facts: &Facts) -> String {
             format!(
                 "<tr><th scope=\"row\"><code>{}</code></th><td>{}</td><td class=\"number\">{}</td></tr>",
                 one.kind,
-                one.meaning,
+                if one.is_initial {
+                    "nothing, it is the host’s"
+                } else {
+                    one.meaning
+                },
                 escape(&one.id)
             )
         })
@@ -111,7 +115,8 @@ fn limits(facts: &Facts) -> String {
         |value| format!("{value:.0}"),
     ));
     let cpu = match cgroup.cpu_limit {
-        Some(limit) => format!("{limit:.2} of a CPU at most"),
+        Some(1.0) => "one CPU at most".to_owned(),
+        Some(limit) => format!("{limit} CPUs at most"),
         None => "as much as is free".to_owned(),
     };
     let mut more = vec![("CPU time".to_owned(), cpu)];
@@ -168,6 +173,7 @@ fn privileges(facts: &Facts) -> String {
             .collect()
     };
     let seccomp = match facts.seccomp_filters {
+        0 if facts.seccomp == "off" => "not filtered".to_owned(),
         0 => facts.seccomp.to_owned(),
         1 => format!("{}, one filter", facts.seccomp),
         count => format!("{}, {count} filters", facts.seccomp),
@@ -195,7 +201,7 @@ fn privileges(facts: &Facts) -> String {
     let dropped = facts.capabilities.len() - held.len();
     format!(
         "{}<h3>{} of {} capabilities held</h3><ul class=\"chips held\">{}</ul>\
-         <details><summary>{dropped} taken away</summary><ul class=\"chips\">{}</ul></details>",
+         <details open><summary>{dropped} taken away</summary><ul class=\"chips\">{}</ul></details>",
         pairs(&rows),
         held.len(),
         facts.capabilities.len(),

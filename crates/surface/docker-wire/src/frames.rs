@@ -86,9 +86,9 @@ mod tests {
                 decoder.push(chunk);
                 while let Some((kind, piece)) = decoder.next_piece().unwrap() {
                     if kind == StreamKind::Stdout {
-                        out.extend(piece)
+                        out.extend(piece);
                     } else {
-                        err.extend(piece)
+                        err.extend(piece);
                     }
                 }
             }

@@ -121,11 +121,11 @@ pub fn events(call: Call) -> ApiResult<Answer> {
     });
     let live = stream::unfold((receiver, filters), move |(mut receiver, filters)| async move {
         loop {
-            let received = match deadline {
+            let next = match deadline {
                 Some(deadline) => tokio::time::timeout_at(deadline, receiver.recv()).await.ok()?,
                 None => receiver.recv().await,
             };
-            match received {
+            match next {
                 Ok(event) if is_wanted(&event, &filters) => return Some((event, (receiver, filters))),
                 Ok(_) => {}
                 Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "a client reads events too slowly"),

@@ -9,11 +9,10 @@ use naru_docker_wire::Endpoint;
 
 pub fn answer(endpoint: Endpoint, call: &Call) -> ApiResult<Answer> {
     match endpoint {
-        Endpoint::PluginList => Ok(respond::ok(&[(); 0])),
+        Endpoint::PluginList | Endpoint::ContainerCheckpointList => Ok(respond::ok(&[(); 0])),
         Endpoint::BuildPrune => Ok(respond::ok(
             &serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
         )),
-        Endpoint::ContainerCheckpointList => Ok(respond::ok(&[(); 0])),
         Endpoint::SwarmLeave => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "This node is not part of a swarm",

@@ -71,7 +71,13 @@ fn flags_of_run_arrive() {
     assert_eq!(spec.exposed_ports.len(), 2);
     assert_eq!(spec.ports.len(), 1);
     assert_eq!(spec.mounts.len(), 3);
-    assert!(matches!(spec.mounts[0].source, MountSource::Bind { create_missing: true, .. }));
+    assert!(matches!(
+        spec.mounts[0].source,
+        MountSource::Bind {
+            create_missing: true,
+            ..
+        }
+    ));
     assert_eq!(spec.ipc_mode, NamespaceMode::Host);
     assert_eq!(spec.restart, RestartPolicy::OnFailure { retries_max: Some(3) });
     assert_eq!(spec.capabilities_add, ["CAP_NET_ADMIN", "CAP_SYS_TIME"]);
@@ -91,7 +97,10 @@ fn impossible_limits_are_refused_in_dockers_words() {
             r#""MemorySwap":52428800"#,
             "You should always set the Memory limit when using Memoryswap limit, see usage",
         ),
-        (r#""MemorySwappiness":101"#, "Invalid value: 101, valid memory swappiness range is 0-100"),
+        (
+            r#""MemorySwappiness":101"#,
+            "Invalid value: 101, valid memory swappiness range is 0-100",
+        ),
         (
             r#""NanoCpus":3000000000"#,
             "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available",
@@ -100,22 +109,49 @@ fn impossible_limits_are_refused_in_dockers_words() {
             r#""NanoCpus":1000000000,"CpuQuota":5000"#,
             "Conflicting options: Nano CPUs and CPU Quota cannot both be set",
         ),
-        (r#""CpuQuota":10"#, "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
-        (r#""CpusetCpus":"0-5""#, "Requested CPUs are not available - requested 0-5, available: 0-1"),
+        (
+            r#""CpuQuota":10"#,
+            "CPU cfs quota can not be less than 1ms (i.e. 1000)",
+        ),
+        (
+            r#""CpusetCpus":"0-5""#,
+            "Requested CPUs are not available - requested 0-5, available: 0-1",
+        ),
         (r#""CpusetCpus":"x""#, "Invalid value x for cpuset cpus"),
         (r#""BlkioWeight":5"#, "Range of blkio weight is from 10 to 1000"),
         (r#""ShmSize":-1"#, "SHM size can not be less than 0"),
-        (r#""OomScoreAdj":2000"#, "Invalid value 2000, range for oom score adj is [-1000, 1000]"),
-        (r#""RestartPolicy":{"Name":"sometimes"}"#, "invalid restart policy 'sometimes'"),
+        (
+            r#""OomScoreAdj":2000"#,
+            "Invalid value 2000, range for oom score adj is [-1000, 1000]",
+        ),
+        (
+            r#""RestartPolicy":{"Name":"sometimes"}"#,
+            "invalid restart policy 'sometimes'",
+        ),
         (
             r#""AutoRemove":true,"RestartPolicy":{"Name":"always"}"#,
             "can't create 'AutoRemove' container with restart policy",
         ),
-        (r#""Ulimits":[{"Name":"nonsense"}]"#, "invalid ulimit type: nonsense"),
-        (r#""CapAdd":["fly"]"#, "invalid CapAdd: unknown capability: \"CAP_FLY\""),
-        (r#""LogConfig":{"Type":"syslog"}"#, "logger: no log driver named 'syslog' is registered"),
-        (r#""SecurityOpt":["nonsense"]"#, "invalid --security-opt 2: \"nonsense\""),
-        (r#""Sysctls":{"kernel.core_pattern":"|/x"}"#, "sysctl 'kernel.core_pattern' is not whitelisted"),
+        (
+            r#""Ulimits":[{"Name":"nonsense"}]"#,
+            "invalid ulimit type: nonsense",
+        ),
+        (
+            r#""CapAdd":["fly"]"#,
+            "invalid CapAdd: unknown capability: \"CAP_FLY\"",
+        ),
+        (
+            r#""LogConfig":{"Type":"syslog"}"#,
+            "logger: no log driver named 'syslog' is registered",
+        ),
+        (
+            r#""SecurityOpt":["nonsense"]"#,
+            "invalid --security-opt 2: \"nonsense\"",
+        ),
+        (
+            r#""Sysctls":{"kernel.core_pattern":"|/x"}"#,
+            "sysctl 'kernel.core_pattern' is not whitelisted",
+        ),
         (
             r#""Sysctls":{"net.a":"1"},"NetworkMode":"host""#,
             "sysctl 'net.a' not allowed in host network namespace",
@@ -134,7 +170,12 @@ fn impossible_limits_are_refused_in_dockers_words() {
 
 #[test]
 fn sysctl_names_cannot_leave_their_directory() {
-    for name in ["net/../kernel/core_pattern", "net.../x", "net./etc", "fs.mqueue.\\u0000"] {
+    for name in [
+        "net/../kernel/core_pattern",
+        "net.../x",
+        "net./etc",
+        "fs.mqueue.\\u0000",
+    ] {
         let fields = format!(r#""Sysctls":{{"{name}":"1"}}"#);
         assert!(refusal(&fields).contains("is not whitelisted"), "{name}");
     }
@@ -159,13 +200,18 @@ fn nothing_is_silently_ignored() {
     ];
     for fields in refused {
         let error = host(fields).unwrap_err();
-        assert!(error.status.is_client_error() || error.status.as_u16() == 501, "{fields}");
+        assert!(
+            error.status.is_client_error() || error.status.as_u16() == 501,
+            "{fields}"
+        );
     }
     let (_, warnings) = host(r#""KernelMemory":10000000"#).unwrap();
     assert_eq!(warnings.len(), 1);
-    let (_, warnings) =
-        host(r#""NetworkMode":"host","PortBindings":{"80/tcp":[{"HostPort":"1"}]}"#).unwrap();
-    assert_eq!(warnings, ["Published ports are discarded when using host network mode"]);
+    let (_, warnings) = host(r#""NetworkMode":"host","PortBindings":{"80/tcp":[{"HostPort":"1"}]}"#).unwrap();
+    assert_eq!(
+        warnings,
+        ["Published ports are discarded when using host network mode"]
+    );
 }
 
 #[test]
@@ -180,7 +226,14 @@ fn bad_config_is_refused() {
 
 #[test]
 fn wrong_types_are_errors_and_not_panics() {
-    for json in ["", "[]", "{", "null", r#"{"Memory":"x","HostConfig":{"Memory":"1g"}}"#, r#"{"Env":{}}"#] {
+    for json in [
+        "",
+        "[]",
+        "{",
+        "null",
+        r#"{"Memory":"x","HostConfig":{"Memory":"1g"}}"#,
+        r#"{"Env":{}}"#,
+    ] {
         let parsed = CreateRequest::from_slice(json.as_bytes());
         assert!(parsed.is_err() || json == "null" || json == "[]", "{json}");
     }

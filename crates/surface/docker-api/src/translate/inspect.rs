@@ -10,7 +10,7 @@ use naru_engine::ContainerView;
 use naru_engine::record::{
     ContainerRecord, ContainerState, MountKind, PublishedPort, ResolvedMount, RunRecord,
 };
-use naru_engine::spec::{ContainerPort, NamespaceMode, NetworkMode, Protocol};
+use naru_engine::spec::{NamespaceMode, NetworkMode, Protocol};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -167,7 +167,7 @@ fn config(record: &ContainerRecord) -> ContainerConfig {
         image: record.spec.image.clone(),
         working_dir: resolved.working_dir.clone(),
         labels: Some(resolved.labels.clone()),
-        exposed_ports: set(resolved.exposed_ports.iter().map(port_key).collect()),
+        exposed_ports: set(resolved.exposed_ports.iter().map(ToString::to_string).collect()),
         volumes: set(resolved.volumes.iter().cloned().collect()),
         ..asked
     }
@@ -218,10 +218,6 @@ fn fill(field: &mut String, default: &str) {
     if field.is_empty() {
         default.clone_into(field);
     }
-}
-
-pub fn port_key(port: &ContainerPort) -> String {
-    format!("{}/{}", port.port, protocol_word(port.protocol))
 }
 
 pub fn protocol_word(protocol: Protocol) -> &'static str {
@@ -322,12 +318,12 @@ fn port_map(record: &ContainerRecord, run: &RunRecord) -> PortMap {
                 .resolved
                 .exposed_ports
                 .iter()
-                .map(|port| (port_key(port), None)),
+                .map(|port| (port.to_string(), None)),
         );
     }
     for published in &run.published {
         ports
-            .entry(port_key(&published.container_port))
+            .entry(published.container_port.to_string())
             .or_default()
             .get_or_insert_default()
             .push(host_binding(published));

@@ -111,7 +111,7 @@ fn apply_option(spec: &mut ContainerSpec, option: &str) -> ApiResult<()> {
         }
         // No profile is what a container has here in any case: the kernels Naru serves have no AppArmor rules of its
         // own, so asking for none is granted and asking for one is refused rather than forgotten.
-        ("apparmor", "unconfined") | ("label", "disable") => {}
+        ("apparmor", "unconfined") | ("label", "disable") | ("writable-cgroups", "false") => {}
         ("apparmor", _) => {
             return Err(ApiError::not_supported(
                 "an AppArmor profile",
@@ -124,7 +124,6 @@ fn apply_option(spec: &mut ContainerSpec, option: &str) -> ApiResult<()> {
                 "labels are not applied; use label=disable",
             ));
         }
-        ("writable-cgroups", "false") => {}
         _ => return Err(invalid()),
     }
     Ok(())

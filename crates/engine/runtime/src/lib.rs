@@ -1,14 +1,37 @@
 //! From an OCI runtime specification to a process: namespaces, root filesystem, limits, privileges, `execve`.
-pub mod plan;
-mod stem;
+//!
+//! The entry points fork and must be called from a single-threaded process. This crate never waits for a container,
+//! writes no state, makes no cgroup and no network interface, and starts no helper program.
 
+mod cgroup;
+mod channel;
+mod command;
+mod container;
+mod defaults;
+mod failure;
+mod mounts;
+mod namespaces;
+mod parked;
+pub mod plan;
+mod privileges;
+mod root;
+pub mod seccomp;
+mod stem;
+mod users;
+
+pub use defaults::{default_capabilities, default_masked_paths, default_readonly_paths, supported_capabilities};
+pub use seccomp::{default_seccomp, parse_docker_seccomp};
 pub use stem::{ChildStdio, Init, Stem, exec};
 
-/// Does once what every later start would do again: finds the cgroup hierarchies and compiles the default seccomp
-/// profile. The spawner calls it before it forks keepers, which inherit the result.
-pub fn warm_up() {}
+/// Does once what every later start would do again: finds the cgroup hierarchies, asks for the kernel's capabilities,
+/// compiles the default seccomp profile. The spawner calls it before it forks keepers, which inherit the results.
+pub fn warm_up() {
+    cgroup::hierarchies();
+    privileges::warm_up();
+    seccomp::warm_up();
+}
 
-/// Names the static program that `--init` runs as PID 1. Called once by the process that forks keepers.
+/// Names the static program that `--init` runs as PID 1. The process that forks keepers calls it once.
 pub fn set_init_program(bytes: &'static [u8]) {
-    let _ = bytes;
+    command::set_init_program(bytes);
 }

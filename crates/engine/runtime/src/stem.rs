@@ -1,21 +1,46 @@
 //! The stem: a process parked inside a container's namespaces and cgroup.
+//!
+//! ```text
+//!  keeper                     stem                               PID 1
+//!    │── fork ─────────────────▶│ joins the cgroup, unshares
+//!    │◀─ Prepared + 2 fds ──────│ parks (dies with the keeper)
+//!    │── plan + streams ───────▶│
+//!    │                          │── clone: child of the keeper ─────▶│ mounts, pivots, drops privileges
+//!    │◀─ Cloned{pid} + pidfd ───│ ends                               │
+//!    │◀─ Console + pty master ──────────────────────────────────────│ (terminals)
+//!    │◀─ Failed, or the channel closes: execve has succeeded ────────│
+//! ```
+
+use crate::channel::Channel;
+use crate::container::{self, Streams};
+use crate::failure::system;
+use crate::parked::Parked;
 use crate::plan::{ContainerPlan, ExecPlan, StartFailure, StemPlan};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use crate::{cgroup, namespaces};
+use naru_sys::process::{self, Fork};
+use rustix::process::{DumpableBehavior, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A parked process. Dropping it ends the process and everything it holds.
 pub struct Stem {
-    pidfd: OwnedFd,
+    channel: Channel,
+    process: Helper,
     netns: OwnedFd,
     route_socket: OwnedFd,
 }
 
 /// Where the new process reads and writes.
+#[derive(Debug)]
 pub enum ChildStdio {
     Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
     Terminal { rows: u16, columns: u16 },
 }
 
 /// A process that has been started; a child of the caller, who reaps it.
+#[derive(Debug)]
 pub struct Init {
     /// In the caller's pid namespace.
     pub pid: i32,
@@ -26,41 +51,303 @@ pub struct Init {
     pub console: Option<OwnedFd>,
 }
 
+/// From stem or PID 1 to the keeper; descriptors come along.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// Network namespace, route socket.
+    Prepared,
+    /// The new process as the keeper's pid namespace numbers it; its pidfd.
+    Cloned { pid: i32 },
+    /// The terminal's master.
+    Console,
+    Failed(StartFailure),
+}
+
+/// The sizes a process needs beside its plan; its streams come as descriptors.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum StdioKind {
+    Pipes,
+    Terminal { rows: u16, columns: u16 },
+}
+
+/// A forked helper that is killed and reaped when it goes out of scope.
+struct Helper {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        reap(self.pid);
+    }
+}
+
+fn reap(pid: i32) {
+    while let Err(rustix::io::Errno::INTR) =
+        rustix::process::waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::empty())
+    {}
+}
+
 impl Stem {
-    /// Forks the stem from a single-threaded process and waits until it is parked.
-    pub fn prepare(plan: &StemPlan) -> Result<Stem, StartFailure> {
-        let _ = plan;
-        todo!()
+    /// Forks the stem and waits until it is parked. The calling process must be single-threaded.
+    pub fn prepare(plan: &StemPlan) -> Result<Self, StartFailure> {
+        let (channel, process) = fork_helper("prepare", |channel| stem_main(&channel, plan))?;
+        match channel.receive().map_err(system("prepare", "read from the stem"))? {
+            Some((Report::Prepared, fds)) => {
+                let [netns, route_socket] = <[OwnedFd; 2]>::try_from(fds)
+                    .map_err(|_| system("prepare", "stem")("it sent no descriptors"))?;
+                Ok(Self { channel, process, netns, route_socket })
+            }
+            Some((Report::Failed(failure), _)) => Err(failure),
+            _ => Err(system("prepare", "stem")("it ended before it was ready")),
+        }
     }
 
     /// Readable when the stem has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&self.pidfd)
+        self.process.pidfd.as_fd()
     }
 
     pub fn netns(&self) -> BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&self.netns)
+        self.netns.as_fd()
     }
 
     /// A `NETLINK_ROUTE` socket opened inside the stem's network namespace.
     pub fn route_socket(&self) -> BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&self.route_socket)
+        self.route_socket.as_fd()
     }
 
     /// Starts the container; returns when `execve` has succeeded or a step has failed.
     pub fn start(self, plan: &ContainerPlan, stdio: ChildStdio) -> Result<Init, StartFailure> {
-        let _ = (plan, stdio);
-        todo!()
+        let Self { channel, process, .. } = self;
+        let (kind, streams) = split(stdio);
+        let borrowed: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
+        channel.send(&(kind, plan), &borrowed).map_err(system("start", "send the plan to the stem"))?;
+        drop(streams);
+        let started = await_exec(&channel);
+        drop(process);
+        started
     }
 }
 
-/// Starts a process in a running container; returns when `execve` has succeeded or a step has failed.
+fn split(stdio: ChildStdio) -> (StdioKind, Vec<OwnedFd>) {
+    match stdio {
+        ChildStdio::Pipes { stdin, stdout, stderr } => (StdioKind::Pipes, vec![stdin, stdout, stderr]),
+        ChildStdio::Terminal { rows, columns } => (StdioKind::Terminal { rows, columns }, Vec::new()),
+    }
+}
+
+fn join_streams(kind: StdioKind, fds: Vec<OwnedFd>) -> io::Result<Streams> {
+    match kind {
+        StdioKind::Terminal { rows, columns } => Ok(Streams::Terminal { rows, columns }),
+        StdioKind::Pipes => {
+            let fds = <[OwnedFd; 3]>::try_from(fds).map_err(|_| io::ErrorKind::InvalidData)?;
+            Ok(Streams::Pipes(fds))
+        }
+    }
+}
+
+/// Starts a process in a running container; returns when `execve` has succeeded or a step has failed. The calling
+/// process must be single-threaded; the new process is its child.
 pub fn exec(
     init_pidfd: BorrowedFd<'_>,
     init_pid: i32,
     plan: &ExecPlan,
     stdio: ChildStdio,
 ) -> Result<Init, StartFailure> {
-    let _ = (init_pidfd, init_pid, plan, stdio);
-    todo!()
+    let (kind, streams) = split(stdio);
+    let _ = init_pid;
+    let mut inherited: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
+    inherited.push(init_pidfd);
+    let (channel, process) = fork_helper_keeping("exec", &inherited, |channel, fds| {
+        exec_main(&channel, fds, kind, plan)
+    })?;
+    drop(streams);
+    let started = await_exec(&channel);
+    drop(process);
+    started
+}
+
+/// Follows the reports of a start to their end.
+fn await_exec(channel: &Channel) -> Result<Init, StartFailure> {
+    let mut init: Option<Init> = None;
+    let mut console = None;
+    let failure = loop {
+        match channel.receive() {
+            Ok(Some((Report::Cloned { pid }, fds))) => {
+                let Some(pidfd) = fds.into_iter().next() else {
+                    break system("start", "the process's descriptor")("it did not arrive");
+                };
+                // Read while the process is busy setting itself up on another processor.
+                let start_time = start_time(pid).unwrap_or_default();
+                init = Some(Init { pid, pidfd, start_time, console: None });
+            }
+            Ok(Some((Report::Console, fds))) => console = fds.into_iter().next(),
+            Ok(Some((Report::Failed(failure), _))) => break failure,
+            Ok(Some((Report::Prepared, _))) => {}
+            Ok(None) => match init {
+                Some(init) => return Ok(Init { console, ..init }),
+                None => return Err(system("start", "stem")("it ended before it started the process")),
+            },
+            Err(error) => break system("start", "read from the new process")(error),
+        }
+    };
+    if let Some(init) = init {
+        let _ = rustix::process::pidfd_send_signal(&init.pidfd, Signal::KILL);
+        reap(init.pid);
+    }
+    Err(failure)
+}
+
+/// Field 22 of `/proc/<pid>/stat`; the command's name before it may contain anything, so count from its end.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    after_name.split(' ').nth(19)?.parse().ok()
+}
+
+fn fork_helper(
+    step: &'static str,
+    main: impl FnOnce(Channel) -> Result<(), StartFailure>,
+) -> Result<(Channel, Helper), StartFailure> {
+    fork_helper_keeping(step, &[], |channel, _| main(channel))
+}
+
+/// Forks a helper that dies with its parent, holds no descriptor but those named, and cannot be looked into. `main`
+/// gets a channel to the parent and its own descriptors, in order; what fails in it is reported there.
+fn fork_helper_keeping(
+    step: &'static str,
+    keep: &[BorrowedFd<'_>],
+    main: impl FnOnce(Channel, Vec<OwnedFd>) -> Result<(), StartFailure>,
+) -> Result<(Channel, Helper), StartFailure> {
+    let (ours, theirs) = Channel::pair().map_err(system(step, "make a socket pair"))?;
+    let parent = rustix::process::getpid();
+    match process::fork(0).map_err(system(step, "fork"))? {
+        Fork::Parent { pid, pidfd } => Ok((ours, Helper { pid, pidfd })),
+        Fork::Child => {
+            // Whatever happens, this copy of the caller must not return into the caller's code.
+            let report = |failure| {
+                let _ = theirs.send(&Report::Failed(failure), &[]);
+            };
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                isolate(parent).map_err(system(step, "set the helper process up"))?;
+                let (channel, fds) = keep_only(&theirs, keep).map_err(system(step, "arrange descriptors"))?;
+                Ok((channel, fds))
+            }));
+            match outcome {
+                Ok(Ok((channel, fds))) => run_and_end(step, channel, |channel| main(channel, fds)),
+                Ok(Err(failure)) => report(failure),
+                Err(_) => {}
+            }
+            process::exit_now(1)
+        }
+    }
+}
+
+/// Runs `main`; reports its failure or panic on the channel; ends the process.
+fn run_and_end(
+    step: &'static str,
+    channel: Channel,
+    main: impl FnOnce(Channel) -> Result<(), StartFailure>,
+) -> ! {
+    let duplicate = rustix::io::fcntl_dupfd_cloexec(&channel, 3).ok();
+    let outcome = catch_unwind(AssertUnwindSafe(|| main(channel)));
+    let failure = match outcome {
+        Ok(Ok(())) => process::exit_now(0),
+        Ok(Err(failure)) => failure,
+        Err(_) => system(step, "internal error")("panic"),
+    };
+    if let Some(socket) = duplicate {
+        let _ = Channel::from_socket(socket).send(&Report::Failed(failure), &[]);
+    }
+    process::exit_now(1)
+}
+
+/// A helper must not outlive its parent, nor be inspected by what runs in the container.
+fn isolate(parent: rustix::process::Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if rustix::process::getppid() != Some(parent) {
+        process::exit_now(0);
+    }
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    process::reset_signals()?;
+    rustix::process::umask(rustix::fs::Mode::empty());
+    Ok(())
+}
+
+/// Leaves /dev/null on 0, 1 and 2, the channel on 3 and `keep` after it, and closes everything else.
+fn keep_only(channel: &Channel, keep: &[BorrowedFd<'_>]) -> io::Result<(Channel, Vec<OwnedFd>)> {
+    // Duplicated above all others first, so that none is overwritten while it is still wanted.
+    let above = 256;
+    let mut high = vec![rustix::io::fcntl_dupfd_cloexec(channel, above)?];
+    for fd in keep {
+        high.push(rustix::io::fcntl_dupfd_cloexec(fd, above)?);
+    }
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
+    for number in 0..3 {
+        process::set_standard_stream(null.as_fd(), number)?;
+    }
+    let lowest = high.iter().map(AsRawFd::as_raw_fd).min().unwrap_or(above);
+    let highest = high.iter().map(AsRawFd::as_raw_fd).max().unwrap_or(above);
+    std::mem::forget(null);
+    process::close_between(3, lowest - 1)?;
+    process::close_from(highest + 1)?;
+    let mut fds = high.into_iter();
+    let socket = fds.next().ok_or(io::ErrorKind::InvalidData)?;
+    Ok((Channel::from_socket(socket), fds.collect()))
+}
+
+fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
+    let _ = rustix::thread::set_name(c"naru-stem");
+    cgroup::join(&plan.cgroup).map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
+    namespaces::unshare_all()?;
+    let parked = Parked::make()?;
+    {
+        let netns = namespaces::own("net")?;
+        let route_socket = namespaces::open_route_socket()?;
+        channel
+            .send(&Report::Prepared, &[netns.as_fd(), route_socket.as_fd()])
+            .map_err(system("prepare", "report"))?;
+    }
+    let received = channel.receive::<(StdioKind, ContainerPlan)>();
+    let Some(((kind, plan), fds)) = received.map_err(system("start", "read the plan"))? else {
+        process::exit_now(0);
+    };
+    let streams = join_streams(kind, fds).map_err(system("start", "receive the streams"))?;
+    let flags = namespaces::arrange(&plan)?;
+    clone_process(channel, flags, |channel| container::run(&plan, parked, streams, channel))
+}
+
+fn exec_main(
+    channel: &Channel,
+    mut fds: Vec<OwnedFd>,
+    kind: StdioKind,
+    plan: &ExecPlan,
+) -> Result<(), StartFailure> {
+    let init = fds.pop().ok_or_else(|| system("exec", "container")("no descriptor of its first process"))?;
+    cgroup::join(&plan.cgroup).map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
+    namespaces::join_all_of(init.as_fd())?;
+    drop(init);
+    let streams = join_streams(kind, fds).map_err(system("exec", "receive the streams"))?;
+    clone_process(channel, 0, |channel| container::run_exec(plan, streams, channel))
+}
+
+/// Clones the final process as a child of this one's parent, tells the parent, and ends.
+fn clone_process(
+    channel: &Channel,
+    flags: u64,
+    main: impl FnOnce(&Channel) -> Result<(), StartFailure>,
+) -> Result<(), StartFailure> {
+    match process::fork(flags | libc::CLONE_PARENT as u64).map_err(system("clone", "make the process"))? {
+        Fork::Parent { pid, pidfd } => {
+            channel.send(&Report::Cloned { pid }, &[pidfd.as_fd()]).map_err(system("clone", "report"))?;
+            process::exit_now(0)
+        }
+        Fork::Child => {
+            // The keeper's death until `execve` is this process's too; cleared again just before.
+            let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+            main(channel)
+        }
+    }
 }

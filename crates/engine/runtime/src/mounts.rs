@@ -1,0 +1,335 @@
+//! The `mounts` of the specification: options read, file systems made or bind mounts copied, attached by descriptor.
+
+use crate::cgroup::{self, HierarchyKind};
+use crate::failure::{invalid, system};
+use crate::parked::{self, FileSystem, Parked};
+use crate::plan::{StartFailure, StartFailureKind};
+use crate::root::{Root, TargetKind, attach};
+use naru_sys::mount::{MountAttributes, set_attributes};
+use oci_spec::runtime::Mount;
+use rustix::fs::{CWD, FileType, OFlags, fstat, symlinkat};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// The options of one mount, read.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Options {
+    set: MountAttributes,
+    set_recursive: MountAttributes,
+    bind: bool,
+    bind_recursive: bool,
+    propagation: Option<(u64, bool)>,
+    data: Vec<String>,
+}
+
+/// Mounts one entry. The host's tree must still be reachable, since bind sources are looked up there.
+pub(crate) fn apply(root: &Root, mount: &Mount, parked: &mut Parked) -> Result<(), StartFailure> {
+    let options = parse_options(mount.options().as_deref().unwrap_or_default());
+    let target = mount.destination();
+    let kind = mount.typ().as_deref().unwrap_or("none");
+    if kind == "bind" || options.bind {
+        return bind(root, mount, &options);
+    }
+    if kind == "cgroup" || kind == "cgroup2" {
+        return cgroups(root, target, &options);
+    }
+    let source = mount.source().as_deref().and_then(Path::to_str).unwrap_or(kind);
+    let file_system = FileSystem {
+        kind: kind.to_owned(),
+        source: source.to_owned(),
+        attributes: options.set.set as u32,
+        data: options.data.clone(),
+    };
+    let fd = match parked.take(&file_system) {
+        Some(fd) => fd,
+        None => {
+            let fd = file_system.mount()?;
+            if kind == "tmpfs" && target == Path::new("/dev") {
+                parked::fill_dev(fd.as_fd())?;
+            }
+            fd
+        }
+    };
+    place(root, target, &fd, is_system(kind, target))?;
+    change_propagation(&fd, &options, target)
+}
+
+/// The mounts whose place the image must not redirect by a symbolic link.
+fn is_system(kind: &str, target: &Path) -> bool {
+    matches!(kind, "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2") || target.starts_with("/dev")
+}
+
+fn place(root: &Root, target: &Path, mount: &OwnedFd, is_system: bool) -> Result<(), StartFailure> {
+    if is_system && !is_plain_or_missing(root, target) {
+        let message = format!("{} must be an ordinary directory in the image, not a symbolic link", target.display());
+        return Err(invalid("mount", message));
+    }
+    let directory = root.open_target(target, TargetKind::Directory)?;
+    attach(mount.as_fd(), directory.as_fd()).map_err(system("mount", target.display()))
+}
+
+/// False when a step of the path is a symbolic link.
+fn is_plain_or_missing(root: &Root, target: &Path) -> bool {
+    !matches!(root.open_plain(target, OFlags::PATH | OFlags::DIRECTORY), Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR))
+}
+
+fn change_propagation(mount: &OwnedFd, options: &Options, target: &Path) -> Result<(), StartFailure> {
+    let Some((propagation, recursive)) = options.propagation else { return Ok(()) };
+    let attributes = MountAttributes { propagation, ..MountAttributes::default() };
+    set_attributes(mount.as_fd(), attributes, recursive)
+        .map_err(system("mount", format_args!("set the propagation of {}", target.display())))
+}
+
+fn bind(root: &Root, mount: &Mount, options: &Options) -> Result<(), StartFailure> {
+    let target = mount.destination();
+    let source = mount.source().as_deref().ok_or_else(|| invalid("mount", "a bind mount has no source"))?;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if options.bind_recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let fd = open_source(source, flags, options)?;
+    let stat = fstat(&fd).map_err(system("mount", source.display()))?;
+    let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    let target_kind = if is_directory { TargetKind::Directory } else { TargetKind::File };
+    let target_fd = root.open_target(target, target_kind)?;
+    // A copy of a shared mount is shared too: made private first, so that attaching it spreads nowhere.
+    if options.propagation.is_none() {
+        let private = MountAttributes { propagation: libc::MS_PRIVATE, ..MountAttributes::default() };
+        set_attributes(fd.as_fd(), private, true).map_err(system("mount", source.display()))?;
+    }
+    change_propagation(&fd, options, target)?;
+    for (attributes, recursive) in [(options.set, false), (options.set_recursive, true)] {
+        if attributes != MountAttributes::default() {
+            set_attributes(fd.as_fd(), attributes, recursive)
+                .map_err(system("mount", format_args!("set the options of {}", target.display())))?;
+        }
+    }
+    attach(fd.as_fd(), target_fd.as_fd()).map_err(system("mount", target.display()))
+}
+
+/// A copy of the host's mount at `source`. For `shared` and `rshared` it is taken in the host's own mount namespace,
+/// where it joins the original's peers; here there are only slaves of them.
+fn open_source(source: &Path, flags: OpenTreeFlags, options: &Options) -> Result<OwnedFd, StartFailure> {
+    let open = || {
+        open_tree(CWD, source, flags).map_err(|error| match error {
+            rustix::io::Errno::NOENT => {
+                invalid("mount", format!("bind source path does not exist: {}", source.display()))
+            }
+            other => crate::failure::of(
+                StartFailureKind::System,
+                "mount",
+                format!("bind source {}: {other}", source.display()),
+            ),
+        })
+    };
+    if !matches!(options.propagation, Some((libc::MS_SHARED, _))) {
+        return open();
+    }
+    let parent = rustix::process::getppid().map_or(1, rustix::process::Pid::as_raw_pid);
+    let own = crate::namespaces::own("mnt")?;
+    let host = crate::namespaces::of_process(parent, "mnt")?;
+    let enter = |fd: &OwnedFd| {
+        naru_sys::namespace::join(fd.as_fd(), libc::CLONE_NEWNS)
+            .map_err(system("mount", "change the mount namespace"))
+    };
+    enter(&host)?;
+    let opened = open();
+    enter(&own)?;
+    opened
+}
+
+/// The container's own cgroup as the root of every hierarchy, thanks to its cgroup namespace.
+fn cgroups(root: &Root, target: &Path, options: &Options) -> Result<(), StartFailure> {
+    let attributes = options.set.set as u32;
+    let of = |kind: &str, source: &str, attributes: u32, data: Vec<String>| FileSystem {
+        kind: kind.to_owned(),
+        source: source.to_owned(),
+        attributes,
+        data,
+    };
+    let hierarchies = cgroup::hierarchies();
+    if hierarchies.iter().all(|hierarchy| hierarchy.kind == HierarchyKind::Two) {
+        return place(root, target, &of("cgroup2", "cgroup", attributes, Vec::new()).mount()?, true);
+    }
+    let writable = attributes & !MountAttrFlags::MOUNT_ATTR_RDONLY.bits();
+    let base = of("tmpfs", "tmpfs", writable, vec!["mode=755".to_owned()]).mount()?;
+    place(root, target, &base, true)?;
+    for hierarchy in hierarchies {
+        let HierarchyKind::One { controllers } = &hierarchy.kind else { continue };
+        let Some(name) = hierarchy.mount_point.file_name() else { continue };
+        let mounted = of("cgroup", "cgroup", attributes, controllers.clone()).mount()?;
+        rustix::fs::mkdirat(&base, name, rustix::fs::Mode::from_raw_mode(0o755))
+            .map_err(system("mount", "make a cgroup directory"))?;
+        let place = rustix::fs::openat(&base, name, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+            .map_err(system("mount", "open a cgroup directory"))?;
+        attach(mounted.as_fd(), place.as_fd()).map_err(system("mount", target.display()))?;
+        // `cpu,cpuacct` is also reached by each of its names.
+        for controller in controllers.iter().filter(|_| controllers.len() > 1) {
+            let _ = symlinkat(name, &base, controller.as_str());
+        }
+    }
+    let frozen = MountAttributes { set: options.set.set, ..MountAttributes::default() };
+    set_attributes(base.as_fd(), frozen, false).map_err(system("mount", target.display()))
+}
+
+fn parse_options(options: &[String]) -> Options {
+    let mut parsed = Options::default();
+    for option in options {
+        parse_option(&mut parsed, option);
+    }
+    parsed.data.sort();
+    parsed
+}
+
+fn parse_option(parsed: &mut Options, option: &str) {
+    let (name, recursive) = match option {
+        "rro" | "rrw" | "rnosuid" | "rsuid" | "rnodev" | "rdev" | "rnoexec" | "rexec" | "rnoatime"
+        | "rrelatime" | "rstrictatime" | "rnosymfollow" => (&option[1..], true),
+        other => (other, false),
+    };
+    if let Some((set, clear)) = attribute(name) {
+        let attributes = if recursive { &mut parsed.set_recursive } else { &mut parsed.set };
+        attributes.set = attributes.set & !clear | set;
+        attributes.clear = attributes.clear & !set | clear;
+        return;
+    }
+    match option {
+        "bind" => parsed.bind = true,
+        "rbind" => (parsed.bind, parsed.bind_recursive) = (true, true),
+        "private" => parsed.propagation = Some((libc::MS_PRIVATE, false)),
+        "rprivate" => parsed.propagation = Some((libc::MS_PRIVATE, true)),
+        "slave" => parsed.propagation = Some((libc::MS_SLAVE, false)),
+        "rslave" => parsed.propagation = Some((libc::MS_SLAVE, true)),
+        "shared" => parsed.propagation = Some((libc::MS_SHARED, false)),
+        "rshared" => parsed.propagation = Some((libc::MS_SHARED, true)),
+        "unbindable" => parsed.propagation = Some((libc::MS_UNBINDABLE, false)),
+        "runbindable" => parsed.propagation = Some((libc::MS_UNBINDABLE, true)),
+        "defaults" | "" => {}
+        data => parsed.data.push(data.to_owned()),
+    }
+}
+
+/// The attribute bits that an option sets and clears. The kinds of access time are one field of several bits.
+fn attribute(option: &str) -> Option<(u64, u64)> {
+    use MountAttrFlags as Flag;
+    let bits = |flag: Flag| u64::from(flag.bits());
+    let time = bits(Flag::MOUNT_ATTR__ATIME);
+    Some(match option {
+        "ro" => (bits(Flag::MOUNT_ATTR_RDONLY), 0),
+        "rw" => (0, bits(Flag::MOUNT_ATTR_RDONLY)),
+        "nosuid" => (bits(Flag::MOUNT_ATTR_NOSUID), 0),
+        "suid" => (0, bits(Flag::MOUNT_ATTR_NOSUID)),
+        "nodev" => (bits(Flag::MOUNT_ATTR_NODEV), 0),
+        "dev" => (0, bits(Flag::MOUNT_ATTR_NODEV)),
+        "noexec" => (bits(Flag::MOUNT_ATTR_NOEXEC), 0),
+        "exec" => (0, bits(Flag::MOUNT_ATTR_NOEXEC)),
+        "nosymfollow" => (bits(Flag::MOUNT_ATTR_NOSYMFOLLOW), 0),
+        "noatime" => (bits(Flag::MOUNT_ATTR_NOATIME), time),
+        "strictatime" => (bits(Flag::MOUNT_ATTR_STRICTATIME), time),
+        "relatime" | "atime" => (0, time),
+        "nodiratime" => (bits(Flag::MOUNT_ATTR_NODIRATIME), 0),
+        _ => return None,
+    })
+}
+
+/// Paths hidden from the container: a file becomes /dev/null, a directory an empty read-only one. Absent ones are
+/// passed over, and so are those behind something that is no directory.
+pub(crate) fn mask(root: &Root, paths: &[String]) -> Result<(), StartFailure> {
+    let mut null = None;
+    let mut empty = None;
+    for path in paths {
+        let Some((target, is_directory)) = find(root, path)? else { continue };
+        let cover = if is_directory {
+            let made = match &empty {
+                Some(fd) => fd,
+                None => empty.insert(empty_directory()?),
+            };
+            // Kernels before 6.15 copy attached mounts only.
+            crate::root::copy_mount(made.as_fd(), false).or_else(|_| empty_directory())
+        } else {
+            let made = match &null {
+                Some(fd) => fd,
+                None => null.insert(null_device(root)?),
+            };
+            crate::root::copy_mount(made.as_fd(), false).map_err(system("mask", path))
+        }?;
+        attach(cover.as_fd(), target.as_fd()).map_err(system("mask", path))?;
+    }
+    Ok(())
+}
+
+/// An empty read-only directory.
+fn empty_directory() -> Result<OwnedFd, StartFailure> {
+    FileSystem {
+        kind: "tmpfs".to_owned(),
+        source: "tmpfs".to_owned(),
+        attributes: MountAttrFlags::MOUNT_ATTR_RDONLY.bits(),
+        data: vec!["size=0".to_owned()],
+    }
+    .mount()
+}
+
+/// The null device in the container's /dev, after making sure that it is the one: an image or a volume could have
+/// put something else there, which a mask would then expose.
+fn null_device(root: &Root) -> Result<OwnedFd, StartFailure> {
+    let fd = root
+        .open_plain(Path::new("/dev/null"), OFlags::PATH)
+        .map_err(system("mask", "/dev/null"))?;
+    let stat = fstat(&fd).map_err(system("mask", "/dev/null"))?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3);
+    if is_null { Ok(fd) } else { Err(invalid("mask", "/dev/null of the container is not the null device")) }
+}
+
+/// Paths made read-only, with everything mounted below them at this time.
+pub(crate) fn make_read_only(root: &Root, paths: &[String]) -> Result<(), StartFailure> {
+    for path in paths {
+        let Some((target, _)) = find(root, path)? else { continue };
+        let copy = crate::root::copy_mount(target.as_fd(), true).map_err(system("readonly", path))?;
+        let read_only = MountAttributes {
+            set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
+            ..MountAttributes::default()
+        };
+        set_attributes(copy.as_fd(), read_only, true).map_err(system("readonly", path))?;
+        attach(copy.as_fd(), target.as_fd()).map_err(system("readonly", path))?;
+    }
+    Ok(())
+}
+
+/// Opens a path to be covered; links are not followed, since what counts is the name in the kernel's file systems.
+fn find(root: &Root, path: &str) -> Result<Option<(OwnedFd, bool)>, StartFailure> {
+    match root.open(&PathBuf::from(path), OFlags::PATH) {
+        Ok(fd) => {
+            let stat = fstat(&fd).map_err(system("mask", path))?;
+            Ok(Some((fd, FileType::from_raw_mode(stat.st_mode) == FileType::Directory)))
+        }
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(system("mask", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(list: &[&str]) -> Options {
+        parse_options(&list.iter().map(|&option| option.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn options_split_into_attributes_propagation_and_data() {
+        let parsed = options(&["rbind", "rro", "nosuid", "rslave", "size=1m", "mode=1777"]);
+        assert!(parsed.bind && parsed.bind_recursive);
+        assert_eq!(parsed.set_recursive.set, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()));
+        assert_eq!(parsed.set.set, u64::from(MountAttrFlags::MOUNT_ATTR_NOSUID.bits()));
+        assert_eq!(parsed.propagation, Some((libc::MS_SLAVE, true)));
+        assert_eq!(parsed.data, ["mode=1777", "size=1m"]);
+    }
+
+    #[test]
+    fn a_later_option_overrides_an_earlier_one() {
+        assert_eq!(options(&["ro", "rw"]).set.set, 0);
+        assert_eq!(options(&["rw", "ro"]).set.set, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()));
+    }
+}

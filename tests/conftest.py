@@ -1,6 +1,7 @@
 """Engines and images shared by every end-to-end test."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -74,3 +75,24 @@ def docker(images):
 
 def pytest_report_header():
     return f"naru: {NARU} ({'built' if os.path.exists(NARU) else 'missing'})"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """No test hangs for ever: after its time it fails where it stands. A mark `seconds(n)` asks for more."""
+    mark = item.get_closest_marker("seconds")
+
+    def fail(*_):
+        pytest.fail(f"not finished after {limit} s", pytrace=True)
+
+    limit = mark.args[0] if mark else 120
+    signal.signal(signal.SIGALRM, fail)
+    signal.alarm(limit)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "seconds(n): how long the test may take")

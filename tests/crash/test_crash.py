@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from testkit.api import Api, ApiError
+from testkit.api import Api
 from testkit.engine import children, describe_process, kill_quietly, parent
 from workload import Workload
 
@@ -23,6 +23,14 @@ def workload(fresh_naru):
     work.finish()
 
 
+def test_workload_alone_breaks_nothing(workload):
+    """Proves the workload itself: with nothing killed nothing is broken."""
+    time.sleep(2)
+    finish_and_check(workload)
+    assert workload.refused == 0
+
+
+@pytest.mark.seconds(60 + 10 * ROUNDS)
 def test_daemon_killed_at_random_moments(fresh_naru, workload):
     choose = random.Random(SEED)
     for _ in range(ROUNDS):
@@ -36,6 +44,7 @@ def test_daemon_killed_at_random_moments(fresh_naru, workload):
     finish_and_check(workload)
 
 
+@pytest.mark.seconds(60 + 10 * ROUNDS)
 def test_spawner_killed_at_random_moments(fresh_naru, workload):
     choose = random.Random(SEED + 1)
     for _ in range(ROUNDS):
@@ -54,6 +63,7 @@ def test_spawner_killed_at_random_moments(fresh_naru, workload):
     assert workload.finished > 0
 
 
+@pytest.mark.seconds(60 + 10 * ROUNDS)
 def test_keeper_killed_ends_its_container(fresh_naru, workload):
     for number in range(max(3, ROUNDS // 5)):
         api = Api(fresh_naru.socket)

@@ -42,7 +42,7 @@ def publish(port, container_port="80/tcp", address=""):
 
 
 def run(api, command, name=None, image="busybox:test", host=None, ports=("80/tcp",)):
-    container = api.create(command, image=image, name=name, host=host, ExposedPorts={port: {} for port in ports})
+    container = api.create(command, image=image, name=name, host=host, **({"ExposedPorts": {port: {} for port in ports}} if ports else {}))
     api.start(container)
     return container
 
@@ -72,7 +72,7 @@ def test_published_port_from_another_container_and_from_itself(naru, api):
     assert fetch(naru, 18091) == "served\n"
     gateway = api.inspect(container)["NetworkSettings"]["Gateway"]
     other = run(api, ["sleep", "100"])
-    ask = ["wget", "-T", "3", "-qO-", f"http://{gateway}:18091/index"]
+    ask = ["timeout", "3", "wget", "-qO-", f"http://{gateway}:18091/index"]
     assert api.exec(other, ask) == (b"served\n", 0)
     assert api.exec(container, ask) == (b"served\n", 0), "a container cannot reach itself by its published port"
 
@@ -104,7 +104,7 @@ def test_loopback_of_the_host_is_not_reachable_from_outside(naru, api):
     try:
         container = run(api, ["sleep", "100"], host={"CapAdd": ["NET_ADMIN"]})
         gateway = api.inspect(container)["NetworkSettings"]["Gateway"]
-        steps = f"ip route add 127.0.0.1/32 via {gateway} table local 2>&1; ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via {gateway}; wget -T 2 -qO- http://127.0.0.1:18095/"
+        steps = f"ip route add 127.0.0.1/32 via {gateway} table local 2>&1; ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via {gateway}; timeout 2 wget -qO- http://127.0.0.1:18095/"
         output, code = api.exec(container, ["sh", "-c", steps])
         assert code != 0, output
         honest = naru.scope.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:18095/")
@@ -165,22 +165,16 @@ def test_ports_survive_the_daemon(fresh_naru):
     api.close()
 
 
-def test_container_to_container_and_outside(naru, api):
+def test_container_to_container(naru, api):
     server = run(api, SERVE)
     address = address_of(api, server)
     other = run(api, ["sleep", "100"])
     for _ in range(20):
-        output, code = api.exec(other, ["wget", "-T", "2", "-qO-", f"http://{address}/index"])
+        output, code = api.exec(other, ["timeout", "2", "wget", "-qO-", f"http://{address}/index"])
         if code == 0:
             break
         time.sleep(0.05)
     assert (output, code) == (b"served\n", 0)
-    # What stands in for the outside: an address on another interface of the engine's namespace.
-    naru.scope.shell("ip link add outside type dummy; ip addr add 198.51.100.1/24 dev outside; ip link set outside up")
-    try:
-        assert api.exec(other, ["ping", "-c1", "-W2", "198.51.100.1"])[1] == 0
-    finally:
-        naru.scope.run("ip", "link", "del", "outside")
 
 
 def test_outgoing_traffic_is_masqueraded(naru, api):
@@ -206,8 +200,8 @@ def test_addresses_are_reused_and_unique(api):
 
 
 def test_network_container_shares_and_survives(naru, api):
-    owner = run(api, SERVE, name="owner")
-    guest = run(api, ["sleep", "100"], host={"NetworkMode": "container:owner"})
+    run(api, SERVE, name="owner")
+    guest = run(api, ["sleep", "100"], host={"NetworkMode": "container:owner"}, ports=())
     output, code = api.exec(guest, ["sh", "-c", "for i in 1 2 3 4 5; do wget -qO- http://127.0.0.1/index && exit 0; sleep 0.1; done; exit 1"])
     assert (output[-7:], code) == (b"served\n", 0)
 
@@ -253,7 +247,7 @@ def check_both(docker, naru):
         assert made.returncode == 0, made.stderr
         assert fetch(engine, port) == "served\n", engine.name
         address = engine.client("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "s").stdout.strip()
-        result = engine.client("run", "--rm", "busybox:test", "wget", "-T", "3", "-qO-", f"http://{address}/index")
+        result = engine.client("run", "--rm", "busybox:test", "timeout", "3", "wget", "-qO-", f"http://{address}/index")
         assert result.stdout == "served\n", f"{engine.name}: container to container: {result.stderr}"
 
 

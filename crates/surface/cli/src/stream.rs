@@ -103,7 +103,7 @@ impl Pump {
                     Err(error) => return Err(CliError::Transport(error)),
                 }
             }
-            if ready.input && input.receive(&mut buffer)? == Ended::Detached {
+            if ready.input && input.receive(&mut buffer) == Ended::Detached {
                 return Ok(Ended::Detached);
             }
             input.send(&mut socket)?;
@@ -184,19 +184,19 @@ impl<'a> Input<'a> {
         self.is_open && self.pending.is_empty()
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<Ended> {
+    fn receive(&mut self, buffer: &mut [u8]) -> Ended {
         match rustix::io::read(io::stdin(), &mut *buffer) {
             Ok(0) => self.is_open = false,
             Ok(length) => {
                 if self.detach.pass(&buffer[..length], &mut self.pending) {
-                    return Ok(Ended::Detached);
+                    return Ended::Detached;
                 }
             }
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             // A terminal that has gone away reads as EIO: the end of the input.
             Err(_) => self.is_open = false,
         }
-        Ok(Ended::Closed)
+        Ended::Closed
     }
 
     fn send(&mut self, socket: &mut Stream) -> Result<()> {
@@ -360,9 +360,9 @@ mod tests {
                 frames
                     .accept(part, &mut |stream, bytes| {
                         if stream == 2 {
-                            stderr.extend_from_slice(bytes)
+                            stderr.extend_from_slice(bytes);
                         } else {
-                            stdout.extend_from_slice(bytes)
+                            stdout.extend_from_slice(bytes);
                         }
                         Ok(())
                     })

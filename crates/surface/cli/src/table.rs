@@ -50,15 +50,17 @@ pub fn print_rows(format: Option<&str>, all: &[Column], default: &[&str], rows: 
     let text = match format.filter(|format| !format.is_empty() && *format != "table") {
         None => default_table(all, default, &rows),
         Some("json") => rows.into_iter().map(|row| sorted(row).to_json() + "\n").collect(),
-        Some(format) => match format.strip_prefix("table ") {
-            Some(template) => templated_table(all, template, &rows)?,
-            None => {
+        Some(format) => {
+            if let Some(template) = format.strip_prefix("table ") {
+                templated_table(all, template, &rows)?
+            } else {
                 let template = parse(format)?;
-                rows.into_iter()
-                    .map(|row| render(&template, &sorted(row)).map(|text| text + "\n"))
-                    .collect::<Result<_>>()?
+                let lines = rows
+                    .into_iter()
+                    .map(|row| render(&template, &sorted(row)).map(|text| text + "\n"));
+                lines.collect::<Result<_>>()?
             }
-        },
+        }
     };
     output::print(&text)
 }

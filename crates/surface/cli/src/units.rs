@@ -77,7 +77,7 @@ pub fn parse_nano_cpus(text: &str) -> Result<i64, String> {
     } else {
         whole.parse().map_err(|_| invalid())?
     };
-    let fraction = format!("{:0<9.9}", fraction);
+    let fraction = format!("{fraction:0<9.9}");
     let nano: i64 = fraction.parse().map_err(|_| invalid())?;
     whole
         .checked_mul(1_000_000_000)

@@ -3,7 +3,7 @@
 use super::{Arity, Command};
 use crate::args::Kind::Text;
 use crate::args::{Order, flag};
-use crate::error::{CliError, Result};
+use crate::error::Result;
 use crate::json::Value;
 use crate::{Arguments, Session, output, table};
 
@@ -54,11 +54,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         Some(format) => output::print_line(&table::render(&table::parse(format)?, &both)?)?,
         None => output::print(&describe(&both))?,
     }
-    match server {
-        Err(error @ CliError::Connect { .. }) => Err(error),
-        Err(error) => Err(error),
-        Ok(_) => Ok(0),
-    }
+    server.map(|_| 0)
 }
 
 fn describe(both: &Value) -> String {

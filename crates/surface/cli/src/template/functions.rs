@@ -175,8 +175,7 @@ fn print_formatted(arguments: &[Value]) -> String {
             width.push(digit);
         }
         match characters.next() {
-            Some('%') => text.push('%'),
-            Some(verb) => {
+            Some(verb) if verb != '%' => {
                 let value = values.next().cloned().unwrap_or_default();
                 let shown = match verb {
                     'q' => format!("{:?}", show(&value)),
@@ -190,7 +189,7 @@ fn print_formatted(arguments: &[Value]) -> String {
                     format!("{shown:>columns$}")
                 });
             }
-            None => text.push('%'),
+            _ => text.push('%'),
         }
     }
     text

@@ -52,9 +52,9 @@ impl State {
                 Node::With(pipeline, body, otherwise) => {
                     let value = self.evaluate(pipeline, dot)?;
                     if is_truth(&value) {
-                        self.scoped(body, &value)?
+                        self.scoped(body, &value)?;
                     } else {
-                        self.scoped(otherwise, dot)?
+                        self.scoped(otherwise, dot)?;
                     }
                 }
                 Node::Range {

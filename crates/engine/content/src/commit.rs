@@ -180,19 +180,7 @@ impl<'a> Ingest<'a> {
         if let Some(staged) = self.staged.remove(diff_id) {
             return Ok(staged);
         }
-        let (record, path) = match ready.iter().find(|layer| layer.record.diff_id == *diff_id) {
-            Some(layer) => (layer.record.clone(), layer.tree.0.clone()),
-            None => {
-                let state = self.store.read();
-                let record = state.layers.values().find(|record| record.diff_id == *diff_id);
-                let record =
-                    record.ok_or_else(|| ContentError::Archive(format!("layer {diff_id} is missing")))?;
-                (
-                    LayerRecord::clone(record),
-                    self.store.layout.layer(&record.chain_id),
-                )
-            }
-        };
+        let (record, path) = self.find_tree(diff_id, ready)?;
         let frame = FrameReader::open(&path, record.displaced).map_err(|e| ContentError::io(&path, e))?;
         let mut staged = stage_layer(frame, self.store.layout.temporary())
             .map_err(|source| self.store.layer_error(diff_id.short(), source))?;
@@ -201,6 +189,24 @@ impl<'a> Ingest<'a> {
         }
         (staged.blob, staged.blob_bytes) = (record.blob, record.blob_bytes);
         Ok(staged)
+    }
+
+    /// A tree of this layer that is in use already, here or in the store.
+    fn find_tree(
+        &self,
+        diff_id: &Digest,
+        ready: &[ReadyLayer],
+    ) -> Result<(LayerRecord, PathBuf), ContentError> {
+        if let Some(layer) = ready.iter().find(|layer| layer.record.diff_id == *diff_id) {
+            return Ok((layer.record.clone(), layer.tree.0.clone()));
+        }
+        let state = self.store.read();
+        let record = state.layers.values().find(|record| record.diff_id == *diff_id);
+        let record = record.ok_or_else(|| ContentError::Archive(format!("layer {diff_id} is missing")))?;
+        Ok((
+            LayerRecord::clone(record),
+            self.store.layout.layer(&record.chain_id),
+        ))
     }
 
     fn apply(&self, plans: &[ImagePlan], ready: Vec<ReadyLayer>) -> Result<Vec<LoadedImage>, ContentError> {

@@ -106,19 +106,21 @@ impl ContentError {
         match self {
             Self::NoSuchImage(_) | Self::NoSuchSnapshot(_) => ErrorKind::NotFound,
             Self::Conflict(_) => ErrorKind::Conflict,
+            Self::InUse(_) => ErrorKind::Unavailable,
+            Self::Layer {
+                source: LayerError::Io { .. },
+                ..
+            }
+            | Self::Format { .. }
+            | Self::DiskFull(_)
+            | Self::Io { .. } => ErrorKind::System,
             Self::Reference(_)
             | Self::TagWithDigest
             | Self::Archive(_)
             | Self::Document { .. }
             | Self::Config(_)
-            | Self::DigestMismatch { .. } => ErrorKind::InvalidParameter,
-            Self::Layer {
-                source: LayerError::Io { .. },
-                ..
-            } => ErrorKind::System,
-            Self::Layer { .. } => ErrorKind::InvalidParameter,
-            Self::Format { .. } | Self::DiskFull(_) | Self::Io { .. } => ErrorKind::System,
-            Self::InUse(_) => ErrorKind::Unavailable,
+            | Self::DigestMismatch { .. }
+            | Self::Layer { .. } => ErrorKind::InvalidParameter,
         }
     }
 

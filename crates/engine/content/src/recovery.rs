@@ -91,12 +91,11 @@ fn read_layers(layout: &Layout, state: &mut State, report: &mut OpenReport) -> R
             .ok()
             .and_then(|bytes| serde_json::from_slice::<LayerRecord>(&bytes).ok())
             .filter(|record| record.chain_id.hex() == name && path.join("diff").is_dir());
-        match record {
-            Some(record) => drop(state.layers.insert(record.chain_id.clone(), Arc::new(record))),
-            None => {
-                remove_any(&path)?;
-                report.layers_damaged.push(name);
-            }
+        if let Some(record) = record {
+            state.layers.insert(record.chain_id.clone(), Arc::new(record));
+        } else {
+            remove_any(&path)?;
+            report.layers_damaged.push(name);
         }
     }
     Ok(())

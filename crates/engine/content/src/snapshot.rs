@@ -62,6 +62,7 @@ pub(crate) fn make_init_layer(layout: &Layout) -> Result<(), ContentError> {
 }
 
 /// The topmost layer a snapshot was made on; the outer `None` when it cannot be told.
+#[allow(clippy::option_option)] // unknown, known to be none, or known
 pub(crate) fn read_top(snapshot: &Path) -> Option<Option<Digest>> {
     let target = std::fs::read_link(snapshot.join("layers")).ok()?;
     let target = target.to_str()?;

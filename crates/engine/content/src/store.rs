@@ -228,10 +228,10 @@ impl State {
     pub(crate) fn resolve(&self, text: &str) -> Result<Digest, ContentError> {
         let named = match AnyReference::parse(text)? {
             AnyReference::Id(id) => {
-                return match self.images.contains_key(&id) {
-                    true => Ok(id),
-                    false => Err(ContentError::NoSuchImage(id.to_string())),
-                };
+                if !self.images.contains_key(&id) {
+                    return Err(ContentError::NoSuchImage(id.to_string()));
+                }
+                return Ok(id);
             }
             AnyReference::Named(reference) => reference.or_latest(),
         };

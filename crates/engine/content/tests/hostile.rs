@@ -125,7 +125,7 @@ fn damaged_layers_are_typed_errors_and_leave_nothing() {
     };
     let other = |_: &[u8]| gzip(&layer(&[file("other", "")]));
     let short = |bytes: &[u8]| gzip(&bytes[..1000]);
-    let evil: [&dyn Fn(&[u8]) -> Vec<u8>; 4] = [&cut, &bend, &other, &short];
+    let evil: [Change<'_>; 4] = [&cut, &bend, &other, &short];
     for (index, damage) in evil.iter().enumerate() {
         let error = load(&store, &oci_archive("x:1", &[&honest], damage, kind)).unwrap_err();
         match (index, &error) {

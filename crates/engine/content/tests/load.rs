@@ -40,7 +40,7 @@ fn docker_archives_load_and_snapshots_have_their_layers_topmost_first() {
 fn oci_layouts_load_compressed_in_any_way_and_compressed_again() {
     let plain = layer(&[file("a", "x")]);
     let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
-    let cases: [(&dyn Fn(&[u8]) -> Vec<u8>, &str); 3] = [
+    let cases: [(Change<'_>, &str); 3] = [
         (&gzip, OCI_GZIP),
         (&zstd, "application/vnd.oci.image.layer.v1.tar+zstd"),
         (&<[u8]>::to_vec, "application/vnd.oci.image.layer.v1.tar"),

@@ -123,7 +123,12 @@ impl Network {
             })
         });
         match attached {
-            Ok(()) => Ok(endpoint),
+            Ok(()) => {
+                // Failing costs a first packet at most.
+                let _ = netlink::settle_carrier(lock(&self.route).as_fd(), &endpoint.host_interface);
+                let _ = netlink::settle_carrier(route_socket, CONTAINER_INTERFACE);
+                Ok(endpoint)
+            }
             Err(error) => {
                 lock(&self.addresses).release(address);
                 Err(error)
@@ -210,17 +215,21 @@ impl Network {
         batch.end_nested(data);
         batch.end_nested(info);
         write_hairpin(&mut batch, &endpoint.host_interface);
-        netlink::exchange(lock(&self.route).as_fd(), batch).map_err(|refusal| {
-            if refusal.errno == Errno::XFULL {
-                NetworkError::BridgeFull {
-                    bridge: self.options.bridge.clone(),
-                }
-            } else {
-                refused(format!(
-                    "make interface {} on {}",
-                    endpoint.host_interface, self.options.bridge
-                ))(refusal)
+        let route = lock(&self.route);
+        netlink::exchange(route.as_fd(), batch).map_err(|refusal| {
+            // Refused in the first message, nothing was made, and what has the name is not ours to delete.
+            if refusal.message == Some(1) {
+                let _ = delete_link(route.as_fd(), &endpoint.host_interface);
             }
+            if refusal.errno == Errno::XFULL {
+                return NetworkError::BridgeFull {
+                    bridge: self.options.bridge.clone(),
+                };
+            }
+            refused(format!(
+                "make interface {} on {}",
+                endpoint.host_interface, self.options.bridge
+            ))(refusal)
         })
     }
 }

@@ -31,13 +31,13 @@ pub fn resolv_conf(host: &str, servers: &[IpAddr], search: &[String], options: &
         } else {
             &reachable
         };
-        servers
-            .iter()
-            .for_each(|server| line(&mut text, "nameserver", server));
+        for server in servers {
+            line(&mut text, "nameserver", server);
+        }
     } else {
-        servers
-            .iter()
-            .for_each(|server| line(&mut text, "nameserver", &server.to_string()));
+        for server in servers {
+            line(&mut text, "nameserver", &server.to_string());
+        }
     }
     let options: Vec<&str> = if options.is_empty() {
         host.options

@@ -92,8 +92,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// As Docker writes it: `02:42:ac:11:00:02`.
     pub fn mac_text(&self) -> String {
-        let [a, b, c, d, e, f] = self.mac_address;
-        format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+        self.mac_address.map(|byte| format!("{byte:02x}")).join(":")
     }
 }
 

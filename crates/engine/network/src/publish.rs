@@ -69,7 +69,9 @@ impl Network {
             match ports.take(container.as_str(), request, self.ephemeral_ports) {
                 Ok(published) => taken.push(published),
                 Err(error) => {
-                    taken.iter().for_each(|published| ports.release(published));
+                    for published in &taken {
+                        ports.release(published);
+                    }
                     return Err(error);
                 }
             }
@@ -79,7 +81,9 @@ impl Network {
 
     fn release_ports(&self, published: &[Published]) {
         let mut ports = lock(&self.ports);
-        published.iter().for_each(|published| ports.release(published));
+        for published in published {
+            ports.release(published);
+        }
     }
 
     fn add_entries(&self, entries: &[PublishedEntry]) -> Result<()> {

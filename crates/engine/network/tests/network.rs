@@ -5,6 +5,7 @@ mod support;
 use naru_network::{Network, NetworkError, Protocol, PublishRequest, Published};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -327,7 +328,7 @@ fn everything_survives_the_daemon_and_orphans_are_swept() {
     host.namespace.run(|| {
         network
             .sweep(std::slice::from_ref(&kept.endpoint), &published)
-            .unwrap()
+            .unwrap();
     });
     assert!(
         ask_tcp(&host.outside, "203.0.113.1:8080").is_some(),
@@ -360,9 +361,8 @@ fn a_failed_attach_leaves_nothing() {
     let container = Container::attach(&network);
     // A namespace that has an eth0 already.
     let socket = container.namespace.route_socket();
-    let before = host.namespace.run(|| run("ip -o link"));
+    let before = host.namespace.run(|| run("ip -o link | cut -d: -f2"));
     let again = {
-        use std::os::fd::AsFd;
         network.attach(
             &container.id,
             container.namespace.fd().as_fd(),
@@ -372,7 +372,7 @@ fn a_failed_attach_leaves_nothing() {
         )
     };
     println!("{}", again.unwrap_err());
-    assert_eq!(host.namespace.run(|| run("ip -o link")), before);
+    assert_eq!(host.namespace.run(|| run("ip -o link | cut -d: -f2")), before);
     let next = Container::attach(&network);
     assert_eq!(next.address(), Ipv4Addr::new(172, 17, 0, 4));
 }
@@ -468,6 +468,26 @@ fn publishing_costs_the_same_at_any_count() {
 }
 
 #[test]
+fn the_first_packet_after_attach_arrives() {
+    let host = Host::new();
+    let network = host.open();
+    let server = Container::attach(&network);
+    let serving = serve_tcp(&server.namespace, 80, 30);
+    for _ in 0..30 {
+        let client = Container::attach(&network);
+        let began = Instant::now();
+        assert!(ask_tcp(&client.namespace, "172.17.0.2:80").is_some());
+        // A lost packet is sent again after a whole second.
+        assert!(
+            began.elapsed() < Duration::from_millis(900),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    serving.join().unwrap();
+}
+
+#[test]
 fn attaching_is_quick() {
     let host = Host::new();
     let network = host.open();
@@ -477,7 +497,6 @@ fn attaching_is_quick() {
         let socket = namespace.route_socket();
         let id = naru_base::ContainerId::generate();
         let began = Instant::now();
-        use std::os::fd::AsFd;
         network
             .attach(&id, namespace.fd().as_fd(), socket.as_fd(), None, None)
             .unwrap();

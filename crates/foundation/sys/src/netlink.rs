@@ -68,7 +68,11 @@ impl std::error::Error for Refusal {}
 
 impl From<Errno> for Refusal {
     fn from(errno: Errno) -> Self {
-        Self { errno, reason: None, message: None }
+        Self {
+            errno,
+            reason: None,
+            message: None,
+        }
     }
 }
 
@@ -78,11 +82,20 @@ pub fn open(protocol: Protocol) -> Result<OwnedFd, Errno> {
         Protocol::Route => None,
         Protocol::Netfilter => Some(netlink::NETFILTER),
     };
-    let socket =
-        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        protocol,
+    )?;
     request_error_texts(socket.as_fd());
     // Without the privilege the default stands, which holds some 1,500 elements.
-    let _ = set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER_BYTES);
+    let _ = set_option(
+        socket.as_fd(),
+        libc::SOL_SOCKET,
+        libc::SO_SNDBUFFORCE,
+        SEND_BUFFER_BYTES,
+    );
     Ok(socket)
 }
 
@@ -93,9 +106,16 @@ pub fn request_error_texts(socket: BorrowedFd<'_>) {
     let _ = set_option(socket, libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1);
 }
 
-/// Subscribes to a multicast group by number.
+/// Binds a fresh socket and subscribes it to a multicast group by number.
 pub fn join_group(socket: BorrowedFd<'_>, group: u32) -> Result<(), Errno> {
-    set_option(socket, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as libc::c_int)
+    // News is sent to all but port 0, which is what a socket without an address looks like.
+    rustix::net::bind(socket, &netlink::SocketAddrNetlink::new(0, 0))?;
+    set_option(
+        socket,
+        libc::SOL_NETLINK,
+        libc::NETLINK_ADD_MEMBERSHIP,
+        group as libc::c_int,
+    )
 }
 
 fn set_option(
@@ -134,11 +154,19 @@ pub fn ignore_message_types(socket: BorrowedFd<'_>, types: &[u16]) -> Result<(),
     for (index, kind) in types.iter().enumerate() {
         let to_drop = (types.len() - index) as u8;
         let value = u32::from(u16::from_be_bytes(kind.to_ne_bytes()));
-        program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, to_drop, 0, value));
+        program.push(instruction(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            to_drop,
+            0,
+            value,
+        ));
     }
     program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX));
     program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0));
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
     // SAFETY: `filter` points at `program`, both live through the call; the kernel copies and verifies the program.
     let result = unsafe {
         libc::setsockopt(
@@ -155,6 +183,28 @@ pub fn ignore_message_types(socket: BorrowedFd<'_>, types: &[u16]) -> Result<(),
 /// The index of an interface in the namespace that `socket` (of any kind) belongs to.
 pub fn interface_index(socket: BorrowedFd<'_>, name: &str) -> Result<u32, Errno> {
     rustix::net::netdevice::name_to_index(socket, name)
+}
+
+/// Carries a change of an interface's carrier through at once: queues start, and a bridge opens the port. The kernel
+/// otherwise does so from a worker a little later, and drops what is sent meanwhile. `socket` is any socket of the
+/// interface's namespace.
+pub fn settle_carrier(socket: BorrowedFd<'_>, interface: &str) -> Result<(), Errno> {
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    const ETHTOOL_GLINK: u32 = 0x0a;
+    let mut value = [ETHTOOL_GLINK, 0];
+    // SAFETY: an all-zero `ifreq` is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(Errno::NODEV);
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: `request` and the `ethtool_value` it points to (`value`) live through the call; the kernel writes the
+    // link's state into the latter's second word.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 fn last_errno() -> Errno {
@@ -176,7 +226,11 @@ pub struct Nested(usize);
 
 impl Batch {
     pub fn new() -> Self {
-        Self { bytes: Vec::with_capacity(1024), count: 0, message_start: 0 }
+        Self {
+            bytes: Vec::with_capacity(1024),
+            count: 0,
+            message_start: 0,
+        }
     }
 
     /// How many messages there are.
@@ -195,7 +249,8 @@ impl Batch {
         self.count += 1;
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        self.bytes
+            .extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
         // Sequence numbers are positions, so that an answer names its message; exchanges never overlap on a socket.
         self.bytes.extend_from_slice(&(self.count as u32).to_ne_bytes());
         self.bytes.extend_from_slice(&[0; 4]);
@@ -285,7 +340,11 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// The attributes after a fixed part of so many bytes.
     pub fn attributes(&self, fixed_bytes: usize) -> Attributes<'a> {
-        Attributes(self.payload.get(fixed_bytes.next_multiple_of(4)..).unwrap_or_default())
+        Attributes(
+            self.payload
+                .get(fixed_bytes.next_multiple_of(4)..)
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -354,7 +413,11 @@ impl<'a> Iterator for Attributes<'a> {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.first_chunk().copied().map(u32::from_ne_bytes)
+    bytes
+        .get(at..at + 4)?
+        .first_chunk()
+        .copied()
+        .map(u32::from_ne_bytes)
 }
 
 /// Sends a batch and reads the answers. The first refusal is the result, but every message has been tried (rtnetlink)
@@ -441,7 +504,12 @@ fn parse_acknowledgement(message: &Message<'_>) -> Option<Result<(), Refusal>> {
         _ => HEADER_BYTES,
     };
     let reason = (message.flags & NLM_F_ACK_TLVS != 0)
-        .then(|| message.attributes(4 + request_bytes).text(NLMSGERR_ATTR_MSG).map(str::to_owned))
+        .then(|| {
+            message
+                .attributes(4 + request_bytes)
+                .text(NLMSGERR_ATTR_MSG)
+                .map(str::to_owned)
+        })
         .flatten();
     Some(Err(Refusal {
         errno: Errno::from_raw_os_error(-code),

@@ -9,6 +9,15 @@ const FILE_LINES_MAX: usize = 1_000;
 /// Where `unsafe` may stand.
 const UNSAFE_ALLOWED: &[&str] = &["crates/foundation/sys/", "crates/engine/programs/embedded/"];
 
+/// How unsafe code looks once rustfmt has been over it; split so that this file does not find itself.
+const UNSAFE_FORMS: &[&str] = &[
+    concat!("un", "safe {"),
+    concat!("un", "safe fn"),
+    concat!("un", "safe impl"),
+    concat!("un", "safe extern"),
+    concat!("allow(un", "safe_code"),
+];
+
 /// A word that may not stand in code outside some paths, and what to write instead.
 struct Banned {
     word: &'static str,
@@ -49,6 +58,8 @@ const BANNED: &[Banned] = &[
             "xtask/",
             "crates/foundation/sys/",
             "app/naru/",
+            // The daemon starts the spawner, which is itself.
+            "crates/engine/engine/src/keepers/spawner.rs",
             "crates/surface/cli/",
             "build.rs",
             "/tests/",
@@ -143,10 +154,7 @@ fn check_unsafe(sources: &[Source]) -> Vec<String> {
             .any(|allowed| source.path.starts_with(allowed))
     }) {
         for (number, line) in source.code() {
-            let words: Vec<&str> = line
-                .split(|letter: char| !letter.is_alphanumeric() && letter != '_')
-                .collect();
-            if words.contains(&concat!("un", "safe")) || line.contains(concat!("allow(un", "safe")) {
+            if UNSAFE_FORMS.iter().any(|form| line.contains(form)) {
                 found.push(format!(
                     "{}:{number}: unsafe code belongs in crates/foundation/sys, behind a safe function",
                     source.path

@@ -87,7 +87,7 @@ async fn run(matched: Matched, call: Call) -> Answer {
     match tokio::spawn(handlers::dispatch(endpoint, call)).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            if error.status.is_server_error() {
+            if error.status == StatusCode::INTERNAL_SERVER_ERROR {
                 tracing::warn!(
                     ?endpoint,
                     status = error.status.as_u16(),

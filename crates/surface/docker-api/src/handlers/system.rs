@@ -51,6 +51,10 @@ pub fn version() -> Answer {
     let details: BTreeMap<String, String> = [
         ("ApiVersion", API_VERSION.to_string()),
         ("Arch", architecture().to_owned()),
+        ("BuildTime", String::new()),
+        ("Experimental", "false".to_owned()),
+        ("GitCommit", String::new()),
+        ("GoVersion", String::new()),
         ("KernelVersion", kernel_release()),
         ("MinAPIVersion", API_VERSION_MIN.to_string()),
         ("Os", "linux".to_owned()),

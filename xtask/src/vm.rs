@@ -10,7 +10,7 @@
 //!
 //! The machine has no disk and no network card. Its /init mounts what a systemd host would, runs /test/run and prints
 //! its exit code in a marker line; that code is this command's. `cargo xtask vm crate` runs the tests of the cgroup
-//! crate alone.
+//! crate alone, `cargo xtask vm --naru PROGRAM` everything with a program that is built already.
 
 use crate::run::{self, complete, read_output};
 use std::collections::BTreeMap;
@@ -66,10 +66,12 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     let root = work.join("root");
     remove_tree(&root)?;
     build_root(&root, &kernel)?;
-    match arguments.first().map(String::as_str) {
-        None => add_naru(&root)?,
-        Some("crate") => add_crate_tests(&root)?,
-        Some(other) => return Err(format!("vm: {other:?} is not a part: crate, or nothing for all")),
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] => add_naru(&root, &run::target().join("release/naru"))?,
+        ["--naru", program] => add_naru(&root, Path::new(program))?,
+        ["crate"] => add_crate_tests(&root)?,
+        other => return Err(format!("vm: {other:?}: wanted nothing, crate, or --naru PROGRAM")),
     }
     let initramfs = pack(&root, &work)?;
     match boot(&kernel.image, &initramfs)? {
@@ -275,9 +277,9 @@ fn add_crate_tests(root: &Path) -> Result<(), String> {
 }
 
 /// Naru, an image to run, and the script of the subset; the crate's tests come first.
-fn add_naru(root: &Path) -> Result<(), String> {
+fn add_naru(root: &Path, program: &Path) -> Result<(), String> {
     add_crate_tests(root)?;
-    add_program(root, &run::target().join("release/naru"), "bin/naru")?;
+    add_program(root, program, "bin/naru")?;
     add_image(root)?;
     copy(&run::root().join("tests/vm/run.sh"), &root.join("test/subset"))?;
     let both = "#!/bin/sh\n/test/cgroup --test-threads=1\ncrate=$?\n/test/subset\nsubset=$?\n\

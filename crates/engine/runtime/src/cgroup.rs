@@ -15,7 +15,9 @@ pub(crate) struct Hierarchy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum HierarchyKind {
     /// Version 1; the mount options that name it: `cpu,cpuacct` or `name=systemd`.
-    One { controllers: Vec<String> },
+    One {
+        controllers: Vec<String>,
+    },
     Two,
 }
 
@@ -23,26 +25,37 @@ pub(crate) enum HierarchyKind {
 pub(crate) fn hierarchies() -> &'static [Hierarchy] {
     static HIERARCHIES: OnceLock<Vec<Hierarchy>> = OnceLock::new();
     HIERARCHIES.get_or_init(|| {
-        fs::read_to_string("/proc/self/mountinfo").map(|text| parse_hierarchies(&text)).unwrap_or_default()
+        fs::read_to_string("/proc/self/mountinfo")
+            .map(|text| parse_hierarchies(&text))
+            .unwrap_or_default()
     })
 }
 
 fn parse_hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mountinfo.lines() {
-        let Some((front, back)) = line.split_once(" - ") else { continue };
+        let Some((front, back)) = line.split_once(" - ") else {
+            continue;
+        };
         let mut back = back.split(' ');
         let file_system = back.next().unwrap_or_default();
         let options = back.nth(1).unwrap_or_default();
         let mut front = front.split(' ').skip(3);
-        let (Some(root), Some(mount_point)) = (front.next(), front.next()) else { continue };
+        let (Some(root), Some(mount_point)) = (front.next(), front.next()) else {
+            continue;
+        };
         let kind = match file_system {
             "cgroup2" => HierarchyKind::Two,
-            "cgroup" => HierarchyKind::One { controllers: controllers_of(options) },
+            "cgroup" => HierarchyKind::One {
+                controllers: controllers_of(options),
+            },
             _ => continue,
         };
         if root == "/" && !found.iter().any(|hierarchy| hierarchy.kind == kind) {
-            found.push(Hierarchy { mount_point: PathBuf::from(mount_point), kind });
+            found.push(Hierarchy {
+                mount_point: PathBuf::from(mount_point),
+                kind,
+            });
         }
     }
     found
@@ -50,7 +63,16 @@ fn parse_hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
 
 /// What names a version 1 hierarchy among its super block options.
 fn controllers_of(options: &str) -> Vec<String> {
-    let other = ["rw", "ro", "xattr", "clone_children", "noprefix", "none", "favordynmods", "cpuset_v2_mode"];
+    let other = [
+        "rw",
+        "ro",
+        "xattr",
+        "clone_children",
+        "noprefix",
+        "none",
+        "favordynmods",
+        "cpuset_v2_mode",
+    ];
     options
         .split(',')
         .filter(|option| !other.contains(option) && !option.starts_with("release_agent="))
@@ -71,11 +93,17 @@ pub(crate) fn join(cgroup: &str) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    if joined == 0 { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
+    if joined == 0 {
+        Err(io::ErrorKind::NotFound.into())
+    } else {
+        Ok(())
+    }
 }
 
 fn procs_path(mount_point: &Path, cgroup: &str) -> PathBuf {
-    mount_point.join(cgroup.trim_start_matches('/')).join("cgroup.procs")
+    mount_point
+        .join(cgroup.trim_start_matches('/'))
+        .join("cgroup.procs")
 }
 
 #[cfg(test)]
@@ -92,7 +120,17 @@ mod tests {
         let found = parse_hierarchies(text);
         assert_eq!(found.len(), 3);
         assert_eq!(found[0].kind, HierarchyKind::Two);
-        assert_eq!(found[1].kind, HierarchyKind::One { controllers: vec!["cpu".into(), "cpuacct".into()] });
-        assert_eq!(found[2].kind, HierarchyKind::One { controllers: vec!["name=systemd".into()] });
+        assert_eq!(
+            found[1].kind,
+            HierarchyKind::One {
+                controllers: vec!["cpu".into(), "cpuacct".into()]
+            }
+        );
+        assert_eq!(
+            found[2].kind,
+            HierarchyKind::One {
+                controllers: vec!["name=systemd".into()]
+            }
+        );
     }
 }

@@ -23,7 +23,12 @@ pub(crate) struct Channel {
 
 impl Channel {
     pub(crate) fn pair() -> io::Result<(Self, Self)> {
-        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let (a, b) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         Ok((Self { socket: a }, Self { socket: b }))
     }
 
@@ -33,7 +38,9 @@ impl Channel {
 
     pub(crate) fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let body = serde_json::to_vec(message)?;
-        let length = u32::try_from(body.len()).map_err(|_| io::ErrorKind::InvalidInput)?.to_ne_bytes();
+        let length = u32::try_from(body.len())
+            .map_err(|_| io::ErrorKind::InvalidInput)?
+            .to_ne_bytes();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -57,8 +64,13 @@ impl Channel {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
         let count = retry(|| {
-            recvmsg(&self.socket, &mut [IoSliceMut::new(&mut length)], &mut ancillary, flags)
-                .map(|message| message.bytes)
+            recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(&mut length)],
+                &mut ancillary,
+                flags,
+            )
+            .map(|message| message.bytes)
         })?;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {

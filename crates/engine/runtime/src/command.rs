@@ -23,17 +23,25 @@ pub(crate) fn set_init_program(bytes: &'static [u8]) {
 /// The init program as a sealed file in memory: a container that reaches it through /proc can change nothing of the
 /// host's (CVE-2019-5736).
 fn init_file() -> Result<OwnedFd, StartFailure> {
-    let bytes = INIT_PROGRAM.get().ok_or_else(|| system("init", "run the init program")("none was set"))?;
+    let bytes = INIT_PROGRAM
+        .get()
+        .ok_or_else(|| system("init", "run the init program")("none was set"))?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let fd = rustix::fs::memfd_create("docker-init", flags).map_err(system("init", "make a file in memory"))?;
+    let fd =
+        rustix::fs::memfd_create("docker-init", flags).map_err(system("init", "make a file in memory"))?;
     let mut file = std::fs::File::from(fd);
-    file.write_all(bytes).map_err(system("init", "fill a file in memory"))?;
+    file.write_all(bytes)
+        .map_err(system("init", "fill a file in memory"))?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&file, seals).map_err(system("init", "seal a file in memory"))?;
     // Executing needs that nobody has it open for writing: open it anew for reading only.
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-    rustix::fs::open(path, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .map_err(system("init", "open a file in memory"))
+    rustix::fs::open(
+        path,
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(system("init", "open a file in memory"))
 }
 
 /// The path of the program that `arguments` name, looked up along the environment's `PATH`.
@@ -44,7 +52,10 @@ pub(crate) fn find(arguments: &[String], environment: &[String]) -> Result<Strin
     if name.contains('/') {
         return check_executable(name).map(|()| name.clone());
     }
-    let path = environment.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path = environment
+        .iter()
+        .find_map(|variable| variable.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH);
     path.split(':')
         .map(|directory| format!("{}/{name}", if directory.is_empty() { "." } else { directory }))
         .find(|candidate| check_executable(candidate).is_ok())
@@ -56,7 +67,11 @@ pub(crate) fn find(arguments: &[String], environment: &[String]) -> Result<Strin
 
 fn check_executable(path: &str) -> Result<(), StartFailure> {
     let cannot = |why: &str| {
-        of(StartFailureKind::CommandNotExecutable, "exec", format!("exec: {path:?}: {why}"))
+        of(
+            StartFailureKind::CommandNotExecutable,
+            "exec",
+            format!("exec: {path:?}: {why}"),
+        )
     };
     match stat(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => Err(of(
@@ -66,7 +81,9 @@ fn check_executable(path: &str) -> Result<(), StartFailure> {
         )),
         Err(Errno::ACCESS) => Err(cannot("permission denied")),
         Err(error) => Err(cannot(&format!("stat {path}: {error}"))),
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Err(cannot("is a directory")),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+            Err(cannot("is a directory"))
+        }
         Ok(stat) if stat.st_mode & 0o111 == 0 => Err(cannot("permission denied")),
         Ok(_) => Ok(()),
     }
@@ -113,9 +130,18 @@ impl Prepared {
         let path = &self.path;
         let (kind, why) = match error.raw_os_error() {
             // The file was there a moment ago: its interpreter is missing.
-            Some(libc::ENOENT) => (StartFailureKind::CommandNotFound, "no such file or directory".to_owned()),
-            Some(libc::EACCES) => (StartFailureKind::CommandNotExecutable, "permission denied".to_owned()),
-            Some(libc::ENOEXEC) => (StartFailureKind::CommandNotExecutable, "exec format error".to_owned()),
+            Some(libc::ENOENT) => (
+                StartFailureKind::CommandNotFound,
+                "no such file or directory".to_owned(),
+            ),
+            Some(libc::EACCES) => (
+                StartFailureKind::CommandNotExecutable,
+                "permission denied".to_owned(),
+            ),
+            Some(libc::ENOEXEC) => (
+                StartFailureKind::CommandNotExecutable,
+                "exec format error".to_owned(),
+            ),
             _ => (StartFailureKind::CommandNotExecutable, error.to_string()),
         };
         Err(of(kind, "exec", format!("exec {path}: {why}")))

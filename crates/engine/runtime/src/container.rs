@@ -36,10 +36,16 @@ pub(crate) fn run(
     channel: &Channel,
 ) -> Result<(), StartFailure> {
     let spec = &plan.spec;
-    let oci = spec.process().as_ref().ok_or_else(|| invalid("plan", "the specification has no process"))?;
+    let oci = spec
+        .process()
+        .as_ref()
+        .ok_or_else(|| invalid("plan", "the specification has no process"))?;
     let linux = spec.linux().clone().unwrap_or_default();
     discard_foreign(plan, &mut parked);
     let root = Root::mount(&plan.rootfs)?;
+    channel
+        .send(&Report::Rootfs, &[root.fd()])
+        .map_err(system("rootfs", "hand the mount over"))?;
     for mount in spec.mounts().as_deref().unwrap_or_default() {
         mounts::apply(&root, mount, &mut parked)?;
     }
@@ -52,9 +58,17 @@ pub(crate) fn run(
     mounts::mask(&root, linux.masked_paths().as_deref().unwrap_or_default())?;
     mounts::make_read_only(&root, linux.readonly_paths().as_deref().unwrap_or_default())?;
     root.pivot()?;
-    if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
+    if spec
+        .root()
+        .as_ref()
+        .and_then(oci_spec::runtime::Root::readonly)
+        .unwrap_or(false)
+    {
         // After every mount target has been made in it.
-        let read_only = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
+        let read_only = MountAttributes {
+            set: libc::MOUNT_ATTR_RDONLY,
+            ..MountAttributes::default()
+        };
         set_attributes(root.fd(), read_only, false).map_err(system("rootfs", "make the root read-only"))?;
     }
     finish(
@@ -105,7 +119,9 @@ fn make_devices(root: &Root, linux: &Linux) -> Result<(), StartFailure> {
         };
         let path = crate::root::clean(device.path());
         let what = || format!("make {}", path.display());
-        let name = path.file_name().ok_or_else(|| invalid("devices", "a device has no name"))?;
+        let name = path
+            .file_name()
+            .ok_or_else(|| invalid("devices", "a device has no name"))?;
         let parent = root.make_directories(path.parent().unwrap_or(Path::new("/")))?;
         let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o7777);
         let number = rustix::fs::makedev(device.major() as u32, device.minor() as u32);
@@ -180,7 +196,13 @@ fn write_kernel_settings(
 
 fn write_below(proc: BorrowedFd<'_>, path: &str, value: &str) -> std::io::Result<()> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let fd = openat2(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let fd = openat2(
+        proc,
+        path,
+        OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )?;
     std::fs::File::from(fd).write_all(value.as_bytes())
 }
 
@@ -191,9 +213,18 @@ fn check_sysctl(plan: &ContainerPlan, name: &str) -> Result<(), StartFailure> {
         return refuse("is not a name");
     }
     let name = name.replace('/', ".");
-    let ipc = ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall"];
+    let ipc = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+    ];
     let ipc_more = ["kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"];
-    let kind = if ipc.contains(&name.as_str()) || ipc_more.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
+    let kind = if ipc.contains(&name.as_str())
+        || ipc_more.contains(&name.as_str())
+        || name.starts_with("fs.mqueue.")
+    {
         LinuxNamespaceType::Ipc
     } else if name.starts_with("net.") {
         LinuxNamespaceType::Network
@@ -215,7 +246,9 @@ fn open_console(
     channel: &Channel,
     bind: bool,
 ) -> Result<Option<OwnedFd>, StartFailure> {
-    let Streams::Terminal { rows, columns } = *streams else { return Ok(None) };
+    let Streams::Terminal { rows, columns } = *streams else {
+        return Ok(None);
+    };
     let what = "open a terminal in the container's /dev/pts";
     let master = root
         .open_plain(Path::new("/dev/pts/ptmx"), OFlags::RDWR | OFlags::NOCTTY)
@@ -223,10 +256,15 @@ fn open_console(
     let stat = rustix::fs::fstat(&master).map_err(system("terminal", what))?;
     // The number of the terminal multiplexer; anything else is an image's trick.
     if stat.st_rdev != rustix::fs::makedev(5, 2) {
-        return Err(invalid("terminal", "the container's /dev/pts/ptmx is not a terminal multiplexer"));
+        return Err(invalid(
+            "terminal",
+            "the container's /dev/pts/ptmx is not a terminal multiplexer",
+        ));
     }
     let peer = terminal::open_peer(master.as_fd(), rows, columns).map_err(system("terminal", what))?;
-    channel.send(&Report::Console, &[master.as_fd()]).map_err(system("terminal", "hand it over"))?;
+    channel
+        .send(&Report::Console, &[master.as_fd()])
+        .map_err(system("terminal", "hand it over"))?;
     if bind {
         bind_console(root, peer.as_fd())?;
     }
@@ -305,7 +343,11 @@ fn take_streams(streams: &Streams, console: Option<OwnedFd>, user: &users::User)
 /// A program that is not root must be able to open /dev/stdout again; a terminal keeps its group, and /dev/null is
 /// everybody's already.
 fn own_streams(uid: u32) {
-    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+    for fd in [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ] {
         let Ok(stat) = rustix::fs::fstat(fd) else { continue };
         let is_null = stat.st_rdev == rustix::fs::makedev(1, 3);
         if !is_null {
@@ -317,22 +359,40 @@ fn own_streams(uid: u32) {
 /// Enters the working directory, made where missing. One that lies outside the root, through a descriptor that
 /// leaked, is refused (CVE-2024-21626).
 fn enter_directory(root: &Root, path: &Path) -> Result<(), StartFailure> {
-    let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new("/")
+    } else {
+        path
+    };
     if !path.is_absolute() {
-        return Err(invalid("cwd", format!("the working directory {} is not an absolute path", path.display())));
+        return Err(invalid(
+            "cwd",
+            format!("the working directory {} is not an absolute path", path.display()),
+        ));
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let fd = match root.open(path, flags) {
         Ok(fd) => fd,
-        Err(rustix::io::Errno::NOENT) => root.make_directories(path)?,
+        Err(rustix::io::Errno::NOENT) => root
+            .make_directories(path)
+            .map_err(|failure| invalid("cwd", format!("make the working directory: {}", failure.message)))?,
         Err(error) => {
-            return Err(invalid("cwd", format!("enter the working directory {}: {error}", path.display())));
+            return Err(invalid(
+                "cwd",
+                format!("enter the working directory {}: {error}", path.display()),
+            ));
         }
     };
     rustix::process::fchdir(&fd).map_err(system("cwd", path.display()))?;
     let reached = rustix::process::getcwd(Vec::new()).map_err(system("cwd", path.display()))?;
     if reached.as_bytes().first() != Some(&b'/') {
-        return Err(invalid("cwd", format!("the working directory {} is outside the container", path.display())));
+        return Err(invalid(
+            "cwd",
+            format!(
+                "the working directory {} is outside the container",
+                path.display()
+            ),
+        ));
     }
     Ok(())
 }

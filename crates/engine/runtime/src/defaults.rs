@@ -46,7 +46,15 @@ pub fn default_masked_paths() -> Vec<String> {
 
 /// Paths that a container must not write.
 pub fn default_readonly_paths() -> Vec<String> {
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"].map(str::to_owned).to_vec()
+    [
+        "/proc/bus",
+        "/proc/fs",
+        "/proc/irq",
+        "/proc/sys",
+        "/proc/sysrq-trigger",
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 /// Every capability the running kernel has, less those this process may not give away: what `--privileged` means.

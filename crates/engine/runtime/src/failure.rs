@@ -14,5 +14,9 @@ pub(crate) fn invalid(step: &'static str, message: impl Into<String>) -> StartFa
 }
 
 pub(crate) fn of(kind: StartFailureKind, step: &'static str, message: impl Into<String>) -> StartFailure {
-    StartFailure { step: step.to_owned(), kind, message: message.into() }
+    StartFailure {
+        step: step.to_owned(),
+        kind,
+        message: message.into(),
+    }
 }

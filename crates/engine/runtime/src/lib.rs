@@ -19,7 +19,9 @@ pub mod seccomp;
 mod stem;
 mod users;
 
-pub use defaults::{default_capabilities, default_masked_paths, default_readonly_paths, supported_capabilities};
+pub use defaults::{
+    default_capabilities, default_masked_paths, default_readonly_paths, supported_capabilities,
+};
 pub use seccomp::{default_seccomp, parse_docker_seccomp};
 pub use stem::{ChildStdio, Init, Stem, exec};
 

@@ -57,12 +57,18 @@ pub(crate) fn apply(root: &Root, mount: &Mount, parked: &mut Parked) -> Result<(
 
 /// The mounts whose place the image must not redirect by a symbolic link.
 fn is_system(kind: &str, target: &Path) -> bool {
-    matches!(kind, "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2") || target.starts_with("/dev")
+    matches!(
+        kind,
+        "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2"
+    ) || target.starts_with("/dev")
 }
 
 fn place(root: &Root, target: &Path, mount: &OwnedFd, is_system: bool) -> Result<(), StartFailure> {
     if is_system && !is_plain_or_missing(root, target) {
-        let message = format!("{} must be an ordinary directory in the image, not a symbolic link", target.display());
+        let message = format!(
+            "{} must be an ordinary directory in the image, not a symbolic link",
+            target.display()
+        );
         return Err(invalid("mount", message));
     }
     let directory = root.open_target(target, TargetKind::Directory)?;
@@ -71,19 +77,32 @@ fn place(root: &Root, target: &Path, mount: &OwnedFd, is_system: bool) -> Result
 
 /// False when a step of the path is a symbolic link.
 fn is_plain_or_missing(root: &Root, target: &Path) -> bool {
-    !matches!(root.open_plain(target, OFlags::PATH | OFlags::DIRECTORY), Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR))
+    !matches!(
+        root.open_plain(target, OFlags::PATH | OFlags::DIRECTORY),
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR)
+    )
 }
 
 fn change_propagation(mount: &OwnedFd, options: &Options, target: &Path) -> Result<(), StartFailure> {
-    let Some((propagation, recursive)) = options.propagation else { return Ok(()) };
-    let attributes = MountAttributes { propagation, ..MountAttributes::default() };
-    set_attributes(mount.as_fd(), attributes, recursive)
-        .map_err(system("mount", format_args!("set the propagation of {}", target.display())))
+    let Some((propagation, recursive)) = options.propagation else {
+        return Ok(());
+    };
+    let attributes = MountAttributes {
+        propagation,
+        ..MountAttributes::default()
+    };
+    set_attributes(mount.as_fd(), attributes, recursive).map_err(system(
+        "mount",
+        format_args!("set the propagation of {}", target.display()),
+    ))
 }
 
 fn bind(root: &Root, mount: &Mount, options: &Options) -> Result<(), StartFailure> {
     let target = mount.destination();
-    let source = mount.source().as_deref().ok_or_else(|| invalid("mount", "a bind mount has no source"))?;
+    let source = mount
+        .source()
+        .as_deref()
+        .ok_or_else(|| invalid("mount", "a bind mount has no source"))?;
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if options.bind_recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -91,18 +110,27 @@ fn bind(root: &Root, mount: &Mount, options: &Options) -> Result<(), StartFailur
     let fd = open_source(source, flags, options)?;
     let stat = fstat(&fd).map_err(system("mount", source.display()))?;
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let target_kind = if is_directory { TargetKind::Directory } else { TargetKind::File };
+    let target_kind = if is_directory {
+        TargetKind::Directory
+    } else {
+        TargetKind::File
+    };
     let target_fd = root.open_target(target, target_kind)?;
     // A copy of a shared mount is shared too: made private first, so that attaching it spreads nowhere.
     if options.propagation.is_none() {
-        let private = MountAttributes { propagation: libc::MS_PRIVATE, ..MountAttributes::default() };
+        let private = MountAttributes {
+            propagation: libc::MS_PRIVATE,
+            ..MountAttributes::default()
+        };
         set_attributes(fd.as_fd(), private, true).map_err(system("mount", source.display()))?;
     }
     change_propagation(&fd, options, target)?;
     for (attributes, recursive) in [(options.set, false), (options.set_recursive, true)] {
         if attributes != MountAttributes::default() {
-            set_attributes(fd.as_fd(), attributes, recursive)
-                .map_err(system("mount", format_args!("set the options of {}", target.display())))?;
+            set_attributes(fd.as_fd(), attributes, recursive).map_err(system(
+                "mount",
+                format_args!("set the options of {}", target.display()),
+            ))?;
         }
     }
     attach(fd.as_fd(), target_fd.as_fd()).map_err(system("mount", target.display()))
@@ -113,9 +141,10 @@ fn bind(root: &Root, mount: &Mount, options: &Options) -> Result<(), StartFailur
 fn open_source(source: &Path, flags: OpenTreeFlags, options: &Options) -> Result<OwnedFd, StartFailure> {
     let open = || {
         open_tree(CWD, source, flags).map_err(|error| match error {
-            rustix::io::Errno::NOENT => {
-                invalid("mount", format!("bind source path does not exist: {}", source.display()))
-            }
+            rustix::io::Errno::NOENT => invalid(
+                "mount",
+                format!("bind source path does not exist: {}", source.display()),
+            ),
             other => crate::failure::of(
                 StartFailureKind::System,
                 "mount",
@@ -149,27 +178,47 @@ fn cgroups(root: &Root, target: &Path, options: &Options) -> Result<(), StartFai
         data,
     };
     let hierarchies = cgroup::hierarchies();
-    if hierarchies.iter().all(|hierarchy| hierarchy.kind == HierarchyKind::Two) {
-        return place(root, target, &of("cgroup2", "cgroup", attributes, Vec::new()).mount()?, true);
+    if hierarchies
+        .iter()
+        .all(|hierarchy| hierarchy.kind == HierarchyKind::Two)
+    {
+        return place(
+            root,
+            target,
+            &of("cgroup2", "cgroup", attributes, Vec::new()).mount()?,
+            true,
+        );
     }
     let writable = attributes & !MountAttrFlags::MOUNT_ATTR_RDONLY.bits();
     let base = of("tmpfs", "tmpfs", writable, vec!["mode=755".to_owned()]).mount()?;
     place(root, target, &base, true)?;
     for hierarchy in hierarchies {
-        let HierarchyKind::One { controllers } = &hierarchy.kind else { continue };
-        let Some(name) = hierarchy.mount_point.file_name() else { continue };
+        let HierarchyKind::One { controllers } = &hierarchy.kind else {
+            continue;
+        };
+        let Some(name) = hierarchy.mount_point.file_name() else {
+            continue;
+        };
         let mounted = of("cgroup", "cgroup", attributes, controllers.clone()).mount()?;
         rustix::fs::mkdirat(&base, name, rustix::fs::Mode::from_raw_mode(0o755))
             .map_err(system("mount", "make a cgroup directory"))?;
-        let place = rustix::fs::openat(&base, name, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
-            .map_err(system("mount", "open a cgroup directory"))?;
+        let place = rustix::fs::openat(
+            &base,
+            name,
+            OFlags::PATH | OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(system("mount", "open a cgroup directory"))?;
         attach(mounted.as_fd(), place.as_fd()).map_err(system("mount", target.display()))?;
         // `cpu,cpuacct` is also reached by each of its names.
         for controller in controllers.iter().filter(|_| controllers.len() > 1) {
             let _ = symlinkat(name, &base, controller.as_str());
         }
     }
-    let frozen = MountAttributes { set: options.set.set, ..MountAttributes::default() };
+    let frozen = MountAttributes {
+        set: options.set.set,
+        ..MountAttributes::default()
+    };
     set_attributes(base.as_fd(), frozen, false).map_err(system("mount", target.display()))
 }
 
@@ -189,7 +238,11 @@ fn parse_option(parsed: &mut Options, option: &str) {
         other => (other, false),
     };
     if let Some((set, clear)) = attribute(name) {
-        let attributes = if recursive { &mut parsed.set_recursive } else { &mut parsed.set };
+        let attributes = if recursive {
+            &mut parsed.set_recursive
+        } else {
+            &mut parsed.set
+        };
         attributes.set = attributes.set & !clear | set;
         attributes.clear = attributes.clear & !set | clear;
         return;
@@ -239,7 +292,9 @@ pub(crate) fn mask(root: &Root, paths: &[String]) -> Result<(), StartFailure> {
     let mut null = None;
     let mut empty = None;
     for path in paths {
-        let Some((target, is_directory)) = find(root, path)? else { continue };
+        let Some((target, is_directory)) = find(root, path)? else {
+            continue;
+        };
         let cover = if is_directory {
             let made = match &empty {
                 Some(fd) => fd,
@@ -279,13 +334,22 @@ fn null_device(root: &Root) -> Result<OwnedFd, StartFailure> {
     let stat = fstat(&fd).map_err(system("mask", "/dev/null"))?;
     let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if is_null { Ok(fd) } else { Err(invalid("mask", "/dev/null of the container is not the null device")) }
+    if is_null {
+        Ok(fd)
+    } else {
+        Err(invalid(
+            "mask",
+            "/dev/null of the container is not the null device",
+        ))
+    }
 }
 
 /// Paths made read-only, with everything mounted below them at this time.
 pub(crate) fn make_read_only(root: &Root, paths: &[String]) -> Result<(), StartFailure> {
     for path in paths {
-        let Some((target, _)) = find(root, path)? else { continue };
+        let Some((target, _)) = find(root, path)? else {
+            continue;
+        };
         let copy = crate::root::copy_mount(target.as_fd(), true).map_err(system("readonly", path))?;
         let read_only = MountAttributes {
             set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
@@ -302,7 +366,10 @@ fn find(root: &Root, path: &str) -> Result<Option<(OwnedFd, bool)>, StartFailure
     match root.open(&PathBuf::from(path), OFlags::PATH) {
         Ok(fd) => {
             let stat = fstat(&fd).map_err(system("mask", path))?;
-            Ok(Some((fd, FileType::from_raw_mode(stat.st_mode) == FileType::Directory)))
+            Ok(Some((
+                fd,
+                FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+            )))
         }
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
         Err(error) => Err(system("mask", path)(error)),
@@ -321,8 +388,14 @@ mod tests {
     fn options_split_into_attributes_propagation_and_data() {
         let parsed = options(&["rbind", "rro", "nosuid", "rslave", "size=1m", "mode=1777"]);
         assert!(parsed.bind && parsed.bind_recursive);
-        assert_eq!(parsed.set_recursive.set, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()));
-        assert_eq!(parsed.set.set, u64::from(MountAttrFlags::MOUNT_ATTR_NOSUID.bits()));
+        assert_eq!(
+            parsed.set_recursive.set,
+            u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits())
+        );
+        assert_eq!(
+            parsed.set.set,
+            u64::from(MountAttrFlags::MOUNT_ATTR_NOSUID.bits())
+        );
         assert_eq!(parsed.propagation, Some((libc::MS_SLAVE, true)));
         assert_eq!(parsed.data, ["mode=1777", "size=1m"]);
     }
@@ -330,6 +403,9 @@ mod tests {
     #[test]
     fn a_later_option_overrides_an_earlier_one() {
         assert_eq!(options(&["ro", "rw"]).set.set, 0);
-        assert_eq!(options(&["rw", "ro"]).set.set, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()));
+        assert_eq!(
+            options(&["rw", "ro"]).set.set,
+            u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits())
+        );
     }
 }

@@ -11,11 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// The kinds that every stem makes for itself before it parks.
-const PARKED: i32 = libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP;
+const PARKED: i32 =
+    libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
 
 /// Called in the container's cgroup, which so becomes the root of its cgroup namespace.
 pub(crate) fn unshare_all() -> Result<(), StartFailure> {
@@ -38,8 +35,13 @@ fn open(path: &Path) -> Result<OwnedFd, StartFailure> {
 
 /// `NETLINK_ROUTE` is protocol 0.
 pub(crate) fn open_route_socket() -> Result<OwnedFd, StartFailure> {
-    socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-        .map_err(system("namespaces", "open a netlink socket"))
+    socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(system("namespaces", "open a netlink socket"))
 }
 
 /// Moves a parked process to the namespaces that the specification asks for. Returns the flags for PID 1's clone.
@@ -47,7 +49,10 @@ pub(crate) fn arrange(plan: &ContainerPlan) -> Result<u64, StartFailure> {
     let wanted = wanted(plan);
     for kind in [Kind::User, Kind::Time] {
         if find(wanted, kind).is_some() {
-            return Err(invalid("namespaces", format!("a new {kind} namespace is not supported")));
+            return Err(invalid(
+                "namespaces",
+                format!("a new {kind} namespace is not supported"),
+            ));
         }
     }
     // Every path is opened before the first is joined: joining changes what a path means.
@@ -81,7 +86,10 @@ pub(crate) fn arrange(plan: &ContainerPlan) -> Result<u64, StartFailure> {
 
 /// The host's namespace is the parent's: the keeper never leaves it.
 fn open_host(name: &str) -> Result<OwnedFd, StartFailure> {
-    of_process(rustix::process::getppid().map_or(1, rustix::process::Pid::as_raw_pid), name)
+    of_process(
+        rustix::process::getppid().map_or(1, rustix::process::Pid::as_raw_pid),
+        name,
+    )
 }
 
 pub(crate) fn of_process(pid: i32, name: &str) -> Result<OwnedFd, StartFailure> {

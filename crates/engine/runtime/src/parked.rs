@@ -24,14 +24,19 @@ impl FileSystem {
     fn new(kind: &str, source: &str, attributes: MountAttrFlags, data: &[&str]) -> Self {
         let mut data: Vec<_> = data.iter().map(|&option| option.to_owned()).collect();
         data.sort();
-        Self { kind: kind.to_owned(), source: source.to_owned(), attributes: attributes.bits(), data }
+        Self {
+            kind: kind.to_owned(),
+            source: source.to_owned(),
+            attributes: attributes.bits(),
+            data,
+        }
     }
 
     /// Makes it as a detached mount.
     pub(crate) fn mount(&self) -> Result<OwnedFd, StartFailure> {
         let what = || format!("mount {}", self.kind);
-        let context = fsopen(self.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)
-            .map_err(system("mount", what()))?;
+        let context =
+            fsopen(self.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC).map_err(system("mount", what()))?;
         let set = |option: &str| match option.split_once('=') {
             Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value),
             None => fsconfig_set_flag(context.as_fd(), option),
@@ -139,4 +144,3 @@ pub(crate) fn fill_dev(dev: BorrowedFd<'_>) -> Result<(), StartFailure> {
     }
     Ok(())
 }
-

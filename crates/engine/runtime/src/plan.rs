@@ -41,7 +41,11 @@ pub enum SeccompPlan {
 #[serde(rename_all = "snake_case")]
 pub enum RootfsPlan {
     /// An overlay, mounted inside the container's own mount namespace only. `lower` has the topmost layer first.
-    Overlay { lower: Vec<PathBuf>, upper: PathBuf, work: PathBuf },
+    Overlay {
+        lower: Vec<PathBuf>,
+        upper: PathBuf,
+        work: PathBuf,
+    },
     /// A directory used as it is.
     Directory { path: PathBuf },
 }

@@ -26,7 +26,8 @@ pub(crate) struct Privileges {
 impl Privileges {
     pub(crate) fn of(process: &Process, seccomp: &SeccompPlan) -> Result<Self, StartFailure> {
         let sets = process.capabilities().clone().unwrap_or_default();
-        let set = |wanted: &Option<Capabilities>| wanted.as_ref().map_or(CapabilitySet::empty(), capability_set);
+        let set =
+            |wanted: &Option<Capabilities>| wanted.as_ref().map_or(CapabilitySet::empty(), capability_set);
         // CAP_MAX of this kernel: asking for a later one would be refused.
         let known = known_capabilities();
         let bounding = set(sets.bounding()) & known;
@@ -51,7 +52,11 @@ impl Privileges {
         let _ = rustix::thread::clear_ambient_capability_set();
         // Otherwise leaving user 0 would drop all capabilities, and the filter below needs one.
         rustix::thread::set_keep_capabilities(true).map_err(failed("keep capabilities"))?;
-        let groups: Vec<_> = user.groups.iter().map(|&gid| rustix::fs::Gid::from_raw(gid)).collect();
+        let groups: Vec<_> = user
+            .groups
+            .iter()
+            .map(|&gid| rustix::fs::Gid::from_raw(gid))
+            .collect();
         set_thread_groups(&groups).map_err(failed("set the supplementary groups"))?;
         let gid = rustix::fs::Gid::from_raw(user.gid);
         set_thread_res_gid(gid, gid, gid).map_err(failed("set the group"))?;
@@ -62,7 +67,8 @@ impl Privileges {
             rustix::thread::set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
         }
         // The keeper's death is no longer this process's. Changing the user cleared it or not; certain is better.
-        rustix::process::set_parent_process_death_signal(None::<Signal>).map_err(failed("detach from the keeper"))?;
+        rustix::process::set_parent_process_death_signal(None::<Signal>)
+            .map_err(failed("detach from the keeper"))?;
         if let Some(filter) = &self.filter {
             self.install(filter)?;
         }
@@ -84,7 +90,11 @@ impl Privileges {
         let is_root = user.uid == 0;
         let kept = if is_root { self.permitted } else { self.ambient };
         let sets = CapabilitySets {
-            effective: if is_root { self.effective } else { self.effective & kept },
+            effective: if is_root {
+                self.effective
+            } else {
+                self.effective & kept
+            },
             permitted: kept,
             inheritable: self.ambient,
         };
@@ -113,7 +123,11 @@ fn known_capabilities() -> CapabilitySet {
 /// The capabilities a container could be given at most.
 pub(crate) fn grantable_capabilities() -> HashSet<Capability> {
     let known = known_capabilities();
-    CAPABILITIES.iter().copied().filter(|capability| known.contains(bit(*capability))).collect()
+    CAPABILITIES
+        .iter()
+        .copied()
+        .filter(|capability| known.contains(bit(*capability)))
+        .collect()
 }
 
 /// Called once before forking, so that forks inherit the answer.
@@ -122,11 +136,16 @@ pub(crate) fn warm_up() {
 }
 
 fn capability_set(wanted: &Capabilities) -> CapabilitySet {
-    wanted.iter().fold(CapabilitySet::empty(), |set, capability| set | bit(*capability))
+    wanted
+        .iter()
+        .fold(CapabilitySet::empty(), |set, capability| set | bit(*capability))
 }
 
 fn bit(capability: Capability) -> CapabilitySet {
-    let number = CAPABILITIES.iter().position(|&known| known == capability).unwrap_or(63);
+    let number = CAPABILITIES
+        .iter()
+        .position(|&known| known == capability)
+        .unwrap_or(63);
     CapabilitySet::from_bits_retain(1 << number)
 }
 
@@ -189,7 +208,10 @@ pub(crate) fn set_limits(process: &Process) -> Result<(), StartFailure> {
 fn set_limit(limit: &PosixRlimit) -> Result<(), StartFailure> {
     let resource = resource(limit.typ());
     let value = |number: u64| if number == u64::MAX { None } else { Some(number) };
-    let wanted = Rlimit { current: value(limit.soft()), maximum: value(limit.hard()) };
+    let wanted = Rlimit {
+        current: value(limit.soft()),
+        maximum: value(limit.hard()),
+    };
     match setrlimit(resource, wanted.clone()) {
         Err(rustix::io::Errno::PERM) => {
             let maximum = getrlimit(resource).maximum;
@@ -199,7 +221,13 @@ fn set_limit(limit: &PosixRlimit) -> Result<(), StartFailure> {
                 (None, b) => b,
             };
             let maximum = least(wanted.maximum, maximum);
-            setrlimit(resource, Rlimit { current: least(wanted.current, maximum), maximum })
+            setrlimit(
+                resource,
+                Rlimit {
+                    current: least(wanted.current, maximum),
+                    maximum,
+                },
+            )
         }
         other => other,
     }

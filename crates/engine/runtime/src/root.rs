@@ -44,8 +44,14 @@ impl Root {
                 (fd, path)
             }
         };
-        move_mount(mount_fd.as_fd(), "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .map_err(system("rootfs", format_args!("attach to {}", place.display())))?;
+        move_mount(
+            mount_fd.as_fd(),
+            "",
+            CWD,
+            place,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .map_err(system("rootfs", format_args!("attach to {}", place.display())))?;
         Ok(Self { fd: mount_fd })
     }
 
@@ -68,15 +74,28 @@ impl Root {
                 data.push(":");
             }
             let relative = path.strip_prefix(&base).unwrap_or(path);
-            data.push(escape_overlay(if relative.as_os_str().is_empty() { Path::new(".") } else { relative }));
+            data.push(escape_overlay(if relative.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                relative
+            }));
         }
         data.push(",upperdir=");
         data.push(escape_overlay(upper));
         data.push(",workdir=");
         data.push(escape_overlay(work));
         let data = std::ffi::CString::new(data.as_bytes()).map_err(system("rootfs", "layer path"))?;
-        mount("overlay", upper, "overlay", MountFlags::empty(), Some(data.as_c_str()))
-            .map_err(system("rootfs", format_args!("mount the overlay of {} layers", lower.len())))?;
+        mount(
+            "overlay",
+            upper,
+            "overlay",
+            MountFlags::empty(),
+            Some(data.as_c_str()),
+        )
+        .map_err(system(
+            "rootfs",
+            format_args!("mount the overlay of {} layers", lower.len()),
+        ))?;
         let fd = rustix::fs::open(upper, flags, Mode::empty()).map_err(system("rootfs", upper.display()))?;
         Ok(Self { fd })
     }
@@ -105,7 +124,9 @@ impl Root {
             Err(error) => return Err(system("mount", path.display())(error)),
         }
         let cleaned = clean(path);
-        let name = cleaned.file_name().ok_or_else(|| invalid("mount", "the mount target is the root"))?;
+        let name = cleaned
+            .file_name()
+            .ok_or_else(|| invalid("mount", "the mount target is the root"))?;
         let parent = self.make_directories(cleaned.parent().unwrap_or(Path::new("/")))?;
         let made = match kind {
             TargetKind::Directory => mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
@@ -115,7 +136,9 @@ impl Root {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(system("mount", format_args!("make {}", path.display()))(error)),
         }
-        let fd = self.open(&cleaned, OFlags::PATH).map_err(system("mount", path.display()))?;
+        let fd = self
+            .open(&cleaned, OFlags::PATH)
+            .map_err(system("mount", path.display()))?;
         check_kind(fd, kind, path)
     }
 
@@ -125,16 +148,21 @@ impl Root {
         let mut reached = PathBuf::from("/");
         let mut here = self.open(&reached, directory).map_err(system("mount", "/"))?;
         for component in clean(path).components() {
-            let Component::Normal(name) = component else { continue };
+            let Component::Normal(name) = component else {
+                continue;
+            };
             reached.push(name);
             here = match self.open(&reached, directory) {
                 Ok(next) => next,
                 Err(Errno::NOENT) => {
                     match mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
                         Ok(()) | Err(Errno::EXIST) => {}
-                        Err(error) => return Err(system("mount", format_args!("make {}", reached.display()))(error)),
+                        Err(error) => {
+                            return Err(system("mount", format_args!("make {}", reached.display()))(error));
+                        }
                     }
-                    self.open(&reached, directory).map_err(system("mount", reached.display()))?
+                    self.open(&reached, directory)
+                        .map_err(system("mount", reached.display()))?
                 }
                 Err(error) => return Err(system("mount", reached.display())(error)),
             };
@@ -160,9 +188,8 @@ pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::i
 
 /// A detached copy of the mount (or of the subtree) behind a descriptor.
 pub(crate) fn copy_mount(of: BorrowedFd<'_>, recursive: bool) -> rustix::io::Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
@@ -171,8 +198,8 @@ pub(crate) fn copy_mount(of: BorrowedFd<'_>, recursive: bool) -> rustix::io::Res
 
 /// The overlay as a detached mount; `None` where the kernel cannot take layers one by one, or a path is too long.
 fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Option<OwnedFd>, StartFailure> {
-    let context =
-        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(system("rootfs", "open the overlay file system"))?;
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(system("rootfs", "open the overlay file system"))?;
     let layers = lower.iter().map(|path| ("lowerdir+", path.as_path()));
     for (key, path) in layers.chain([("upperdir", upper), ("workdir", work)]) {
         match fsconfig_set_string(context.as_fd(), key, path) {
@@ -181,11 +208,24 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Option<OwnedF
             Err(error) => return Err(system("rootfs", format_args!("layer {}", path.display()))(error)),
         }
     }
-    fsconfig_create(context.as_fd())
-        .map_err(system("rootfs", format_args!("mount the overlay of {} layers", lower.len())))?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-        .map(Some)
-        .map_err(system("rootfs", "mount the overlay"))
+    match fsconfig_create(context.as_fd()) {
+        Ok(()) => {}
+        // Before 6.5 overlayfs takes any option at first and looks at them only here.
+        Err(Errno::INVAL) => return Ok(None),
+        Err(error) => {
+            return Err(system(
+                "rootfs",
+                format_args!("mount the overlay of {} layers", lower.len()),
+            )(error));
+        }
+    }
+    fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )
+    .map(Some)
+    .map_err(system("rootfs", "mount the overlay"))
 }
 
 fn common_ancestor(paths: &[PathBuf]) -> PathBuf {
@@ -214,8 +254,15 @@ fn check_kind(fd: OwnedFd, kind: TargetKind, path: &Path) -> Result<OwnedFd, Sta
     if is_directory == (kind == TargetKind::Directory) {
         return Ok(fd);
     }
-    let message = if is_directory { "a directory, but the source is not" } else { "not a directory" };
-    Err(invalid("mount", format!("mount target {} is {message}", path.display())))
+    let message = if is_directory {
+        "a directory, but the source is not"
+    } else {
+        "not a directory"
+    };
+    Err(invalid(
+        "mount",
+        format!("mount target {} is {message}", path.display()),
+    ))
 }
 
 fn make_file(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {

@@ -7,6 +7,7 @@
 //!    │── plan + streams ───────▶│
 //!    │                          │── clone: child of the keeper ─────▶│ mounts, pivots, drops privileges
 //!    │◀─ Cloned{pid} + pidfd ───│ ends                               │
+//!    │◀─ Rootfs + its mount ────────────────────────────────────────│
 //!    │◀─ Console + pty master ──────────────────────────────────────│ (terminals)
 //!    │◀─ Failed, or the channel closes: execve has succeeded ────────│
 //! ```
@@ -35,8 +36,15 @@ pub struct Stem {
 /// Where the new process reads and writes.
 #[derive(Debug)]
 pub enum ChildStdio {
-    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
-    Terminal { rows: u16, columns: u16 },
+    Pipes {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    Terminal {
+        rows: u16,
+        columns: u16,
+    },
 }
 
 /// A process that has been started; a child of the caller, who reaps it.
@@ -49,6 +57,10 @@ pub struct Init {
     pub start_time: u64,
     /// The terminal's master side, opened in the container's own devpts.
     pub console: Option<OwnedFd>,
+    /// The mount of the container's root filesystem (not for exec). When the last reference to an overlay goes, the
+    /// kernel writes the whole upper file system to disk first, which takes up to 100 ms and more: whoever holds this
+    /// until the exit has been reported keeps that out of everyone's way.
+    pub rootfs: Option<OwnedFd>,
 }
 
 /// From stem or PID 1 to the keeper; descriptors come along.
@@ -57,9 +69,13 @@ pub(crate) enum Report {
     /// Network namespace, route socket.
     Prepared,
     /// The new process as the keeper's pid namespace numbers it; its pidfd.
-    Cloned { pid: i32 },
+    Cloned {
+        pid: i32,
+    },
     /// The terminal's master.
     Console,
+    /// The mount of the root filesystem.
+    Rootfs,
     Failed(StartFailure),
 }
 
@@ -93,11 +109,19 @@ impl Stem {
     /// Forks the stem and waits until it is parked. The calling process must be single-threaded.
     pub fn prepare(plan: &StemPlan) -> Result<Self, StartFailure> {
         let (channel, process) = fork_helper("prepare", |channel| stem_main(&channel, plan))?;
-        match channel.receive().map_err(system("prepare", "read from the stem"))? {
+        match channel
+            .receive()
+            .map_err(system("prepare", "read from the stem"))?
+        {
             Some((Report::Prepared, fds)) => {
                 let [netns, route_socket] = <[OwnedFd; 2]>::try_from(fds)
                     .map_err(|_| system("prepare", "stem")("it sent no descriptors"))?;
-                Ok(Self { channel, process, netns, route_socket })
+                Ok(Self {
+                    channel,
+                    process,
+                    netns,
+                    route_socket,
+                })
             }
             Some((Report::Failed(failure), _)) => Err(failure),
             _ => Err(system("prepare", "stem")("it ended before it was ready")),
@@ -123,7 +147,9 @@ impl Stem {
         let Self { channel, process, .. } = self;
         let (kind, streams) = split(stdio);
         let borrowed: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
-        channel.send(&(kind, plan), &borrowed).map_err(system("start", "send the plan to the stem"))?;
+        channel
+            .send(&(kind, plan), &borrowed)
+            .map_err(system("start", "send the plan to the stem"))?;
         drop(streams);
         let started = await_exec(&channel);
         drop(process);
@@ -133,7 +159,11 @@ impl Stem {
 
 fn split(stdio: ChildStdio) -> (StdioKind, Vec<OwnedFd>) {
     match stdio {
-        ChildStdio::Pipes { stdin, stdout, stderr } => (StdioKind::Pipes, vec![stdin, stdout, stderr]),
+        ChildStdio::Pipes {
+            stdin,
+            stdout,
+            stderr,
+        } => (StdioKind::Pipes, vec![stdin, stdout, stderr]),
         ChildStdio::Terminal { rows, columns } => (StdioKind::Terminal { rows, columns }, Vec::new()),
     }
 }
@@ -173,6 +203,7 @@ pub fn exec(
 fn await_exec(channel: &Channel) -> Result<Init, StartFailure> {
     let mut init: Option<Init> = None;
     let mut console = None;
+    let mut rootfs = None;
     let failure = loop {
         match channel.receive() {
             Ok(Some((Report::Cloned { pid }, fds))) => {
@@ -181,13 +212,26 @@ fn await_exec(channel: &Channel) -> Result<Init, StartFailure> {
                 };
                 // Read while the process is busy setting itself up on another processor.
                 let start_time = start_time(pid).unwrap_or_default();
-                init = Some(Init { pid, pidfd, start_time, console: None });
+                init = Some(Init {
+                    pid,
+                    pidfd,
+                    start_time,
+                    console: None,
+                    rootfs: None,
+                });
             }
             Ok(Some((Report::Console, fds))) => console = fds.into_iter().next(),
+            Ok(Some((Report::Rootfs, fds))) => rootfs = fds.into_iter().next(),
             Ok(Some((Report::Failed(failure), _))) => break failure,
             Ok(Some((Report::Prepared, _))) => {}
             Ok(None) => match init {
-                Some(init) => return Ok(Init { console, ..init }),
+                Some(init) => {
+                    return Ok(Init {
+                        console,
+                        rootfs,
+                        ..init
+                    });
+                }
                 None => return Err(system("start", "stem")("it ended before it started the process")),
             },
             Err(error) => break system("start", "read from the new process")(error),
@@ -279,7 +323,11 @@ fn isolate(parent: rustix::process::Pid) -> io::Result<()> {
 /// Leaves /dev/null on 0, 1 and 2, the channel on 3 and `keep` after it, and closes everything else.
 fn keep_only(channel: &Channel, keep: &[BorrowedFd<'_>]) -> io::Result<(Channel, Vec<OwnedFd>)> {
     // Duplicated above all others first, so that none is overwritten while it is still wanted.
-    let above = 256;
+    let numbers = keep
+        .iter()
+        .map(AsRawFd::as_raw_fd)
+        .chain([channel.as_fd().as_raw_fd(), 2]);
+    let above = numbers.max().unwrap_or(2) + 1;
     let mut high = vec![rustix::io::fcntl_dupfd_cloexec(channel, above)?];
     for fd in keep {
         high.push(rustix::io::fcntl_dupfd_cloexec(fd, above)?);
@@ -316,7 +364,9 @@ fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
     };
     let streams = join_streams(kind, fds).map_err(system("start", "receive the streams"))?;
     let flags = namespaces::arrange(&plan)?;
-    clone_process(channel, flags, |channel| container::run(&plan, parked, streams, channel))
+    clone_process(channel, flags, |channel| {
+        container::run(&plan, parked, streams, channel)
+    })
 }
 
 fn exec_main(
@@ -325,7 +375,9 @@ fn exec_main(
     kind: StdioKind,
     plan: &ExecPlan,
 ) -> Result<(), StartFailure> {
-    let init = fds.pop().ok_or_else(|| system("exec", "container")("no descriptor of its first process"))?;
+    let init = fds
+        .pop()
+        .ok_or_else(|| system("exec", "container")("no descriptor of its first process"))?;
     cgroup::join(&plan.cgroup).map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
     namespaces::join_all_of(init.as_fd())?;
     drop(init);
@@ -341,7 +393,9 @@ fn clone_process(
 ) -> Result<(), StartFailure> {
     match process::fork(flags | libc::CLONE_PARENT as u64).map_err(system("clone", "make the process"))? {
         Fork::Parent { pid, pidfd } => {
-            channel.send(&Report::Cloned { pid }, &[pidfd.as_fd()]).map_err(system("clone", "report"))?;
+            channel
+                .send(&Report::Cloned { pid }, &[pidfd.as_fd()])
+                .map_err(system("clone", "report"))?;
             process::exit_now(0)
         }
         Fork::Child => {

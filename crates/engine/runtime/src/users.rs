@@ -26,7 +26,8 @@ pub(crate) fn resolve(root: &Root, user: &str, additional: &[String]) -> Result<
     let passwd = read_database(root, "/etc/passwd")?;
     let needs_groups = !additional.is_empty() || user.contains(':');
     // Without an entry for the user no group lists it, and the file need not be read.
-    let group = if needs_groups || passwd_entry(&passwd, user.split(':').next().unwrap_or_default()).is_some() {
+    let group = if needs_groups || passwd_entry(&passwd, user.split(':').next().unwrap_or_default()).is_some()
+    {
         read_database(root, "/etc/group")?
     } else {
         String::new()
@@ -36,18 +37,27 @@ pub(crate) fn resolve(root: &Root, user: &str, additional: &[String]) -> Result<
 
 fn read_database(root: &Root, path: &str) -> Result<String, StartFailure> {
     // Not blocking: the image may have put a FIFO there.
-    let Ok(fd) = root.open(Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) else {
+    let Ok(fd) = root.open(
+        Path::new(path),
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+    ) else {
         return Ok(String::new());
     };
     let stat = fstat(&fd).map_err(system("user", path))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(invalid("user", format!("{path} in the container is not a regular file")));
+        return Err(invalid(
+            "user",
+            format!("{path} in the container is not a regular file"),
+        ));
     }
     let mut bytes = Vec::new();
     let mut file = std::fs::File::from(fd).take(DATABASE_BYTES_MAX + 1);
     file.read_to_end(&mut bytes).map_err(system("user", path))?;
     if bytes.len() as u64 > DATABASE_BYTES_MAX {
-        return Err(invalid("user", format!("{path} in the container is larger than 1 MiB")));
+        return Err(invalid(
+            "user",
+            format!("{path} in the container is larger than 1 MiB"),
+        ));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -61,7 +71,11 @@ struct PasswdEntry<'a> {
 
 /// The first entry whose name is `wanted`, or whose number is; `wanted` empty means user 0.
 fn passwd_entry<'a>(passwd: &'a str, wanted: &str) -> Option<PasswdEntry<'a>> {
-    let wanted_uid = if wanted.is_empty() { Some(0) } else { parse_number(wanted) };
+    let wanted_uid = if wanted.is_empty() {
+        Some(0)
+    } else {
+        parse_number(wanted)
+    };
     passwd.lines().filter_map(parse_passwd_line).find(|entry| {
         (!wanted.is_empty() && entry.name == wanted) || Some(u64::from(entry.uid)) == wanted_uid
     })
@@ -72,7 +86,12 @@ fn parse_passwd_line(line: &str) -> Option<PasswdEntry<'_>> {
     let name = fields.next()?;
     let uid = fields.nth(1)?.parse().ok()?;
     let gid = fields.next()?.parse().ok()?;
-    Some(PasswdEntry { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
+    Some(PasswdEntry {
+        name,
+        uid,
+        gid,
+        home: fields.nth(1).unwrap_or_default(),
+    })
 }
 
 struct GroupEntry<'a> {
@@ -85,7 +104,11 @@ fn parse_group_line(line: &str) -> Option<GroupEntry<'_>> {
     let mut fields = line.trim().split(':');
     let name = fields.next()?;
     let gid = fields.nth(1)?.parse().ok()?;
-    Some(GroupEntry { name, gid, members: fields.next().unwrap_or_default() })
+    Some(GroupEntry {
+        name,
+        gid,
+        members: fields.next().unwrap_or_default(),
+    })
 }
 
 fn resolve_in(passwd: &str, group: &str, user: &str, additional: &[String]) -> Result<User, StartFailure> {
@@ -106,7 +129,9 @@ fn resolve_in(passwd: &str, group: &str, user: &str, additional: &[String]) -> R
     } else if let Some(entry) = &entry {
         let listed = group.lines().filter_map(parse_group_line);
         supplementary.extend(
-            listed.filter(|group| group.members.split(',').any(|member| member == entry.name)).map(|group| group.gid),
+            listed
+                .filter(|group| group.members.split(',').any(|member| member == entry.name))
+                .map(|group| group.gid),
         );
     }
     for name in additional {
@@ -119,7 +144,12 @@ fn resolve_in(passwd: &str, group: &str, user: &str, additional: &[String]) -> R
         }
     }
     let home = if home.is_empty() { "/" } else { home };
-    Ok(User { uid: check_range(u64::from(uid))?, gid, groups, home: home.to_owned() })
+    Ok(User {
+        uid: check_range(u64::from(uid))?,
+        gid,
+        groups,
+        home: home.to_owned(),
+    })
 }
 
 fn find_group(group: &str, wanted: &str) -> Result<u32, StartFailure> {
@@ -143,7 +173,11 @@ fn parse_number(text: &str) -> Option<u64> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    Some(if text.starts_with('-') { u64::MAX } else { digits.parse().unwrap_or(u64::MAX) })
+    Some(if text.starts_with('-') {
+        u64::MAX
+    } else {
+        digits.parse().unwrap_or(u64::MAX)
+    })
 }
 
 fn check_range(number: u64) -> Result<u32, StartFailure> {
@@ -183,16 +217,33 @@ mod tests {
     #[test]
     fn unknown_numbers_are_taken_as_they_are() {
         let stranger = user("4000").unwrap();
-        assert_eq!((stranger.uid, stranger.gid, stranger.home.as_str()), (4000, 0, "/"));
+        assert_eq!(
+            (stranger.uid, stranger.gid, stranger.home.as_str()),
+            (4000, 0, "/")
+        );
     }
 
     #[test]
     fn numbers_that_would_wrap_are_refused() {
-        for text in ["2147483648", "4294967296", "99999999999999999999999", "-1", "0:4294967296"] {
+        for text in [
+            "2147483648",
+            "4294967296",
+            "99999999999999999999999",
+            "-1",
+            "0:4294967296",
+        ] {
             assert!(user(text).unwrap_err().contains("range"), "{text}");
         }
-        assert!(user("nobody").unwrap_err().contains("no matching entries in passwd file"));
-        assert!(user("ann:nogroup").unwrap_err().contains("no matching entries in group file"));
+        assert!(
+            user("nobody")
+                .unwrap_err()
+                .contains("no matching entries in passwd file")
+        );
+        assert!(
+            user("ann:nogroup")
+                .unwrap_err()
+                .contains("no matching entries in group file")
+        );
     }
 
     #[test]

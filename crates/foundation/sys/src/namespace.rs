@@ -40,5 +40,9 @@ pub fn set_loopback_up() -> io::Result<()> {
 }
 
 fn check(result: i32) -> io::Result<()> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

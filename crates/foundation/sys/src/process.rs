@@ -54,7 +54,11 @@ fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     let mut arguments = CloneArguments {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
+        exit_signal: if flags & libc::CLONE_PARENT as u64 == 0 {
+            libc::SIGCHLD as u64
+        } else {
+            0
+        },
         ..CloneArguments::default()
     };
     if let Some(cgroup) = cgroup {
@@ -64,7 +68,11 @@ fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     // SAFETY: the arguments are a valid clone_args of the size given; no memory is shared (checked above), so the
     // child runs on its own copy of this stack; `pidfd` outlives the call.
     let pid = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArguments>())
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<CloneArguments>(),
+        )
     };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -72,7 +80,10 @@ fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
         pid => {
             // SAFETY: the kernel has just made this descriptor for us and nobody else owns it.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Fork::Parent { pid: pid as i32, pidfd })
+            Ok(Fork::Parent {
+                pid: pid as i32,
+                pidfd,
+            })
         }
     }
 }
@@ -99,14 +110,23 @@ impl ExecStrings {
             .collect::<Result<Vec<_>, _>>()?;
         let mut pointers: Vec<_> = owned.iter().map(|text| text.as_ptr()).collect();
         pointers.push(std::ptr::null());
-        Ok(Self { _owned: owned, pointers })
+        Ok(Self {
+            _owned: owned,
+            pointers,
+        })
     }
 }
 
 /// `execve`; returns only on failure.
 pub fn exec(path: &CStr, arguments: &ExecStrings, environment: &ExecStrings) -> io::Error {
     // SAFETY: both arrays end with a null pointer and point to strings that live as long as they do.
-    unsafe { libc::execve(path.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr()) };
+    unsafe {
+        libc::execve(
+            path.as_ptr(),
+            arguments.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+        )
+    };
     io::Error::last_os_error()
 }
 
@@ -134,7 +154,11 @@ pub fn close_from(first: RawFd) -> io::Result<()> {
 
 /// Closes the descriptors from `first` to `last`; the same caution as for [`close_from`].
 pub fn close_between(first: RawFd, last: RawFd) -> io::Result<()> {
-    if first > last { Ok(()) } else { close_range(first, last, 0) }
+    if first > last {
+        Ok(())
+    } else {
+        close_range(first, last, 0)
+    }
 }
 
 /// Marks every descriptor from `first` on to be closed by `execve`.
@@ -158,19 +182,46 @@ pub fn set_standard_stream(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> 
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())
 }
 
+/// Kernel's `struct sigaction`, which libc's differs from; all zeros mean the default action.
+#[repr(C)]
+#[derive(Default)]
+struct KernelSignalAction {
+    handler: u64,
+    flags: u64,
+    restorer: u64,
+    mask: u64,
+}
+
 /// Every signal to its default action, none blocked: what `execve` alone does not do, since it keeps ignored ones.
+///
+/// Asks the kernel itself, since libc refuses the two signals that it keeps for its own use.
 pub fn reset_signals() -> io::Result<()> {
-    // SAFETY: a zeroed sigaction is the default action with an empty mask.
-    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    let default = KernelSignalAction::default();
+    let empty: u64 = 0;
     for signal in 1..=64 {
-        // Signals 9, 19 and the two that libc reserves refuse; nothing can have changed those.
-        // SAFETY: the structure is valid and no old one is asked for.
-        unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
+        // SIGKILL and SIGSTOP refuse; nothing can have changed those.
+        // SAFETY: the structure is the kernel's for this architecture, no old one is asked for, and with the default
+        // action no code of ours will run.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                std::ptr::null_mut::<KernelSignalAction>(),
+                size_of::<u64>(),
+            )
+        };
     }
-    // SAFETY: a zeroed signal set is the empty one on Linux.
-    let empty: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is valid and no old one is asked for.
-    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut()) }.into())
+    // SAFETY: the set has the size given and no old one is asked for.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const empty,
+            std::ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    })
 }
 
 /// One instruction of classic BPF, as `struct sock_filter` lays it out.
@@ -201,7 +252,11 @@ pub fn install_seccomp_filter(program: &[FilterInstruction], flags: u64) -> io::
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

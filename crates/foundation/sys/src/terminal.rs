@@ -16,7 +16,12 @@ pub fn open_peer(master: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<
 
 /// Sets a terminal's size; its foreground processes get `SIGWINCH`.
 pub fn resize(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
-    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 

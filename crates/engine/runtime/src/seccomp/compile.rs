@@ -6,7 +6,8 @@
 use super::syscalls::SYSCALLS;
 use naru_sys::process::FilterInstruction;
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Operator, LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Operator,
+    LinuxSyscall,
 };
 use std::collections::BTreeMap;
 
@@ -46,11 +47,18 @@ enum Entry {
 }
 
 pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Program, String> {
-    let architectures = profile.architectures().as_deref().unwrap_or(&[Arch::ScmpArchNative]);
+    let architectures = profile
+        .architectures()
+        .as_deref()
+        .unwrap_or(&[Arch::ScmpArchNative]);
     let has = |wanted: Arch| architectures.contains(&wanted);
     let native = has(Arch::ScmpArchX86_64) || has(Arch::ScmpArchNative);
     let tree = |entry, wanted| {
-        if wanted { search_tree(profile, entry) } else { Ok(vec![stop(RETURN_KILL_THREAD)]) }
+        if wanted {
+            search_tree(profile, entry)
+        } else {
+            Ok(vec![stop(RETURN_KILL_THREAD)])
+        }
     };
     let native_tree = tree(Entry::X86_64, native)?;
     let x32_tree = tree(Entry::X32, has(Arch::ScmpArchX32))?;
@@ -64,7 +72,10 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Program, String> {
     let mut program = vec![statement(LOAD, OFFSET_ARCH)];
     program.extend(branch(JUMP_EQUAL, ARCH_X86_64, sixty_four, other));
     if program.len() > INSTRUCTIONS_MAX {
-        return Err(format!("the seccomp profile is too large: {} instructions", program.len()));
+        return Err(format!(
+            "the seccomp profile is too large: {} instructions",
+            program.len()
+        ));
     }
     Ok(program)
 }
@@ -117,11 +128,18 @@ fn beyond(profile: &LinuxSeccomp, default: u32) -> u32 {
         profile.default_action(),
         Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace | Action::ScmpActNotify
     );
-    if allows { default } else { libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32 }
+    if allows {
+        default
+    } else {
+        libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32
+    }
 }
 
 fn plain<'a>(action: u32) -> Vec<Rule<'a>> {
-    vec![Rule { conditions: Vec::new(), action }]
+    vec![Rule {
+        conditions: Vec::new(),
+        action,
+    }]
 }
 
 fn tree_of(ranges: &[(u32, Vec<Rule<'_>>)]) -> Program {
@@ -146,7 +164,9 @@ fn rules_by_number<'a>(
         let action = action_value(syscall.action(), syscall.errno_ret())?;
         for name in syscall.names() {
             // A name of another architecture or a later kernel is not an error.
-            let Some(number) = number_of(name, entry) else { continue };
+            let Some(number) = number_of(name, entry) else {
+                continue;
+            };
             let rules = by_number.entry(number).or_default();
             rules.extend(rules_of(syscall, action));
         }
@@ -168,7 +188,13 @@ fn rules_of(syscall: &LinuxSyscall, action: u32) -> Vec<Rule<'_>> {
         .enumerate()
         .any(|(at, one)| conditions[..at].iter().any(|other| other.index() == one.index()));
     if repeats {
-        return conditions.into_iter().map(|one| Rule { conditions: vec![one], action }).collect();
+        return conditions
+            .into_iter()
+            .map(|one| Rule {
+                conditions: vec![one],
+                action,
+            })
+            .collect();
     }
     vec![Rule { conditions, action }]
 }
@@ -217,7 +243,11 @@ enum Goto {
 }
 
 fn rule_code(rule: &Rule<'_>) -> Program {
-    let conditions: Vec<_> = rule.conditions.iter().map(|condition| condition_code(condition)).collect();
+    let conditions: Vec<_> = rule
+        .conditions
+        .iter()
+        .map(|condition| condition_code(condition))
+        .collect();
     let length: usize = conditions.iter().map(Vec::len).sum();
     let mut program = Program::new();
     for condition in conditions {
@@ -245,14 +275,30 @@ fn condition_code(condition: &LinuxSeccompArg) -> Vec<(u16, u32, Goto, Goto)> {
     let (low_load, high_load) = (load(low_offset), load(low_offset + 4));
     let (low, high) = halves(condition.value());
     let ordered = |jump, yes, no| {
-        vec![high_load, (JUMP_GREATER, high, yes, Next), (JUMP_EQUAL, high, Next, no), low_load, (jump, low, yes, no)]
+        vec![
+            high_load,
+            (JUMP_GREATER, high, yes, Next),
+            (JUMP_EQUAL, high, Next, no),
+            low_load,
+            (jump, low, yes, no),
+        ]
     };
     match condition.op() {
         Operator::ScmpCmpEq => {
-            vec![high_load, (JUMP_EQUAL, high, Next, Fail), low_load, (JUMP_EQUAL, low, Pass, Fail)]
+            vec![
+                high_load,
+                (JUMP_EQUAL, high, Next, Fail),
+                low_load,
+                (JUMP_EQUAL, low, Pass, Fail),
+            ]
         }
         Operator::ScmpCmpNe => {
-            vec![high_load, (JUMP_EQUAL, high, Next, Pass), low_load, (JUMP_EQUAL, low, Fail, Pass)]
+            vec![
+                high_load,
+                (JUMP_EQUAL, high, Next, Pass),
+                low_load,
+                (JUMP_EQUAL, low, Fail, Pass),
+            ]
         }
         Operator::ScmpCmpGe => ordered(JUMP_GREATER_EQUAL, Pass, Fail),
         Operator::ScmpCmpGt => ordered(JUMP_GREATER, Pass, Fail),
@@ -285,7 +331,12 @@ fn stop(action: u32) -> FilterInstruction {
 }
 
 fn conditional(code: u16, operand: u32, jump_true: u8, jump_false: u8) -> FilterInstruction {
-    FilterInstruction { code, jump_true, jump_false, operand }
+    FilterInstruction {
+        code,
+        jump_true,
+        jump_false,
+        operand,
+    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,11 @@ fn load(call: &Call, offset: u32) -> u32 {
         4 => call.arch,
         16..64 => {
             let argument = call.arguments[(offset as usize - 16) / 8];
-            if offset % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+            if offset % 8 == 0 {
+                argument as u32
+            } else {
+                (argument >> 32) as u32
+            }
         }
         other => panic!("load from {other}"),
     }
@@ -46,7 +50,12 @@ fn load(call: &Call, offset: u32) -> u32 {
 /// The profile's own meaning, without any tree.
 fn expected(profile: &LinuxSeccomp, name: &str, arguments: &[u64; 6]) -> u32 {
     let mut answer = None;
-    for syscall in profile.syscalls().iter().flatten().filter(|one| one.names().iter().any(|known| known == name)) {
+    for syscall in profile
+        .syscalls()
+        .iter()
+        .flatten()
+        .filter(|one| one.names().iter().any(|known| known == name))
+    {
         let action = action_value(syscall.action(), syscall.errno_ret()).unwrap();
         let conditions: Vec<_> = syscall.args().iter().flatten().collect();
         if conditions.is_empty() {
@@ -72,22 +81,47 @@ fn holds(condition: &LinuxSeccompArg, argument: u64) -> bool {
     }
 }
 
-const SAMPLES: [u64; 12] =
-    [0, 1, 2, 8, 16, 40, 41, 0x2_0000, 0x1000_0000, 0xffff_ffff, 0x1_0000_0028, u64::MAX];
+const SAMPLES: [u64; 12] = [
+    0,
+    1,
+    2,
+    8,
+    16,
+    40,
+    41,
+    0x2_0000,
+    0x1000_0000,
+    0xffff_ffff,
+    0x1_0000_0028,
+    u64::MAX,
+];
 
 fn check_all(profile: &LinuxSeccomp) {
     let program = compile(profile).unwrap();
     for (name, x86_64, x86, x32) in SYSCALLS {
-        let entries =
-            [(ARCH_X86_64, x86_64), (ARCH_X86, x86), (ARCH_X86_64, x32.map(|number| number | X32_BIT))];
+        let entries = [
+            (ARCH_X86_64, x86_64),
+            (ARCH_X86, x86),
+            (ARCH_X86_64, x32.map(|number| number | X32_BIT)),
+        ];
         for (arch, number) in entries {
             let Some(number) = number else { continue };
             for first in SAMPLES {
                 let arguments = [first, 7, 0, 0, 0, 0];
                 let wanted = expected(profile, name, &arguments);
-                let (got, steps) = interpret(&program, &Call { arch, number, arguments });
+                let (got, steps) = interpret(
+                    &program,
+                    &Call {
+                        arch,
+                        number,
+                        arguments,
+                    },
+                );
                 let unknown = got == libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-                assert!(got == wanted || unknown && wanted != libc::SECCOMP_RET_ALLOW, "{name} {arch:#x} {first:#x}");
+                assert!(
+                    got == wanted || unknown && wanted != libc::SECCOMP_RET_ALLOW,
+                    "{name} {arch:#x} {first:#x}"
+                );
                 assert!(steps < 40, "{name} takes {steps} instructions");
             }
         }
@@ -98,7 +132,11 @@ fn check_all(profile: &LinuxSeccomp) {
 fn default_profile_compiles_to_what_it_says() {
     check_all(&default_seccomp(&crate::default_capabilities()));
     check_all(&default_seccomp(&[]));
-    check_all(&default_seccomp(&[Capability::SysAdmin, Capability::SysPtrace, Capability::Bpf]));
+    check_all(&default_seccomp(&[
+        Capability::SysAdmin,
+        Capability::SysPtrace,
+        Capability::Bpf,
+    ]));
 }
 
 #[test]
@@ -112,10 +150,24 @@ fn every_comparison_is_exact_at_its_edges() {
             }))
             .unwrap();
             let program = compile(&profile).unwrap();
-            for near in [value.wrapping_sub(1), value, value.wrapping_add(1), value ^ (1 << 32), 8] {
-                let call = Call { arch: ARCH_X86_64, number: 0, arguments: [near, 0, 0, 0, 0, 0] };
+            for near in [
+                value.wrapping_sub(1),
+                value,
+                value.wrapping_add(1),
+                value ^ (1 << 32),
+                8,
+            ] {
+                let call = Call {
+                    arch: ARCH_X86_64,
+                    number: 0,
+                    arguments: [near, 0, 0, 0, 0, 0],
+                };
                 let wanted = expected(&profile, "read", &call.arguments);
-                assert_eq!(interpret(&program, &call).0, wanted, "{near:#x} {operator} {value:#x}");
+                assert_eq!(
+                    interpret(&program, &call).0,
+                    wanted,
+                    "{near:#x} {operator} {value:#x}"
+                );
             }
         }
     }
@@ -124,15 +176,26 @@ fn every_comparison_is_exact_at_its_edges() {
 #[test]
 fn foreign_architectures_are_killed() {
     let program = compile(&default_seccomp(&[])).unwrap();
-    let call = Call { arch: 0xc000_00b7, number: 0, arguments: [0; 6] };
+    let call = Call {
+        arch: 0xc000_00b7,
+        number: 0,
+        arguments: [0; 6],
+    };
     assert_eq!(interpret(&program, &call).0, RETURN_KILL_THREAD);
 }
 
 #[test]
 fn calls_newer_than_the_profile_are_not_implemented() {
     let program = compile(&default_seccomp(&[])).unwrap();
-    let call = Call { arch: ARCH_X86_64, number: 2000, arguments: [0; 6] };
-    assert_eq!(interpret(&program, &call).0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
+    let call = Call {
+        arch: ARCH_X86_64,
+        number: 2000,
+        arguments: [0; 6],
+    };
+    assert_eq!(
+        interpret(&program, &call).0,
+        libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32
+    );
 }
 
 #[test]

@@ -60,9 +60,15 @@ const BY_CAPABILITY: [(Capability, &str); 13] = [
     (Capability::SysPacct, "acct"),
     (Capability::SysPtrace, "kcmp pidfd_getfd process_madvise"),
     (Capability::SysRawio, "iopl ioperm"),
-    (Capability::SysTime, "settimeofday stime clock_settime clock_settime64"),
+    (
+        Capability::SysTime,
+        "settimeofday stime clock_settime clock_settime64",
+    ),
     (Capability::SysTtyConfig, "vhangup"),
-    (Capability::SysNice, "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
+    (
+        Capability::SysNice,
+        "get_mempolicy mbind set_mempolicy set_mempolicy_home_node",
+    ),
     (Capability::Syslog, "syslog"),
     (Capability::Bpf, "bpf"),
 ];
@@ -87,14 +93,28 @@ pub fn default_seccomp(capabilities: &[Capability]) -> LinuxSeccomp {
     if capabilities.contains(&Capability::Perfmon) {
         rules.push(allow("perf_event_open", Vec::new()));
     }
-    rules.push(allow("socket", vec![argument(Operator::ScmpCmpNe, AF_VSOCK, None)]));
+    rules.push(allow(
+        "socket",
+        vec![argument(Operator::ScmpCmpNe, AF_VSOCK, None)],
+    ));
     for value in PERSONALITIES {
-        rules.push(allow("personality", vec![argument(Operator::ScmpCmpEq, value, None)]));
+        rules.push(allow(
+            "personality",
+            vec![argument(Operator::ScmpCmpEq, value, None)],
+        ));
     }
     if !is_admin {
-        rules.push(allow("clone", vec![argument(Operator::ScmpCmpMaskedEq, CLONE_NAMESPACES, Some(0))]));
+        rules.push(allow(
+            "clone",
+            vec![argument(Operator::ScmpCmpMaskedEq, CLONE_NAMESPACES, Some(0))],
+        ));
         // Its flags lie in memory, out of a filter's reach: libraries fall back to clone on this answer.
-        rules.push(rule("clone3", Action::ScmpActErrno, Some(libc::ENOSYS as u32), Vec::new()));
+        rules.push(rule(
+            "clone3",
+            Action::ScmpActErrno,
+            Some(libc::ENOSYS as u32),
+            Vec::new(),
+        ));
     }
     LinuxSeccompBuilder::default()
         .default_action(Action::ScmpActErrno)
@@ -123,7 +143,10 @@ fn rule(names: &str, action: Action, errno: Option<u32>, conditions: Vec<LinuxSe
 
 /// A condition on the first argument.
 fn argument(operator: Operator, value: u64, second: Option<u64>) -> LinuxSeccompArg {
-    let mut builder = LinuxSeccompArgBuilder::default().index(0_usize).value(value).op(operator);
+    let mut builder = LinuxSeccompArgBuilder::default()
+        .index(0_usize)
+        .value(value)
+        .op(operator);
     if let Some(second) = second {
         builder = builder.value_two(second);
     }

@@ -72,7 +72,10 @@ pub fn parse_docker_seccomp(json: &str, capabilities: &[Capability]) -> Result<L
         (None, Some(map)) => Some(architectures_of(map)),
         (None, None) => None,
     };
-    let names: Vec<String> = capabilities.iter().map(|one| format!("CAP_{}", docker_name(*one))).collect();
+    let names: Vec<String> = capabilities
+        .iter()
+        .map(|one| format!("CAP_{}", docker_name(*one)))
+        .collect();
     let mut syscalls = Vec::new();
     for entry in profile.syscalls.unwrap_or_default() {
         if entry.name.is_some() && entry.names.is_some() {
@@ -93,12 +96,16 @@ pub fn parse_docker_seccomp(json: &str, capabilities: &[Capability]) -> Result<L
 }
 
 fn docker_name(capability: Capability) -> String {
-    let text = serde_json::to_value(capability).ok().and_then(|value| value.as_str().map(str::to_owned));
+    let text = serde_json::to_value(capability)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned));
     text.unwrap_or_default().trim_start_matches("CAP_").to_owned()
 }
 
 fn architectures_of(map: Vec<ArchEntry>) -> Vec<Arch> {
-    let own = map.into_iter().find(|entry| entry.architecture == Arch::ScmpArchX86_64);
+    let own = map
+        .into_iter()
+        .find(|entry| entry.architecture == Arch::ScmpArchX86_64);
     let own = own.map(|entry| {
         let mut all = vec![entry.architecture];
         all.extend(entry.sub_architectures.unwrap_or_default());
@@ -112,7 +119,10 @@ fn applies(entry: &Entry, capabilities: &[String]) -> bool {
     let here = |arches: &Vec<String>| arches.iter().any(|arch| arch == "amd64");
     let held = |capability: &String| capabilities.contains(capability);
     let included = entry.includes.as_ref().is_none_or(|condition| {
-        condition.arches.as_ref().is_none_or(|arches| arches.is_empty() || here(arches))
+        condition
+            .arches
+            .as_ref()
+            .is_none_or(|arches| arches.is_empty() || here(arches))
             && condition.caps.iter().flatten().all(held)
             && condition.min_kernel.as_deref().is_none_or(kernel_is_at_least)
     });
@@ -131,12 +141,17 @@ fn kernel_is_at_least(wanted: &str) -> bool {
 }
 
 fn version(text: &str) -> (u32, u32) {
-    let mut parts = text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let mut parts = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 fn rule(entry: Entry) -> Result<LinuxSyscall, ProfileError> {
-    let names = entry.names.or_else(|| entry.name.map(|name| vec![name])).unwrap_or_default();
+    let names = entry
+        .names
+        .or_else(|| entry.name.map(|name| vec![name]))
+        .unwrap_or_default();
     let mut value = Value::Object(entry.rest);
     value["names"] = serde_json::to_value(names)?;
     if let Some(object) = value.as_object_mut() {
@@ -162,7 +177,12 @@ mod tests {
               {"names":["y"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"99.0"}}]}"#;
         let names = |capabilities: &[Capability]| -> Vec<String> {
             let profile = parse_docker_seccomp(json, capabilities).unwrap();
-            profile.syscalls().iter().flatten().flat_map(|one| one.names().clone()).collect()
+            profile
+                .syscalls()
+                .iter()
+                .flatten()
+                .flat_map(|one| one.names().clone())
+                .collect()
         };
         assert_eq!(names(&[]), ["read", "clone3"]);
         assert_eq!(names(&[Capability::Bpf, Capability::SysAdmin]), ["read", "bpf"]);

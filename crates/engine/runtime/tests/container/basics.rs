@@ -13,9 +13,15 @@ pub const TESTS: &[Test] = &[
     ("exit_codes_are_the_programs_own", exit_codes_are_the_programs_own),
     ("missing_commands_are_told_apart", missing_commands_are_told_apart),
     ("privileges_are_dockers_defaults", privileges_are_dockers_defaults),
-    ("the_system_directories_are_complete", the_system_directories_are_complete),
+    (
+        "the_system_directories_are_complete",
+        the_system_directories_are_complete,
+    ),
     ("users_are_found_in_the_image", users_are_found_in_the_image),
-    ("a_terminal_is_the_containers_own", a_terminal_is_the_containers_own),
+    (
+        "a_terminal_is_the_containers_own",
+        a_terminal_is_the_containers_own,
+    ),
     ("exec_enters_everything", exec_enters_everything),
     ("a_read_only_root_refuses_writes", a_read_only_root_refuses_writes),
     ("bind_mounts_keep_their_options", bind_mounts_keep_their_options),
@@ -28,17 +34,26 @@ fn exit_codes_are_the_programs_own() {
     let sandbox = Sandbox::new();
     assert_eq!(sandbox.run(&sandbox.plan(&["true"])), (0, String::new()));
     assert_eq!(sandbox.run(&sandbox.plan(&["/bin/false"])).0, 1);
-    assert_eq!(sandbox.run(&sandbox.shell("echo $$ $HOME; pwd; hostname; exit 42")), (42, "1 /root\n/\ntesthost\n".to_owned()));
+    assert_eq!(
+        sandbox.run(&sandbox.shell("echo $$ $HOME; pwd; hostname; exit 42")),
+        (42, "1 /root\n/\ntesthost\n".to_owned())
+    );
 }
 
 fn missing_commands_are_told_apart() {
     let sandbox = Sandbox::new();
     let failure = sandbox.fails(&sandbox.plan(&["nothing-here"]));
     assert_eq!(failure.kind, StartFailureKind::CommandNotFound);
-    assert_eq!(failure.message, "exec: \"nothing-here\": executable file not found in $PATH");
+    assert_eq!(
+        failure.message,
+        "exec: \"nothing-here\": executable file not found in $PATH"
+    );
     let failure = sandbox.fails(&sandbox.plan(&["/x"]));
     assert_eq!(failure.kind, StartFailureKind::CommandNotFound);
-    assert_eq!(failure.message, "exec: \"/x\": stat /x: no such file or directory");
+    assert_eq!(
+        failure.message,
+        "exec: \"/x\": stat /x: no such file or directory"
+    );
     for (path, why) in [("/etc", "is a directory"), ("/etc/passwd", "permission denied")] {
         let failure = sandbox.fails(&sandbox.plan(&[path]));
         assert_eq!(failure.kind, StartFailureKind::CommandNotExecutable);
@@ -84,26 +99,43 @@ fn the_system_directories_are_complete() {
     let (_, output) = sandbox.run(&sandbox.shell(script));
     // 0, 1, 2 and the directory being listed.
     assert!(output.starts_with("4\n"), "{output}");
-    for text in ["console\n", "core\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n",
-        "lo\n", "sysctl", "null\n", "Read-only file system", "1777\n666\n666\n"] {
+    for text in [
+        "console\n",
+        "core\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n",
+        "lo\n",
+        "sysctl",
+        "null\n",
+        "Read-only file system",
+        "1777\n666\n666\n",
+    ] {
         if text != "console\n" && text != "sysctl" {
             assert!(output.contains(text), "{text} in {output}");
         }
     }
-    for line in output.lines().filter(|line| line.contains("::") || line.split(':').count() == 3 && line.starts_with(char::is_numeric)) {
+    for line in output.lines().filter(|line| {
+        line.contains("::") || line.split(':').count() == 3 && line.starts_with(char::is_numeric)
+    }) {
         assert!(line.ends_with(":/"), "{line}");
     }
 }
 
 fn users_are_found_in_the_image() {
     let sandbox = Sandbox::new();
-    let id = |user: &str| sandbox.run(&sandbox.shell("echo $(id -u) $(id -g) $(id -G) $HOME").user(user)).1;
+    let id = |user: &str| {
+        sandbox
+            .run(&sandbox.shell("echo $(id -u) $(id -g) $(id -G) $HOME").user(user))
+            .1
+    };
     assert_eq!(id(""), "0 0 0 /root\n");
     assert_eq!(id("ann"), "1000 1001 1001 29 /home/ann\n");
     assert_eq!(id("1000:5"), "1000 5 5 /home/ann\n");
     assert_eq!(id("4242"), "4242 0 0 /\n");
     for user in ["nobody", "4294967296", "0:4294967296", "ann:nogroup"] {
-        assert_eq!(sandbox.fails(&sandbox.plan(&["true"]).user(user)).kind, StartFailureKind::Invalid, "{user}");
+        assert_eq!(
+            sandbox.fails(&sandbox.plan(&["true"]).user(user)).kind,
+            StartFailureKind::Invalid,
+            "{user}"
+        );
     }
     let (code, output) = sandbox.run(&sandbox.shell("echo again > /dev/stdout").user("ann"));
     assert_eq!((code, output.as_str()), (0, "again\n"));
@@ -111,8 +143,12 @@ fn users_are_found_in_the_image() {
 
 fn a_terminal_is_the_containers_own() {
     let sandbox = Sandbox::new();
-    let plan = sandbox.shell("tty; stty size; ls -l /dev/console | grep -c 136; read x; echo got $x; tty < /dev/tty");
-    let stdio = ChildStdio::Terminal { rows: 33, columns: 44 };
+    let plan = sandbox
+        .shell("tty; stty size; ls -l /dev/console | grep -c 136; read x; echo got $x; tty < /dev/tty");
+    let stdio = ChildStdio::Terminal {
+        rows: 33,
+        columns: 44,
+    };
     let init = sandbox.stem().unwrap().start(&plan.build(), stdio).unwrap();
     let mut console = std::fs::File::from(init.console.unwrap());
     console.write_all(b"hello\n").unwrap();
@@ -136,7 +172,10 @@ fn exec_enters_everything() {
     let mut text = String::new();
     std::fs::File::from(output).read_to_string(&mut text).unwrap();
     assert_eq!(wait(exec.pid), 7, "{text}");
-    assert_eq!(text, "testhost\nsleep\n1000\n4\nCapEff:\t0000000000000000\nSeccomp:\t2\n");
+    assert_eq!(
+        text,
+        "testhost\nsleep\n1000\n4\nCapEff:\t0000000000000000\nSeccomp:\t2\n"
+    );
     let (stdio, _output) = pipes();
     let plan = sandbox.exec_plan(&["nothing"]);
     let failure = naru_runtime::exec(running.init.pidfd.as_fd(), running.init.pid, &plan, stdio).unwrap_err();
@@ -153,7 +192,9 @@ fn exec_enters_everything() {
 
 fn a_read_only_root_refuses_writes() {
     let sandbox = Sandbox::new();
-    let plan = sandbox.shell("echo x > /x || echo refused; echo x > /dev/shm/x && echo shm").set("/root/readonly", json!(true));
+    let plan = sandbox
+        .shell("echo x > /x || echo refused; echo x > /dev/shm/x && echo shm")
+        .set("/root/readonly", json!(true));
     assert!(sandbox.run(&plan).1.ends_with("refused\nshm\n"));
 }
 
@@ -162,9 +203,7 @@ fn bind_mounts_keep_their_options() {
     let source = sandbox.path().join("source");
     std::fs::create_dir_all(source.join("sub")).unwrap();
     std::fs::write(source.join("file"), "content").unwrap();
-    let bind = |options: &[&str], target: &str, path: &std::path::Path| {
-        json!({"destination": target, "type": "bind", "source": path, "options": options})
-    };
+    let bind = |options: &[&str], target: &str, path: &std::path::Path| json!({"destination": target, "type": "bind", "source": path, "options": options});
     let plan = sandbox
         .shell("cat /data/file /one; echo y > /data/w && echo wrote; echo y > /ro/w || echo refused; echo y > /ro/sub/w || echo refused")
         .mount(bind(&["rbind", "rprivate"], "/data", &source))
@@ -175,15 +214,32 @@ fn bind_mounts_keep_their_options() {
     assert!(output.starts_with("contentcontentwrote\n"), "{output}");
     assert_eq!(output.matches("refused").count(), 2, "{output}");
     assert_eq!(std::fs::read_to_string(source.join("w")).unwrap(), "y\n");
-    let missing = sandbox.plan(&["true"]).mount(bind(&["rbind"], "/m", &source.join("missing")));
-    assert!(sandbox.fails(&missing).message.contains("bind source path does not exist"));
+    let missing = sandbox
+        .plan(&["true"])
+        .mount(bind(&["rbind"], "/m", &source.join("missing")));
+    assert!(
+        sandbox
+            .fails(&missing)
+            .message
+            .contains("bind source path does not exist")
+    );
 }
 
 fn namespaces_are_joined_or_shared() {
     let sandbox = Sandbox::new();
     let running = sandbox.start(&sandbox.plan(&["sleep", "100"])).unwrap();
-    let own = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
-    let of = |kind: &str| std::fs::read_link(format!("/proc/{}/ns/{kind}", running.init.pid)).unwrap().display().to_string();
+    let own = |kind: &str| {
+        std::fs::read_link(format!("/proc/self/ns/{kind}"))
+            .unwrap()
+            .display()
+            .to_string()
+    };
+    let of = |kind: &str| {
+        std::fs::read_link(format!("/proc/{}/ns/{kind}", running.init.pid))
+            .unwrap()
+            .display()
+            .to_string()
+    };
     for kind in ["net", "ipc", "uts", "pid", "mnt", "cgroup"] {
         assert_ne!(own(kind), of(kind));
     }
@@ -206,13 +262,20 @@ fn limits_and_sysctls_are_set() {
     let sandbox = Sandbox::new();
     let plan = sandbox
         .shell("ulimit -n; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/self/oom_score_adj")
-        .set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "hard": 512, "soft": 256}]))
+        .set(
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_NOFILE", "hard": 512, "soft": 256}]),
+        )
         .set("/process/oomScoreAdj", json!(100))
-        .set("/linux/sysctl", json!({"net.ipv4.ip_unprivileged_port_start": "77"}));
+        .set(
+            "/linux/sysctl",
+            json!({"net.ipv4.ip_unprivileged_port_start": "77"}),
+        );
     assert_eq!(sandbox.run(&plan).1, "256\n77\n100\n");
-    let huge = sandbox
-        .plan(&["true"])
-        .set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "hard": 1_000_000_000_u64, "soft": 1024}]));
+    let huge = sandbox.plan(&["true"]).set(
+        "/process/rlimits",
+        json!([{"type": "RLIMIT_NOFILE", "hard": 1_000_000_000_u64, "soft": 1024}]),
+    );
     assert_eq!(sandbox.run(&huge).0, 0);
 }
 

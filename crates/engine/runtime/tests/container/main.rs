@@ -13,11 +13,16 @@ fn main() {
         println!("skipped: needs root");
         return;
     }
-    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wanted = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
     naru_runtime::warm_up();
     let mut failed = Vec::new();
     for (name, test) in basics::TESTS.iter().chain(attacks::TESTS).chain(timing::TESTS) {
-        if wanted.as_ref().is_some_and(|wanted| !name.contains(wanted.as_str())) {
+        if wanted
+            .as_ref()
+            .is_some_and(|wanted| !name.contains(wanted.as_str()))
+        {
             continue;
         }
         let passed = std::panic::catch_unwind(test).is_ok();

@@ -1,8 +1,6 @@
 //! A busybox image, cgroups of its own, and a container started and waited for.
 
-use naru_runtime::plan::{
-    ContainerPlan, ExecPlan, RootfsPlan, SeccompPlan, StartFailure, StemPlan,
-};
+use naru_runtime::plan::{ContainerPlan, ExecPlan, RootfsPlan, SeccompPlan, StartFailure, StemPlan};
 use naru_runtime::{ChildStdio, Init, Stem};
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -21,7 +19,10 @@ pub struct Sandbox {
 
 impl Sandbox {
     pub fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix("naru-runtime-").tempdir_in("/tmp").unwrap();
+        let directory = tempfile::Builder::new()
+            .prefix("naru-runtime-")
+            .tempdir_in("/tmp")
+            .unwrap();
         let root = directory.path().join("lower");
         for name in ["bin", "etc", "tmp", "root", "work"] {
             fs::create_dir_all(root.join(name)).unwrap();
@@ -30,11 +31,22 @@ impl Sandbox {
             fs::create_dir(directory.path().join(name)).unwrap();
         }
         fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        for name in ["sh", "true", "false", "cat", "id", "ls", "stat", "sleep", "hostname", "tty", "stty", "mount", "grep"] {
+        for name in [
+            "sh", "true", "false", "cat", "id", "ls", "stat", "sleep", "hostname", "tty", "stty", "mount",
+            "grep",
+        ] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
-        fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nann:x:1000:1001::/home/ann:/bin/sh\n").unwrap();
-        fs::write(root.join("etc/group"), "root:x:0:\nannies:x:1001:\naudio:x:29:ann\n").unwrap();
+        fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\nann:x:1000:1001::/home/ann:/bin/sh\n",
+        )
+        .unwrap();
+        fs::write(
+            root.join("etc/group"),
+            "root:x:0:\nannies:x:1001:\naudio:x:29:ann\n",
+        )
+        .unwrap();
         let name = directory.path().file_name().unwrap().to_str().unwrap();
         let cgroup = format!("/{name}");
         for hierarchy in hierarchies() {
@@ -59,7 +71,9 @@ impl Sandbox {
     }
 
     pub fn stem(&self) -> Result<Stem, StartFailure> {
-        Stem::prepare(&StemPlan { cgroup: self.cgroup.clone() })
+        Stem::prepare(&StemPlan {
+            cgroup: self.cgroup.clone(),
+        })
     }
 
     pub fn plan(&self, arguments: &[&str]) -> Plan {
@@ -100,7 +114,9 @@ impl Sandbox {
 
     /// Starts, waits, and returns exit code and output.
     pub fn run(&self, plan: &Plan) -> (i32, String) {
-        self.start(plan).unwrap_or_else(|failure| panic!("{failure:?}")).finish()
+        self.start(plan)
+            .unwrap_or_else(|failure| panic!("{failure:?}"))
+            .finish()
     }
 
     pub fn fails(&self, plan: &Plan) -> StartFailure {
@@ -192,8 +208,12 @@ impl Running {
 }
 
 pub fn wait(pid: i32) -> i32 {
-    let (_, status) = rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::empty()).unwrap().unwrap();
-    status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap())
+    let (_, status) = rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::empty())
+        .unwrap()
+        .unwrap();
+    status
+        .exit_status()
+        .unwrap_or_else(|| 128 + status.terminating_signal().unwrap())
 }
 
 /// Input from /dev/null; output and errors into one pipe.
@@ -201,7 +221,14 @@ pub fn pipes() -> (ChildStdio, OwnedFd) {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let stdin = OwnedFd::from(fs::File::open("/dev/null").unwrap());
     let stderr = write.as_fd().try_clone_to_owned().unwrap();
-    (ChildStdio::Pipes { stdin, stdout: write, stderr }, read)
+    (
+        ChildStdio::Pipes {
+            stdin,
+            stdout: write,
+            stderr,
+        },
+        read,
+    )
 }
 
 /// As the engine builds it: Docker's standard mounts, capabilities and paths.

@@ -26,13 +26,21 @@ fn timing_of_a_start() {
         let (stdio, _output) = pipes();
         let exec_plan = sandbox.exec_plan(&["true"]);
         let began = Instant::now();
-        let exec = naru_runtime::exec(running.init.pidfd.as_fd(), running.init.pid, &exec_plan, stdio).unwrap();
+        let exec =
+            naru_runtime::exec(running.init.pidfd.as_fd(), running.init.pid, &exec_plan, stdio).unwrap();
         wait(exec.pid);
         figures[3].push(began.elapsed().as_micros());
     }
     running.kill();
-    for (name, values) in ["prepare", "start to execve", "start to end", "exec to end"].iter().zip(&mut figures) {
+    for (name, values) in ["prepare", "start to execve", "start to end", "exec to end"]
+        .iter()
+        .zip(&mut figures)
+    {
         values.sort_unstable();
-        println!("  {name}: median {} µs, least {} µs", values[values.len() / 2], values[0]);
+        println!(
+            "  {name}: median {} µs, least {} µs",
+            values[values.len() / 2],
+            values[0]
+        );
     }
 }

@@ -54,6 +54,7 @@ pub fn run_keeper(socket: SeqPacket, container: ContainerId) -> io::Result<()> {
         finished_execs: VecDeque::new(),
         attachments: 0,
         oom_score: None,
+        is_trimmed: true,
     };
     while !keeper.is_over() {
         keeper.turn()?;
@@ -74,6 +75,9 @@ struct Keeper {
     attachments: u64,
     /// What execs get that ask for nothing else, where this process itself has gone lower.
     oom_score: Option<i32>,
+    /// Memory that the start or the last request needed has been given back. A parked keeper holds on to it: touching
+    /// it anew would be part of the start's time.
+    is_trimmed: bool,
 }
 
 enum Phase {
@@ -126,12 +130,21 @@ impl Keeper {
             self.processes
                 .iter_mut()
                 .for_each(|process| process.streams.on_timer());
+            self.trim();
         }
         for (token, flags) in ready {
             self.on_ready(token, flags);
         }
         self.settle();
         Ok(())
+    }
+
+    /// Gives memory back in the first quiet moment, so that a short-lived container pays nothing for it.
+    fn trim(&mut self) {
+        if !self.is_trimmed {
+            naru_sys::memory::release_unused();
+            self.is_trimmed = true;
+        }
     }
 
     fn wait(&self) -> io::Result<Vec<(Token, PollFlags)>> {
@@ -186,7 +199,7 @@ impl Keeper {
                 ..
             } | Phase::Over { .. }
         );
-        (is_waiting || is_unwritten).then(|| Timespec {
+        (is_waiting || is_unwritten || !self.is_trimmed).then(|| Timespec {
             tv_sec: 0,
             tv_nsec: i64::from(TICK.subsec_nanos()),
         })
@@ -227,6 +240,7 @@ impl Keeper {
         let Some((request, descriptors)) = self.connections[index].receive() else {
             return;
         };
+        self.is_trimmed = matches!(self.phase, Phase::Parked { .. });
         match request {
             Request::Prepare(plan) => self.prepare(index, &plan),
             Request::Start(plan) => self.start(index, *plan, descriptors),
@@ -282,6 +296,7 @@ impl Keeper {
                 });
                 // Not before: PID 1 would inherit it.
                 self.oom_score = crate::oom_score::lower();
+                self.is_trimmed = false;
             }
             Err(failure) => {
                 if self.listener.take().is_some() {

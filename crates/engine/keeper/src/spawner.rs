@@ -56,7 +56,7 @@ fn become_keeper(spawner_socket: SeqPacket, socket: OwnedFd, container: Containe
         prepared?;
         run_keeper(SeqPacket::from(socket), container)
     }));
-    process::exit_now(if matches!(outcome, Ok(Ok(()))) { 0 } else { 1 })
+    process::exit_now(i32::from(!matches!(outcome, Ok(Ok(())))))
 }
 
 /// Standard streams become `/dev/null`; signals become a keeper's.

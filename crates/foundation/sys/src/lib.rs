@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod file;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

@@ -4,8 +4,8 @@ use naru_base::{ContainerId, ExecId};
 use naru_cgroup::Cgroup;
 use naru_keeper::codec::{receive_message, send_message};
 use naru_keeper::protocol::{
-    AttachOptions, Event, ExecRequest, ExitRecord, FromKeeper, KeeperPlan, LogPlan, Reply, Request, SpawnKeeper,
-    StdioPlan, Target,
+    AttachOptions, Event, ExecRequest, ExitRecord, FromKeeper, KeeperPlan, LogPlan, Reply, Request,
+    SpawnKeeper, StdioPlan, Target,
 };
 use naru_logs::{Batch, LogReader, ReadOptions, Stream};
 use naru_runtime::plan::{ContainerPlan, ExecPlan, RootfsPlan, SeccompPlan, StemPlan};
@@ -46,7 +46,11 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        let name = format!("naru-keeper-{}-{}", std::process::id(), ORDINAL.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "naru-keeper-{}-{}",
+            std::process::id(),
+            ORDINAL.fetch_add(1, Ordering::Relaxed)
+        );
         let folder = std::env::temp_dir().join(&name);
         make_rootfs(&folder.join("rootfs"));
         let (socket, theirs) = SeqPacket::pair().unwrap();
@@ -55,7 +59,12 @@ impl World {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .unwrap();
-        Self { folder, cgroup: format!("/{name}"), socket, spawner: Mutex::new(spawner) }
+        Self {
+            folder,
+            cgroup: format!("/{name}"),
+            socket,
+            spawner: Mutex::new(spawner),
+        }
     }
 
     pub fn kill_spawner(&self) {
@@ -68,7 +77,9 @@ impl World {
     pub fn keepers(&self) -> Vec<i32> {
         let pid = self.spawner.lock().unwrap().id();
         let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        text.split_whitespace().map(|word| word.parse().unwrap()).collect()
+        text.split_whitespace()
+            .map(|word| word.parse().unwrap())
+            .collect()
     }
 
     /// A keeper with a parked stem.
@@ -78,7 +89,14 @@ impl World {
         std::fs::create_dir(&folder).unwrap();
         let cgroup = Cgroup::create(&format!("{}/{}", self.cgroup, id.short())).unwrap();
         let (socket, theirs) = SeqPacket::pair().unwrap();
-        send_message(&self.socket, &SpawnKeeper { container: id.clone() }, &[theirs.as_fd()]).unwrap();
+        send_message(
+            &self.socket,
+            &SpawnKeeper {
+                container: id.clone(),
+            },
+            &[theirs.as_fd()],
+        )
+        .unwrap();
         drop(theirs);
         let mut container = Container {
             rootfs: self.folder.join("rootfs"),
@@ -91,7 +109,9 @@ impl World {
             clients: Vec::new(),
             events: VecDeque::new(),
         };
-        let plan = StemPlan { cgroup: container.cgroup_path.clone() };
+        let plan = StemPlan {
+            cgroup: container.cgroup_path.clone(),
+        };
         send_message(&container.socket, &Request::Prepare(plan), &[]).unwrap();
         let (reply, descriptors) = container.reply();
         assert!(matches!(reply, Reply::Prepared), "{reply:?}");
@@ -102,7 +122,9 @@ impl World {
     pub fn start(&self, args: &[&str], options: &Options) -> Container {
         let mut container = self.prepare();
         let reply = container.try_start(args, options);
-        let Reply::Started { pid, start_time } = reply else { panic!("{reply:?}") };
+        let Reply::Started { pid, start_time } = reply else {
+            panic!("{reply:?}")
+        };
         assert!(start_time > 0);
         container.pid = pid;
         container
@@ -151,7 +173,9 @@ impl Container {
             container: self.id.clone(),
             runtime: ContainerPlan {
                 spec: spec(args, options.terminal),
-                rootfs: RootfsPlan::Directory { path: self.rootfs.clone() },
+                rootfs: RootfsPlan::Directory {
+                    path: self.rootfs.clone(),
+                },
                 user: String::new(),
                 additional_groups: Vec::new(),
                 with_init: false,
@@ -163,12 +187,20 @@ impl Container {
                 open_stdin: options.open_stdin,
                 stdin_once: options.stdin_once,
             },
-            log: LogPlan::JsonFile { path: self.folder.join("log"), bytes_max: None, files_max: 1 },
+            log: LogPlan::JsonFile {
+                path: self.folder.join("log"),
+                bytes_max: None,
+                files_max: 1,
+            },
             exit_record: self.folder.join("exit.json"),
             socket: self.folder.join("keeper.sock"),
             attached: options.attached.clone(),
         };
-        let (ours, theirs): (Vec<_>, Vec<_>) = options.attached.iter().map(|_| UnixStream::pair().unwrap()).unzip();
+        let (ours, theirs): (Vec<_>, Vec<_>) = options
+            .attached
+            .iter()
+            .map(|_| UnixStream::pair().unwrap())
+            .unzip();
         self.clients = ours;
         let descriptors: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
         send_message(&self.socket, &Request::Start(Box::new(plan)), &descriptors).unwrap();
@@ -181,7 +213,10 @@ impl Container {
     }
 
     pub fn kill(&mut self) {
-        let reply = self.ask(&Request::Signal { target: Target::Init, signal: 9 });
+        let reply = self.ask(&Request::Signal {
+            target: Target::Init,
+            signal: 9,
+        });
         assert!(matches!(reply, Reply::Done), "{reply:?}");
     }
 
@@ -202,8 +237,17 @@ impl Container {
             cgroup: self.cgroup_path.clone(),
             seccomp: SeccompPlan::Unconfined,
         };
-        let stdio = StdioPlan { terminal: false, open_stdin: options.stdin, stdin_once: true };
-        let request = ExecRequest { exec: exec.clone(), plan, stdio, attached: Some(options) };
+        let stdio = StdioPlan {
+            terminal: false,
+            open_stdin: options.stdin,
+            stdin_once: true,
+        };
+        let request = ExecRequest {
+            exec: exec.clone(),
+            plan,
+            stdio,
+            attached: Some(options),
+        };
         send_message(&self.socket, &Request::Exec(Box::new(request)), &[theirs.as_fd()]).unwrap();
         let reply = self.reply().0;
         assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
@@ -240,7 +284,9 @@ impl Container {
         assert_eq!(told, written);
         assert!(self.receive().is_none(), "the keeper closes its connections");
         assert!(!self.folder.join("keeper.sock").exists());
-        wait_until("the cgroup is empty", || self.cgroup.process_ids().unwrap().is_empty());
+        wait_until("the cgroup is empty", || {
+            self.cgroup.process_ids().unwrap().is_empty()
+        });
         told
     }
 
@@ -257,7 +303,9 @@ impl Container {
         let mut reader = LogReader::open(&self.folder.join("log"), options).unwrap();
         let mut bytes = Vec::new();
         while let Batch::Entries(entries) = reader.next_batch().unwrap() {
-            entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.bytes));
+            for entry in entries {
+                bytes.extend_from_slice(&entry.bytes);
+            }
         }
         bytes
     }
@@ -273,9 +321,16 @@ impl Container {
     }
 
     fn receive(&mut self) -> Option<(FromKeeper, Vec<OwnedFd>)> {
-        let timeout = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        let timeout = Timespec {
+            tv_sec: PATIENCE.as_secs().cast_signed(),
+            tv_nsec: 0,
+        };
         let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
-        assert_eq!(rustix::event::poll(&mut polled, Some(&timeout)).unwrap(), 1, "the keeper says nothing");
+        assert_eq!(
+            rustix::event::poll(&mut polled, Some(&timeout)).unwrap(),
+            1,
+            "the keeper says nothing"
+        );
         receive_message(&self.socket).unwrap()
     }
 }

@@ -55,7 +55,7 @@ const MODULES: [&str; 21] = [
 ];
 
 /// Programs for the init script and the tests.
-const APPLETS: &str = "sh mount umount mkdir rmdir rm mv cp ln ls cat head tail grep sed awk sleep echo printf test [ \
+const APPLETS: &str = "sh switch_root mount umount mkdir rmdir rm mv cp ln ls cat head tail grep sed awk sleep echo printf test [ \
     true false kill ps wc cut tr sort env mknod chmod insmod lsmod ip ifconfig poweroff reboot seq dd id hostname \
     readlink touch find uname date wget nc dmesg expr sync timeout tar stat tee md5sum mktemp dirname basename";
 
@@ -228,10 +228,17 @@ fn dependencies(module: &Path) -> Result<Vec<String>, String> {
         .collect())
 }
 
+/// The first root of a kernel cannot be pivoted away from, and no real host runs on it: so it moves to a tmpfs first.
 fn init_script() -> String {
     format!(
         "#!/bin/sh\n\
          export PATH=/bin HOME=/root\n\
+         if [ -z \"$1\" ]; then\n\
+             mkdir /new\n\
+             mount -t tmpfs -o size=600m root /new\n\
+             cp -a /bin /dev /etc /init /lib* /proc /root /run /sys /test /tmp /usr /var /new/ 2>/dev/null\n\
+             exec switch_root /new /init second\n\
+         fi\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sysfs /sys\n\
          mount -t devtmpfs dev /dev\n\

@@ -88,7 +88,7 @@ fn memory(bytes: i64, both: i64) -> LinuxResources {
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(30);
     while !is_so() {
         assert!(Instant::now() < end, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(2));
@@ -251,7 +251,7 @@ fn processes_that_multiply_are_killed_whole() {
     let multiply = "(while :; do sleep 0.2 & sleep 0.005; done) &";
     let mut child = scope.spawn(&format!("for i in 1 2 3 4 5 6 7 8; do {multiply} done; wait"));
     wait_until("many processes", || {
-        scope.cgroup.process_ids().unwrap().len() > 50
+        scope.cgroup.process_ids().unwrap().len() > 20
     });
     scope.cgroup.kill_all().unwrap();
     child.wait().unwrap();

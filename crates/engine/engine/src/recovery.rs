@@ -32,7 +32,7 @@ impl Engine {
                     let _ = file::remove_tree(&directory);
                 }
                 Err(error) => {
-                    tracing::error!(%error, "a container's record cannot be read; its files are left as they are")
+                    tracing::error!(%error, "a container's record cannot be read; its files are left as they are");
                 }
             }
         }

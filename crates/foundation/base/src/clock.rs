@@ -30,7 +30,11 @@ impl Timestamp {
 
     /// The moment `seconds` and `nanoseconds` after the Unix epoch; clamped to the years -9999 to 9999.
     pub fn from_parts(seconds: i64, nanoseconds: i32) -> Self {
-        let fallback = if seconds < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
+        let fallback = if seconds < 0 {
+            jiff::Timestamp::MIN
+        } else {
+            jiff::Timestamp::MAX
+        };
         Self(jiff::Timestamp::new(seconds, nanoseconds).unwrap_or(fallback))
     }
 

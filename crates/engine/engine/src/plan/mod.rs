@@ -118,7 +118,7 @@ pub fn plan_seccomp(spec: &ContainerSpec, capabilities: &HashSet<oci::Capability
         _ if spec.privileged => Ok(SeccompPlan::Unconfined),
         SeccompSpec::Default => Ok(SeccompPlan::Default),
         SeccompSpec::Unconfined => Ok(SeccompPlan::Unconfined),
-        SeccompSpec::Custom(json) => naru_runtime::parse_docker_seccomp(json, capabilities)
+        SeccompSpec::Custom(json) => naru_runtime::parse_docker_seccomp(json, &capabilities.iter().copied().collect::<Vec<_>>())
             .map(|profile| SeccompPlan::Profile(Box::new(profile)))
             .map_err(|error| EngineError::invalid(format!("invalid seccomp profile: {error}"))),
     }
@@ -156,7 +156,7 @@ pub fn capabilities(spec: &ContainerSpec) -> Result<HashSet<oci::Capability>> {
     let mut set = match (added.contains(&None), dropped.contains(&None)) {
         (true, _) => all,
         (false, true) => HashSet::new(),
-        (false, false) => naru_runtime::default_capabilities(),
+        (false, false) => naru_runtime::default_capabilities().into_iter().collect(),
     };
     for capability in dropped.iter().flatten() {
         set.remove(capability);

@@ -355,6 +355,23 @@ pub fn read_until(client: &mut UnixStream, wanted: &str) -> String {
     text
 }
 
+/// Memory that only this process has: written since it was forked. The program's text is left out, because a freshly
+/// linked file's pages count as private until they are on disk.
+pub fn private_kib(pid: i32) -> u64 {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mut is_text = false;
+    let mut total = 0;
+    for line in smaps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[0] {
+            "Private_Dirty:" if !is_text => total += words[1].parse::<u64>().unwrap(),
+            name if !name.ends_with(':') => is_text = words[1].contains('x'),
+            _ => {}
+        }
+    }
+    total
+}
+
 /// Takes Docker's frames apart.
 pub fn demultiplex(mut bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());

@@ -40,7 +40,10 @@ pub(crate) fn run(
         .process()
         .as_ref()
         .ok_or_else(|| invalid("plan", "the specification has no process"))?;
-    let linux = spec.linux().clone().unwrap_or_default();
+    let linux = spec
+        .linux()
+        .as_ref()
+        .ok_or_else(|| invalid("plan", "the specification has no linux part"))?;
     discard_foreign(plan, &mut parked);
     let root = Root::mount(&plan.rootfs)?;
     channel
@@ -50,9 +53,9 @@ pub(crate) fn run(
         mounts::apply(&root, mount, &mut parked)?;
     }
     drop(parked);
-    make_devices(&root, &linux)?;
+    make_devices(&root, linux)?;
     set_names(plan)?;
-    write_kernel_settings(&root, plan, &linux, oci)?;
+    write_kernel_settings(plan, linux, oci)?;
     // Before the masks, one of which may be on the way to the terminal.
     let console = open_console(&root, &streams, channel, true)?;
     mounts::mask(&root, linux.masked_paths().as_deref().unwrap_or_default())?;
@@ -107,6 +110,9 @@ fn discard_foreign(plan: &ContainerPlan, parked: &mut Parked) {
     if !namespaces::is_own(plan, LinuxNamespaceType::Ipc) {
         parked.discard("mqueue");
     }
+    if !namespaces::is_own(plan, LinuxNamespaceType::Cgroup) {
+        parked.discard("cgroup");
+    }
 }
 
 fn make_devices(root: &Root, linux: &Linux) -> Result<(), StartFailure> {
@@ -159,12 +165,7 @@ fn set_names(plan: &ContainerPlan) -> Result<(), StartFailure> {
 
 /// Sysctls and the out-of-memory score, written through a procfs that was made here: what the image has at /proc
 /// can redirect nothing (CVE-2019-16884, CVE-2025-52881).
-fn write_kernel_settings(
-    _root: &Root,
-    plan: &ContainerPlan,
-    linux: &Linux,
-    oci: &Process,
-) -> Result<(), StartFailure> {
+fn write_kernel_settings(plan: &ContainerPlan, linux: &Linux, oci: &Process) -> Result<(), StartFailure> {
     let empty = HashMap::new();
     let sysctls = linux.sysctl().as_ref().unwrap_or(&empty);
     if sysctls.is_empty() && oci.oom_score_adj().is_none() {

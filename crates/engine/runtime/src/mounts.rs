@@ -7,7 +7,7 @@ use crate::plan::{StartFailure, StartFailureKind};
 use crate::root::{Root, TargetKind, attach};
 use naru_sys::mount::{MountAttributes, set_attributes};
 use oci_spec::runtime::Mount;
-use rustix::fs::{CWD, FileType, OFlags, fstat, symlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, symlinkat};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub(crate) fn apply(root: &Root, mount: &Mount, parked: &mut Parked) -> Result<(
         return bind(root, mount, &options);
     }
     if kind == "cgroup" || kind == "cgroup2" {
-        return cgroups(root, target, &options);
+        return cgroups(root, target, &options, parked);
     }
     let source = mount.source().as_deref().and_then(Path::to_str).unwrap_or(kind);
     let file_system = FileSystem {
@@ -41,15 +41,14 @@ pub(crate) fn apply(root: &Root, mount: &Mount, parked: &mut Parked) -> Result<(
         attributes: options.set.set as u32,
         data: options.data.clone(),
     };
-    let fd = match parked.take(&file_system) {
-        Some(fd) => fd,
-        None => {
-            let fd = file_system.mount()?;
-            if kind == "tmpfs" && target == Path::new("/dev") {
-                parked::fill_dev(fd.as_fd())?;
-            }
-            fd
+    let fd = if let Some(fd) = parked.take(&file_system) {
+        fd
+    } else {
+        let fd = file_system.mount()?;
+        if kind == "tmpfs" && target == Path::new("/dev") {
+            parked::fill_dev(fd.as_fd())?;
         }
+        fd
     };
     place(root, target, &fd, is_system(kind, target))?;
     change_propagation(&fd, &options, target)
@@ -169,11 +168,23 @@ fn open_source(source: &Path, flags: OpenTreeFlags, options: &Options) -> Result
 }
 
 /// The container's own cgroup as the root of every hierarchy, thanks to its cgroup namespace.
-fn cgroups(root: &Root, target: &Path, options: &Options) -> Result<(), StartFailure> {
+fn cgroups(root: &Root, target: &Path, options: &Options, parked: &mut Parked) -> Result<(), StartFailure> {
     let attributes = options.set.set as u32;
-    let of = |kind: &str, source: &str, attributes: u32, data: Vec<String>| FileSystem {
+    if let Some(tree) = parked.take(&parked::cgroup_wish(attributes)) {
+        return place(root, target, &tree, true);
+    }
+    cgroup_tree(attributes, |base| place(root, target, base, true)).map(drop)
+}
+
+/// Makes the mounts of /sys/fs/cgroup. `attach_base` is called with the lowest before any is put on it: kernels before
+/// 6.15 put no mount on a detached one.
+pub(crate) fn cgroup_tree(
+    attributes: u32,
+    attach_base: impl FnOnce(&OwnedFd) -> Result<(), StartFailure>,
+) -> Result<OwnedFd, StartFailure> {
+    let of = |kind: &str, attributes: u32, data: Vec<String>| FileSystem {
         kind: kind.to_owned(),
-        source: source.to_owned(),
+        source: if kind == "tmpfs" { "tmpfs" } else { "cgroup" }.to_owned(),
         attributes,
         data,
     };
@@ -182,16 +193,13 @@ fn cgroups(root: &Root, target: &Path, options: &Options) -> Result<(), StartFai
         .iter()
         .all(|hierarchy| hierarchy.kind == HierarchyKind::Two)
     {
-        return place(
-            root,
-            target,
-            &of("cgroup2", "cgroup", attributes, Vec::new()).mount()?,
-            true,
-        );
+        let only = of("cgroup2", attributes, Vec::new()).mount()?;
+        attach_base(&only)?;
+        return Ok(only);
     }
     let writable = attributes & !MountAttrFlags::MOUNT_ATTR_RDONLY.bits();
-    let base = of("tmpfs", "tmpfs", writable, vec!["mode=755".to_owned()]).mount()?;
-    place(root, target, &base, true)?;
+    let base = of("tmpfs", writable, vec!["mode=755".to_owned()]).mount()?;
+    attach_base(&base)?;
     for hierarchy in hierarchies {
         let HierarchyKind::One { controllers } = &hierarchy.kind else {
             continue;
@@ -199,27 +207,23 @@ fn cgroups(root: &Root, target: &Path, options: &Options) -> Result<(), StartFai
         let Some(name) = hierarchy.mount_point.file_name() else {
             continue;
         };
-        let mounted = of("cgroup", "cgroup", attributes, controllers.clone()).mount()?;
-        rustix::fs::mkdirat(&base, name, rustix::fs::Mode::from_raw_mode(0o755))
+        let mounted = of("cgroup", attributes, controllers.clone()).mount()?;
+        rustix::fs::mkdirat(&base, name, Mode::from_raw_mode(0o755))
             .map_err(system("mount", "make a cgroup directory"))?;
-        let place = rustix::fs::openat(
-            &base,
-            name,
-            OFlags::PATH | OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(system("mount", "open a cgroup directory"))?;
-        attach(mounted.as_fd(), place.as_fd()).map_err(system("mount", target.display()))?;
+        let place = rustix::fs::openat(&base, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(system("mount", "open a cgroup directory"))?;
+        attach(mounted.as_fd(), place.as_fd()).map_err(system("mount", "attach a cgroup hierarchy"))?;
         // `cpu,cpuacct` is also reached by each of its names.
         for controller in controllers.iter().filter(|_| controllers.len() > 1) {
             let _ = symlinkat(name, &base, controller.as_str());
         }
     }
     let frozen = MountAttributes {
-        set: options.set.set,
+        set: u64::from(attributes),
         ..MountAttributes::default()
     };
-    set_attributes(base.as_fd(), frozen, false).map_err(system("mount", target.display()))
+    set_attributes(base.as_fd(), frozen, false).map_err(system("mount", "freeze the cgroup directory"))?;
+    Ok(base)
 }
 
 fn parse_options(options: &[String]) -> Options {

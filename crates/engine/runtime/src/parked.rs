@@ -1,6 +1,7 @@
 //! What a container's root filesystem will need in any case, made while there is time: detached mounts.
 
 use crate::failure::system;
+use crate::mounts;
 use crate::plan::StartFailure;
 use rustix::fs::{FileType, Mode, mkdirat, mknodat, symlinkat};
 use rustix::mount::{
@@ -67,6 +68,11 @@ impl Parked {
             }
             mounts.push((wish, mount));
         }
+        // On kernels before 6.15 this waits until the container's tree is there.
+        let wish = cgroup_wish(read_only());
+        if let Ok(tree) = mounts::cgroup_tree(wish.attributes, |_| Ok(())) {
+            mounts.push((wish, tree));
+        }
         Ok(Self { mounts })
     }
 
@@ -80,6 +86,24 @@ impl Parked {
     pub(crate) fn discard(&mut self, kind: &str) {
         self.mounts.retain(|(parked, _)| parked.kind != kind);
     }
+}
+
+/// The whole tree of /sys/fs/cgroup, as one wish.
+pub(crate) fn cgroup_wish(attributes: u32) -> FileSystem {
+    FileSystem {
+        kind: "cgroup".to_owned(),
+        source: "cgroup".to_owned(),
+        attributes,
+        data: Vec::new(),
+    }
+}
+
+fn read_only() -> u32 {
+    (MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_RDONLY)
+        .bits()
 }
 
 /// The mounts of every Docker container, as its OCI specification words them.

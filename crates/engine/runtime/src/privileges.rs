@@ -19,7 +19,8 @@ pub(crate) struct Privileges {
     effective: CapabilitySet,
     permitted: CapabilitySet,
     ambient: CapabilitySet,
-    no_new_privileges: bool,
+    /// `no_new_privs`.
+    forbids_new: bool,
     filter: Option<Arc<Filter>>,
 }
 
@@ -37,7 +38,7 @@ impl Privileges {
             permitted,
             effective: set(sets.effective()) & permitted,
             ambient: set(sets.ambient()) & permitted & set(sets.inheritable()),
-            no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            forbids_new: process.no_new_privileges().unwrap_or(false),
             filter: seccomp::filter_for(seccomp, sets.bounding().as_ref())?,
         })
     }
@@ -63,25 +64,16 @@ impl Privileges {
         let uid = rustix::fs::Uid::from_raw(user.uid);
         set_thread_res_uid(uid, uid, uid).map_err(failed("set the user"))?;
         rustix::thread::set_keep_capabilities(false).map_err(failed("keep capabilities"))?;
-        if self.no_new_privileges {
+        if self.forbids_new {
             rustix::thread::set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
         }
         // The keeper's death is no longer this process's. Changing the user cleared it or not; certain is better.
         rustix::process::set_parent_process_death_signal(None::<Signal>)
             .map_err(failed("detach from the keeper"))?;
         if let Some(filter) = &self.filter {
-            self.install(filter)?;
+            install(filter)?;
         }
         self.set_final_capabilities(user)
-    }
-
-    /// While CAP_SYS_ADMIN is still held, so that no_new_privs is not needed; of later calls the filter must allow
-    /// only capset, prctl and execve.
-    fn install(&self, filter: &Filter) -> Result<(), StartFailure> {
-        let mut held = rustix::thread::capabilities(None).map_err(system("seccomp", "read capabilities"))?;
-        held.effective = held.permitted;
-        set_capabilities(None, held).map_err(system("seccomp", "raise capabilities"))?;
-        filter.install().map_err(system("seccomp", "install the filter"))
     }
 
     fn set_final_capabilities(&self, user: &User) -> Result<(), StartFailure> {
@@ -105,6 +97,15 @@ impl Privileges {
         }
         Ok(())
     }
+}
+
+/// While CAP_SYS_ADMIN is still held, so that no_new_privs is not needed; of later calls the filter must allow
+/// only capset, prctl and execve.
+fn install(filter: &Filter) -> Result<(), StartFailure> {
+    let mut held = rustix::thread::capabilities(None).map_err(system("seccomp", "read capabilities"))?;
+    held.effective = held.permitted;
+    set_capabilities(None, held).map_err(system("seccomp", "raise capabilities"))?;
+    filter.install().map_err(system("seccomp", "install the filter"))
 }
 
 /// Every capability that the running kernel knows: what is in the bounding set of its first process, and with
@@ -212,7 +213,7 @@ fn set_limit(limit: &PosixRlimit) -> Result<(), StartFailure> {
         current: value(limit.soft()),
         maximum: value(limit.hard()),
     };
-    match setrlimit(resource, wanted.clone()) {
+    match setrlimit(resource, wanted) {
         Err(rustix::io::Errno::PERM) => {
             let maximum = getrlimit(resource).maximum;
             let least = |a: Option<u64>, b: Option<u64>| match (a, b) {

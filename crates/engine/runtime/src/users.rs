@@ -158,13 +158,13 @@ fn find_group(group: &str, wanted: &str) -> Result<u32, StartFailure> {
     if let Some(entry) = entries.find(|entry| entry.name == wanted || Some(u64::from(entry.gid)) == number) {
         return Ok(entry.gid);
     }
-    match number {
-        Some(number) => check_range(number),
-        None => {
+    number.map_or_else(
+        || {
             let message = format!("unable to find group {wanted}: no matching entries in group file");
             Err(invalid("user", message))
-        }
-    }
+        },
+        check_range,
+    )
 }
 
 /// A number too large for its type is still a number, and out of range, rather than a name.

@@ -83,12 +83,11 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Program, String> {
 /// `if accumulator <jump> operand { yes } else { no }`; conditional jumps reach 255 instructions only.
 fn branch(jump: u16, operand: u32, yes: Program, no: Program) -> Program {
     let mut program = Vec::with_capacity(yes.len() + no.len() + 2);
-    match u8::try_from(no.len()) {
-        Ok(distance) => program.push(conditional(jump, operand, distance, 0)),
-        Err(_) => {
-            program.push(conditional(jump, operand, 0, 1));
-            program.push(statement(JUMP, no.len() as u32));
-        }
+    if let Ok(distance) = u8::try_from(no.len()) {
+        program.push(conditional(jump, operand, distance, 0));
+    } else {
+        program.push(conditional(jump, operand, 0, 1));
+        program.push(statement(JUMP, no.len() as u32));
     }
     program.extend(no);
     program.extend(yes);

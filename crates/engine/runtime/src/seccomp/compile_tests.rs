@@ -37,7 +37,7 @@ fn load(call: &Call, offset: u32) -> u32 {
         4 => call.arch,
         16..64 => {
             let argument = call.arguments[(offset as usize - 16) / 8];
-            if offset % 8 == 0 {
+            if offset.is_multiple_of(8) {
                 argument as u32
             } else {
                 (argument >> 32) as u32
@@ -98,7 +98,7 @@ const SAMPLES: [u64; 12] = [
 
 fn check_all(profile: &LinuxSeccomp) {
     let program = compile(profile).unwrap();
-    for (name, x86_64, x86, x32) in SYSCALLS {
+    for (name, x86_64, x86, x32) in SYSCALLS.iter().copied() {
         let entries = [
             (ARCH_X86_64, x86_64),
             (ARCH_X86, x86),

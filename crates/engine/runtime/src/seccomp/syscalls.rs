@@ -1,8 +1,11 @@
 //! System call numbers of the three ways into an x86_64 kernel, from its own headers (Linux 6.18).
 
-/// Name; number for x86_64, for x86, for x32 (without the bit that marks x32). Sorted by name.
+/// Name; number for x86_64, for x86, for x32 (without the bit that marks x32).
+pub(super) type Numbers = (&'static str, Option<u32>, Option<u32>, Option<u32>);
+
+/// All of them. Sorted by name.
 #[rustfmt::skip]
-pub(super) const SYSCALLS: [(&str, Option<u32>, Option<u32>, Option<u32>); 469] = [
+pub(super) static SYSCALLS: [Numbers; 469] = [
     ("_llseek", None, Some(140), None),
     ("_newselect", None, Some(142), None),
     ("_sysctl", Some(156), Some(149), None),

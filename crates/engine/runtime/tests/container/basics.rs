@@ -167,7 +167,7 @@ fn exec_enters_everything() {
     let running = sandbox.start(&sandbox.plan(&["sleep", "100"])).unwrap();
     let (stdio, output) = pipes();
     let mut plan = sandbox.exec_plan(&["sh", "-c", "hostname; cat /proc/1/comm; id -u; ls /proc/self/fd | grep -c .; cat /proc/self/status | grep -e CapEff -e Seccomp:; exit 7"]);
-    plan.user = "ann".to_owned();
+    "ann".clone_into(&mut plan.user);
     let exec = naru_runtime::exec(running.init.pidfd.as_fd(), running.init.pid, &plan, stdio).unwrap();
     let mut text = String::new();
     std::fs::File::from(output).read_to_string(&mut text).unwrap();

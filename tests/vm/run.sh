@@ -104,10 +104,13 @@ check "a container outlives the daemon" true "$(naru inspect -f '{{.State.Runnin
 naru rm -f survivor >/dev/null
 
 kill $daemon
-wait_for "! kill -0 $daemon 2>/dev/null"
+wait $daemon
 check "no cgroup is left" "" "$(find /sys/fs/cgroup -mindepth 2 -type d -path '*naru*' | head -3)"
 
 if [ $failed != 0 ]; then
+    echo "--- processes and cgroups left"
+    ps
+    find /sys/fs/cgroup/naru -name cgroup.procs -exec sh -c 'echo $0: $(cat $0)' {} \;
     echo "--- the daemon's log"
     tail -40 /run/daemon.log
 fi

@@ -21,8 +21,8 @@ pub(crate) fn set_init_program(bytes: &'static [u8]) {
 }
 
 /// The init program as a sealed file in memory: a container that reaches it through /proc can change nothing of the
-/// host's (CVE-2019-5736).
-fn init_file() -> Result<OwnedFd, StartFailure> {
+/// host's (CVE-2019-5736). Made while /proc is still the host's.
+pub(crate) fn init_file() -> Result<OwnedFd, StartFailure> {
     let bytes = INIT_PROGRAM
         .get()
         .ok_or_else(|| system("init", "run the init program")("none was set"))?;
@@ -103,12 +103,11 @@ impl Prepared {
         path: String,
         arguments: Vec<String>,
         environment: &[String],
-        with_init: bool,
+        init: Option<OwnedFd>,
     ) -> Result<Self, StartFailure> {
         let failed = |error: std::io::Error| system("exec", "command or environment")(error);
-        let init = if with_init { Some(init_file()?) } else { None };
         let mut all = arguments;
-        if with_init {
+        if init.is_some() {
             let own = ["/sbin/docker-init".to_owned(), "--".to_owned()];
             all = own.into_iter().chain(all).collect();
         }

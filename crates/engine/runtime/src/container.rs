@@ -45,6 +45,7 @@ pub(crate) fn run(
         .as_ref()
         .ok_or_else(|| invalid("plan", "the specification has no linux part"))?;
     discard_foreign(plan, &mut parked);
+    let init = plan.with_init.then(command::init_file).transpose()?;
     let root = Root::mount(&plan.rootfs)?;
     channel
         .send(&Report::Rootfs, &[root.fd()])
@@ -76,12 +77,12 @@ pub(crate) fn run(
     }
     finish(
         &root,
-        &Final {
+        Final {
             process: oci,
             user: &plan.user,
             additional_groups: &plan.additional_groups,
             seccomp: &plan.seccomp,
-            with_init: plan.with_init,
+            init,
         },
         &streams,
         console,
@@ -97,9 +98,9 @@ pub(crate) fn run_exec(plan: &ExecPlan, streams: Streams, channel: &Channel) -> 
         user: &plan.user,
         additional_groups: &plan.additional_groups,
         seccomp: &plan.seccomp,
-        with_init: false,
+        init: None,
     };
-    finish(&root, &last, &streams, console)
+    finish(&root, last, &streams, console)
 }
 
 /// A file system that shows a namespace must have been made in the namespace that the container has now.
@@ -293,12 +294,12 @@ struct Final<'a> {
     user: &'a str,
     additional_groups: &'a [String],
     seccomp: &'a SeccompPlan,
-    with_init: bool,
+    init: Option<OwnedFd>,
 }
 
 fn finish(
     root: &Root,
-    last: &Final<'_>,
+    last: Final<'_>,
     streams: &Streams,
     console: Option<OwnedFd>,
 ) -> Result<(), StartFailure> {
@@ -314,7 +315,7 @@ fn finish(
     enter_directory(root, last.process.cwd())?;
     let arguments = last.process.args().clone().unwrap_or_default();
     let program = command::find(&arguments, &environment)?;
-    let command = command::Prepared::new(program, arguments, &environment, last.with_init)?;
+    let command = command::Prepared::new(program, arguments, &environment, last.init)?;
     rustix::process::umask(Mode::from_raw_mode(last.process.user().umask().unwrap_or(0o022)));
     // Only the standard streams and what `execve` closes remain.
     process::close_on_exec_from(3).map_err(system("exec", "close descriptors"))?;

@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = &[
     ("bind_mounts_keep_their_options", bind_mounts_keep_their_options),
     ("namespaces_are_joined_or_shared", namespaces_are_joined_or_shared),
     ("limits_and_sysctls_are_set", limits_and_sysctls_are_set),
+    ("init_runs_from_memory", init_runs_from_memory),
     ("a_stem_leaves_nothing", a_stem_leaves_nothing),
 ];
 
@@ -285,4 +286,18 @@ fn a_stem_leaves_nothing() {
     let pidfd = stem.pidfd().try_clone_to_owned().unwrap();
     drop(stem);
     assert!(rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::CONT).is_err());
+}
+
+fn init_runs_from_memory() {
+    let bytes = std::fs::read("/bin/busybox").unwrap();
+    naru_runtime::set_init_program(Box::leak(bytes.into_boxed_slice()));
+    let sandbox = Sandbox::new();
+    let mut plan = sandbox.plan(&["true"]);
+    plan.with_init = true;
+    // Busybox goes by its name and knows none such: that it says so shows who was run, and under which name.
+    let (code, output) = sandbox.run(&plan);
+    assert_eq!((code, output.as_str()), (127, "docker-init: applet not found\n"));
+    let mut plan = sandbox.plan(&["nothing"]);
+    plan.with_init = true;
+    assert_eq!(sandbox.fails(&plan).kind, StartFailureKind::CommandNotFound);
 }

@@ -29,7 +29,7 @@ ROWS = [
     Row("relative bind", 'docker run --rm -v ./rel:/m $B true; echo $?', differs="the client of version 28 resolves relative paths, that of 20.10 does not"),
     Row("bad mount target", 'docker run --rm -v /tmp:rel $B true; echo $?; docker run --rm -v /tmp:/ $B true; echo $?', error="invalid"),
     Row("bad mount mode", 'docker run --rm -v /tmp:/m:nosuch $B true; echo $?', error="invalid mode"),
-    Row("duplicate mount", 'docker run --rm -v $W:/m -v $W:/m $B true; echo $?', error="duplicate mount point"),
+    Row("duplicate mount", 'docker run --rm -v $W:/m -v $W:/m $B true; echo $?; docker run --rm -v $W:/m -v /tmp:/m $B true; echo $?', error="duplicate mount point"),
     Row("impossible memory", 'docker run --rm -m 1m $B true; echo $?; docker run --rm -m 64m --memory-swap 32m $B true; echo $?', error="minimum memory|larger than memory"),
     Row("impossible cpus", 'docker run --rm --cpus 4096 $B true; echo $?; docker run --rm --cpuset-cpus 4095 $B true; echo $?', error="range of cpus|cpus available|requested cpus"),
     Row("impossible shm", 'docker run --rm --shm-size=-1 $B true; echo $?', error="invalid size|SHM size"),

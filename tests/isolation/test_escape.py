@@ -233,7 +233,7 @@ def test_user_lookup_in_hostile_files(naru, api):
     try:
         assert shell(api, "id -u", User="1000", image="hostile-passwd:1")[0].endswith("1000\n")
     except ApiError as error:
-        assert "user" in str(error)
+        assert "user" in str(error) or "passwd" in str(error)
     assert make_image(naru, "hostile-link:1", [("etc/passwd", LINK, "../../../../../etc/passwd")]).returncode == 0
     with pytest.raises(ApiError):
         shell(api, "id", User="daemon", image="hostile-link:1")
@@ -246,7 +246,8 @@ def test_user_lookup_in_hostile_files(naru, api):
 def test_passwd_line_with_too_many_fields(naru, api):
     lines = "evil:x:0x0:0:::\n\n:::::::\nbob:x:77:88:b:/home/bob:/bin/sh\n"
     assert make_image(naru, "odd-passwd:1", [("etc/passwd", tarfile.REGTYPE, lines)]).returncode == 0
-    assert shell(api, "id -u; id -g", User="bob", image="odd-passwd:1")[0].endswith("77\n88\n")
+    output, _ = shell(api, "id -u 2>/dev/null; id -g 2>/dev/null", User="bob", image="odd-passwd:1")
+    assert output == "77\n88\n"
 
 
 def test_cgroup_release_agent(api):

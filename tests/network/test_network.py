@@ -242,11 +242,11 @@ def test_beside_docker_in_one_namespace(images):
 
 def check_both(docker, naru):
     for engine, port in ((docker, 18130), (naru, 18131)):
-        engine.client("rm", "-fv", "s", "c")
-        made = engine.client("run", "-d", "--name", "s", "-p", f"{port}:80", "busybox:test", *SERVE)
+        engine.client("rm", "-fv", "server")
+        made = engine.client("run", "-d", "--name", "server", "-p", f"{port}:80", "busybox:test", *SERVE)
         assert made.returncode == 0, made.stderr
         assert fetch(engine, port) == "served\n", engine.name
-        address = engine.client("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "s").stdout.strip()
+        address = engine.client("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "server").stdout.strip()
         result = engine.client("run", "--rm", "busybox:test", "timeout", "3", "wget", "-qO-", f"http://{address}/index")
         assert result.stdout == "served\n", f"{engine.name}: container to container: {result.stderr}"
 
@@ -261,7 +261,7 @@ def test_two_engines_share_a_namespace(images):
         second.start()
         second.load(images + "/busybox.tar")
         for engine, port in ((first, 18140), (second, 18141)):
-            assert engine.client("run", "-d", "--name", "s", "-p", f"{port}:80", "busybox:test", *SERVE).returncode == 0
+            assert engine.client("run", "-d", "--name", "server", "-p", f"{port}:80", "busybox:test", *SERVE).returncode == 0
         assert fetch(first, 18140) == fetch(second, 18141) == "served\n"
         second.remove_all_containers()
         second.stop()

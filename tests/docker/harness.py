@@ -89,7 +89,7 @@ def reference_outcome(request, images, client, row):
     if os.path.exists(path):
         with open(path) as file:
             outcome = json.load(file)
-        return {**outcome, "stdout": outcome["stdout"].replace("\0", "")}
+        return {**outcome, "stdout": outcome["stdout"].replace("\0", "").replace("^@", "")}
     outcome = run_row(request.getfixturevalue("docker"), client, row)
     os.makedirs(folder, exist_ok=True)
     with open(path, "w") as file:

@@ -63,6 +63,8 @@ pub struct Engine {
     /// Which container an exec belongs to.
     exec_containers: Mutex<HashMap<ExecId, Weak<Container>>>,
     is_shutting_down: AtomicBool,
+    /// Parks ahead; ended before the parked sets are.
+    refill: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Engine {
@@ -92,16 +94,15 @@ impl Engine {
             syncer: naru_store::Syncer::start(),
             exec_containers: Mutex::new(HashMap::new()),
             is_shutting_down: AtomicBool::new(false),
+            refill: Mutex::new(None),
             content: Arc::new(content),
             network,
             options,
         });
         engine.recover().await?;
         tokio::spawn(firewall::keep_accepted(Arc::clone(&engine.network)));
-        tokio::spawn(keepers::refill(
-            Arc::clone(&engine.pool),
-            Arc::clone(&engine.workshop),
-        ));
+        let refill = keepers::refill(Arc::clone(&engine.pool), Arc::clone(&engine.workshop));
+        *containers::lock(&engine.refill) = Some(tokio::spawn(refill));
         Ok(engine)
     }
 
@@ -112,6 +113,11 @@ impl Engine {
             self.stop_all().await;
         }
         self.workshop.close();
+        self.pool.wake();
+        let refill = containers::lock(&self.refill).take();
+        if let Some(refill) = refill {
+            let _ = refill.await;
+        }
         for parked in self.pool.clear() {
             self.end_parked(parked).await;
         }

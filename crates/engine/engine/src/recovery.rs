@@ -74,10 +74,10 @@ impl Engine {
                     cgroup,
                     endpoint,
                     published: run.published.clone(),
-                })
+                });
             }
             Err(error) => {
-                tracing::error!(container = container.id.short(), %error, "cannot open a container's cgroup")
+                tracing::error!(container = container.id.short(), %error, "cannot open a container's cgroup");
             }
         }
         match self.find_keeper(container).await {
@@ -92,7 +92,7 @@ impl Engine {
                 KeeperState::Parked => self.forget_start(container),
             },
             None if is_exit_recorded(container) => {
-                self.finish_run(container, ExitCause::found(container)).await
+                self.finish_run(container, ExitCause::found(container)).await;
             }
             None if record.is_running() => self.finish_run(container, ExitCause::found(container)).await,
             None => self.forget_start(container),
@@ -157,7 +157,7 @@ impl Engine {
         container: &Container,
     ) -> Option<(
         Arc<KeeperConnection>,
-        tokio::sync::mpsc::UnboundedReceiver<crate::keepers::Notice>,
+        tokio::sync::mpsc::Receiver<crate::keepers::Notice>,
         KeeperStatus,
     )> {
         let socket = SeqPacket::connect(&self.keeper_socket_of(container)).ok()?;

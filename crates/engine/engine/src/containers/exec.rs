@@ -222,6 +222,9 @@ impl Engine {
 
     pub async fn inspect_exec(&self, exec: &str) -> Result<ExecView> {
         let (container, exec) = self.find_exec(exec)?;
+        if exec.is_running() {
+            settle_exec(&container, &exec).await;
+        }
         let (is_running, exit_code, pid) = match *lock(&exec.state) {
             ExecState::Created => (false, None, 0),
             ExecState::Starting => (true, None, 0),
@@ -275,6 +278,18 @@ impl Engine {
             container,
             &[("execID", exec.as_str()), ("exitCode", &exit_code.to_string())],
         );
+    }
+}
+
+/// A client asks for the exit code the moment its stream ends, which may be before the keeper's event has been read:
+/// the keeper itself knows by then.
+async fn settle_exec(container: &Container, exec: &Exec) {
+    let Some(keeper) = container.keeper() else { return };
+    if let Ok((Reply::Status(status), _)) = keeper.request(&Request::Status, &[]).await {
+        let ended = status.execs.iter().find(|known| known.exec == exec.id);
+        if let Some(exit_code) = ended.and_then(|known| known.exit_code) {
+            exec.end(exit_code);
+        }
     }
 }
 
@@ -350,7 +365,7 @@ fn plan_exec(
         plan::capabilities(&record.spec)?
     };
     process.set_capabilities(Some(plan::capability_sets(&capabilities)));
-    process.set_rlimits(None);
+    process.set_rlimits(Some(plan::plan_rlimits(&record.spec)?));
     process.set_no_new_privileges(Some(record.spec.no_new_privileges));
     Ok(ExecPlan {
         process,

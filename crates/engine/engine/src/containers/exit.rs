@@ -35,7 +35,7 @@ impl Engine {
     pub(crate) fn follow_run(
         self: &Arc<Self>,
         container: &Arc<Container>,
-        mut notices: mpsc::UnboundedReceiver<Notice>,
+        mut notices: mpsc::Receiver<Notice>,
     ) {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {

@@ -24,6 +24,9 @@ pub enum Notice {
     Gone,
 }
 
+/// Events read ahead of whoever follows the run; a keeper waits beyond that, its container does not.
+const NOTICES_AHEAD: usize = 64;
+
 type Answer = oneshot::Sender<(Reply, Vec<OwnedFd>)>;
 
 /// One connection. Requests may be made concurrently; replies come in the order of the requests.
@@ -41,10 +44,9 @@ impl KeeperConnection {
     pub fn new(
         socket: SeqPacket,
         container: &ContainerId,
-    ) -> io::Result<(Arc<Self>, mpsc::UnboundedReceiver<Notice>)> {
+    ) -> io::Result<(Arc<Self>, mpsc::Receiver<Notice>)> {
         socket.set_nonblocking(true)?;
-        // Bounded in fact: a keeper sends one event for each exec and attachment, and one at its end.
-        let (notices, receiver) = mpsc::unbounded_channel();
+        let (notices, receiver) = mpsc::channel(NOTICES_AHEAD);
         let connection = Arc::new(Self {
             socket: register(socket)?,
             waiting: Mutex::new(Some(VecDeque::new())),
@@ -112,7 +114,7 @@ fn register(socket: SeqPacket) -> io::Result<AsyncFd<SeqPacket>> {
 async fn read_until_closed(
     connection: Arc<KeeperConnection>,
     container: ContainerId,
-    notices: mpsc::UnboundedSender<Notice>,
+    notices: mpsc::Sender<Notice>,
 ) {
     loop {
         match codec::receive_message::<FromKeeper>(connection.socket.get_ref()) {
@@ -129,7 +131,7 @@ async fn read_until_closed(
                 }
             }
             Ok(Some((FromKeeper::Event(event), _))) => {
-                let _ = notices.send(Notice::Event(event));
+                let _ = notices.send(Notice::Event(event)).await;
             }
             Ok(None) => break,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -147,5 +149,5 @@ async fn read_until_closed(
         }
     }
     connection.fail_waiting();
-    let _ = notices.send(Notice::Gone);
+    let _ = notices.send(Notice::Gone).await;
 }

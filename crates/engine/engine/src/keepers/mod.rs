@@ -25,7 +25,7 @@ pub struct Parked {
     /// Names the cgroup and the interface; becomes a container's id when the set was offered to its creation.
     pub id: ContainerId,
     pub connection: Arc<KeeperConnection>,
-    pub notices: mpsc::UnboundedReceiver<Notice>,
+    pub notices: mpsc::Receiver<Notice>,
     /// Path relative to every hierarchy's root.
     pub cgroup_path: String,
     pub cgroup: Cgroup,
@@ -109,7 +109,7 @@ impl Workshop {
     ) -> Result<(
         ContainerId,
         Arc<KeeperConnection>,
-        mpsc::UnboundedReceiver<Notice>,
+        mpsc::Receiver<Notice>,
         Option<Endpoint>,
     )> {
         let socket = self.spawner.spawn_keeper(&id)?;

@@ -78,6 +78,11 @@ impl Pool {
         taken
     }
 
+    /// Has the refill look around: at new room, or at the end.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// How many are parked.
     pub fn len(&self) -> usize {
         self.lock().len()

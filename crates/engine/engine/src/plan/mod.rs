@@ -118,9 +118,11 @@ pub fn plan_seccomp(spec: &ContainerSpec, capabilities: &HashSet<oci::Capability
         _ if spec.privileged => Ok(SeccompPlan::Unconfined),
         SeccompSpec::Default => Ok(SeccompPlan::Default),
         SeccompSpec::Unconfined => Ok(SeccompPlan::Unconfined),
-        SeccompSpec::Custom(json) => naru_runtime::parse_docker_seccomp(json, &capabilities.iter().copied().collect::<Vec<_>>())
-            .map(|profile| SeccompPlan::Profile(Box::new(profile)))
-            .map_err(|error| EngineError::invalid(format!("invalid seccomp profile: {error}"))),
+        SeccompSpec::Custom(json) => {
+            naru_runtime::parse_docker_seccomp(json, &capabilities.iter().copied().collect::<Vec<_>>())
+                .map(|profile| SeccompPlan::Profile(Box::new(profile)))
+                .map_err(|error| EngineError::invalid(format!("invalid seccomp profile: {error}")))
+        }
     }
 }
 
@@ -266,7 +268,8 @@ pub fn plan_environment(env: &[String], hostname: &str, terminal: bool) -> Vec<S
     result
 }
 
-fn plan_rlimits(spec: &ContainerSpec) -> Result<Vec<oci::PosixRlimit>> {
+/// Limits of every process of the container.
+pub fn plan_rlimits(spec: &ContainerSpec) -> Result<Vec<oci::PosixRlimit>> {
     spec.rlimits
         .iter()
         .map(|limit| {

@@ -33,6 +33,8 @@ fn spawn_until_closed(socket: SeqPacket) -> std::io::Result<()> {
     let _ = rustix::process::setsid();
     signal::ignore(libc::SIGCHLD)?;
     signal::ignore(libc::SIGPIPE)?;
+    // What a killed keeper leaves comes here and, with SIGCHLD ignored, is reaped by the kernel at once.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     naru_runtime::warm_up();
     while let Some((request, mut descriptors)) = codec::receive_message::<SpawnKeeper>(&socket)? {
         // A keeper that cannot be made shows as its socket closing; the daemon sees that and says so.

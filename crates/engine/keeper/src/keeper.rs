@@ -20,8 +20,8 @@ use crate::streams::{Part, Streams};
 use naru_base::{ContainerId, ExecId, Timestamp};
 use naru_cgroup::Cgroup;
 use naru_logs::{LogWriter, Rotation};
-use naru_runtime::Stem;
 use naru_runtime::plan::{StartFailure, StartFailureKind, StemPlan};
+use naru_runtime::{Remains, Stem};
 use naru_sys::seqpacket::{SeqPacket, SeqPacketListener};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::VecDeque;
@@ -244,6 +244,7 @@ impl Keeper {
         match request {
             Request::Prepare(plan) => self.prepare(index, &plan),
             Request::Start(plan) => self.start(index, *plan, descriptors),
+            Request::Exec(request) => self.exec(index, *request, descriptors),
             other => {
                 let reply = self.answer(other, descriptors);
                 self.reply(index, reply);
@@ -277,9 +278,10 @@ impl Keeper {
             return self.reply(index, refused("this keeper has not been prepared"));
         };
         match self.start_process(stem, &plan, descriptors) {
-            Ok(process) => {
+            Ok((process, remains)) => {
                 let (pid, start_time) = (process.pid, process.start_time);
                 self.reply(index, Reply::Started { pid, start_time });
+                drop(remains);
                 self.processes.push(process);
                 let KeeperPlan {
                     cgroup,
@@ -313,7 +315,7 @@ impl Keeper {
         stem: Stem,
         plan: &KeeperPlan,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<Process, StartFailure> {
+    ) -> Result<(Process, Remains), StartFailure> {
         if descriptors.len() != plan.attached.len() {
             return Err(failure("attach", "the request and its sockets do not match"));
         }
@@ -325,12 +327,7 @@ impl Keeper {
             )
         })?;
         self.listener = Some(listener);
-        let size = plan
-            .runtime
-            .spec
-            .process()
-            .as_ref()
-            .map_or(CONSOLE_SIZE, console_size);
+        let size = first_size(plan)?;
         let (mut streams, stdio) = make_streams(plan.stdio, size, log)?;
         for (socket, options) in descriptors.into_iter().zip(&plan.attached) {
             streams.attach(socket, options.clone(), self.next_ordinal());
@@ -353,7 +350,6 @@ impl Keeper {
 
     fn answer(&mut self, request: Request, mut descriptors: Vec<OwnedFd>) -> Reply {
         match request {
-            Request::Exec(request) => self.exec(*request, descriptors.pop()),
             Request::Attach(options) => self.attach(options, descriptors.pop()),
             Request::Resize {
                 target,
@@ -362,18 +358,19 @@ impl Keeper {
             } => self.resize(&target, rows, columns),
             Request::Signal { target, signal } => self.signal(&target, signal),
             Request::Status => Reply::Status(self.status()),
-            Request::Prepare(_) | Request::Start(_) => refused("not possible now"),
+            Request::Prepare(_) | Request::Start(_) | Request::Exec(_) => refused("not possible now"),
         }
     }
 
-    fn exec(&mut self, request: ExecRequest, socket: Option<OwnedFd>) -> Reply {
-        match self.exec_process(request, socket) {
-            Ok(process) => {
+    fn exec(&mut self, index: usize, request: ExecRequest, mut descriptors: Vec<OwnedFd>) {
+        match self.exec_process(request, descriptors.pop()) {
+            Ok((process, remains)) => {
                 let (pid, start_time) = (process.pid, process.start_time);
+                self.reply(index, Reply::ExecStarted { pid, start_time });
+                drop(remains);
                 self.processes.push(process);
-                Reply::ExecStarted { pid, start_time }
             }
-            Err(failure) => Reply::Failed(failure),
+            Err(failure) => self.reply(index, Reply::Failed(failure)),
         }
     }
 
@@ -381,7 +378,7 @@ impl Keeper {
         &mut self,
         mut request: ExecRequest,
         socket: Option<OwnedFd>,
-    ) -> Result<Process, StartFailure> {
+    ) -> Result<(Process, Remains), StartFailure> {
         let size = console_size(&request.plan.process);
         if request.plan.process.oom_score_adj().is_none() {
             request.plan.process.set_oom_score_adj(self.oom_score);
@@ -645,6 +642,18 @@ fn make_streams(
 ) -> Result<(Streams, naru_runtime::ChildStdio), StartFailure> {
     Streams::new(plan, size, log)
         .map_err(|error| failure("stdio", format!("cannot make standard streams: {error}")))
+}
+
+/// The first size of the container's terminal, where it has one.
+fn first_size(plan: &KeeperPlan) -> Result<(u16, u16), StartFailure> {
+    if !plan.stdio.terminal {
+        return Ok(CONSOLE_SIZE);
+    }
+    let runtime = plan
+        .runtime
+        .decode()
+        .map_err(|error| failure("plan", format!("cannot read the plan: {error}")))?;
+    Ok(runtime.spec.process().as_ref().map_or(CONSOLE_SIZE, console_size))
 }
 
 /// Rows and columns as the specification has them.

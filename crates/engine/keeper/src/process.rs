@@ -2,7 +2,7 @@
 
 use crate::streams::Streams;
 use naru_base::ExecId;
-use naru_runtime::Init;
+use naru_runtime::{Init, Remains};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,6 +24,8 @@ pub struct Process {
     pub start_time: u64,
     pub streams: Streams,
     pub state: ProcessState,
+    /// Kept until the end has been reported, see [`Init::mount_namespace`].
+    _mount_namespace: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -35,16 +37,19 @@ pub enum ProcessState {
 }
 
 impl Process {
-    pub fn new(exec: Option<ExecId>, init: Init, mut streams: Streams) -> io::Result<Self> {
+    /// What is left of the start comes along, to be dropped when the start has been reported.
+    pub fn new(exec: Option<ExecId>, init: Init, mut streams: Streams) -> io::Result<(Self, Remains)> {
         streams.set_console(init.console)?;
         let state = ProcessState::Running { pidfd: init.pidfd };
-        Ok(Self {
+        let process = Self {
             exec,
             pid: init.pid,
             start_time: init.start_time,
             streams,
             state,
-        })
+            _mount_namespace: init.mount_namespace,
+        };
+        Ok((process, init.remains))
     }
 
     /// `None` once it has ended.

@@ -24,7 +24,7 @@
 //! [`INLINE_BYTES_MAX`] travels in a memfd that is the packet's first descriptor, and the packet's body is empty.
 
 use naru_base::{ContainerId, ExecId, Timestamp};
-use naru_runtime::plan::{ContainerPlan, ExecPlan, StartFailure, StemPlan};
+use naru_runtime::plan::{EncodedPlan, ExecPlan, StartFailure, StemPlan};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -165,7 +165,7 @@ pub struct ExitRecord {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeeperPlan {
     pub container: ContainerId,
-    pub runtime: ContainerPlan,
+    pub runtime: EncodedPlan,
     /// The cgroup path, as in [`StemPlan::cgroup`]; asked for out-of-memory kills at the end.
     pub cgroup: String,
     pub stdio: StdioPlan,

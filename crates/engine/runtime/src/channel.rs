@@ -17,6 +17,7 @@ const DESCRIPTORS_MAX: usize = 4;
 /// A longer frame is an error; a custom seccomp profile is some tens of KiB, a large environment up to 2 MiB.
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
+#[derive(Debug)]
 pub(crate) struct Channel {
     socket: OwnedFd,
 }
@@ -37,7 +38,11 @@ impl Channel {
     }
 
     pub(crate) fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let body = serde_json::to_vec(message)?;
+        self.send_bytes(&serde_json::to_vec(message)?, fds)
+    }
+
+    /// Sends a frame whose body is there already.
+    pub(crate) fn send_bytes(&self, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let length = u32::try_from(body.len())
             .map_err(|_| io::ErrorKind::InvalidInput)?
             .to_ne_bytes();
@@ -46,7 +51,7 @@ impl Channel {
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let parts = [IoSlice::new(&length), IoSlice::new(&body)];
+        let parts = [IoSlice::new(&length), IoSlice::new(body)];
         let mut sent = retry(|| sendmsg(&self.socket, &parts, &mut ancillary, SendFlags::NOSIGNAL))?;
         while sent < length.len() + body.len() {
             // The length is tiny: the first call always takes it whole.
@@ -58,6 +63,14 @@ impl Channel {
 
     /// The next frame, or `None` when the other side has closed.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let Some((body, fds)) = self.receive_bytes()? else {
+            return Ok(None);
+        };
+        Ok(Some((serde_json::from_slice(&body)?, fds)))
+    }
+
+    /// As [`Channel::receive`], the frame's body unread.
+    pub(crate) fn receive_bytes(&self) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
         let mut length = [0_u8; 4];
         let mut fds = Vec::new();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -95,7 +108,7 @@ impl Channel {
             }
             filled += count;
         }
-        Ok(Some((serde_json::from_slice(&body)?, fds)))
+        Ok(Some((body, fds)))
     }
 }
 

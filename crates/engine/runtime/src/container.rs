@@ -32,6 +32,7 @@ pub(crate) enum Streams {
 pub(crate) fn run(
     plan: &ContainerPlan,
     mut parked: Parked,
+    host_mounts: Option<OwnedFd>,
     streams: Streams,
     channel: &Channel,
 ) -> Result<(), StartFailure> {
@@ -47,13 +48,11 @@ pub(crate) fn run(
     discard_foreign(plan, &mut parked);
     let init = plan.with_init.then(command::init_file).transpose()?;
     let root = Root::mount(&plan.rootfs)?;
-    channel
-        .send(&Report::Rootfs, &[root.fd()])
-        .map_err(system("rootfs", "hand the mount over"))?;
     for mount in spec.mounts().as_deref().unwrap_or_default() {
-        mounts::apply(&root, mount, &mut parked)?;
+        mounts::apply(&root, mount, &mut parked, host_mounts.as_ref())?;
     }
     drop(parked);
+    drop(host_mounts);
     make_devices(&root, linux)?;
     set_names(plan)?;
     write_kernel_settings(plan, linux, oci)?;

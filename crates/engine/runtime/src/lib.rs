@@ -23,7 +23,7 @@ pub use defaults::{
     default_capabilities, default_masked_paths, default_readonly_paths, supported_capabilities,
 };
 pub use seccomp::{default_seccomp, parse_docker_seccomp};
-pub use stem::{ChildStdio, Init, Stem, exec};
+pub use stem::{ChildStdio, Init, Remains, Stem, exec};
 
 /// Does once what every later start would do again: finds the cgroup hierarchies, asks for the kernel's capabilities,
 /// compiles the default seccomp profile. The spawner calls it before it forks keepers, which inherit the results.

@@ -25,6 +25,25 @@ pub struct ContainerPlan {
     pub seccomp: SeccompPlan,
 }
 
+/// A [`ContainerPlan`] on its way: written once, and read once by the process that carries it out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EncodedPlan(String);
+
+impl EncodedPlan {
+    pub fn encode(plan: &ContainerPlan) -> Result<Self, serde_json::Error> {
+        serde_json::to_string(plan).map(Self)
+    }
+
+    pub fn decode(&self) -> Result<ContainerPlan, serde_json::Error> {
+        serde_json::from_str(&self.0)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 /// Which system calls a process may make.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

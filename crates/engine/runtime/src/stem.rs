@@ -3,11 +3,10 @@
 //! ```text
 //!  keeper                     stem                               PID 1
 //!    │── fork ─────────────────▶│ joins the cgroup, unshares
-//!    │◀─ Prepared + 2 fds ──────│ parks (dies with the keeper)
+//!    │◀─ Prepared + 3 fds ──────│ parks (dies with the keeper)
 //!    │── plan + streams ───────▶│
 //!    │                          │── clone: child of the keeper ─────▶│ mounts, pivots, drops privileges
 //!    │◀─ Cloned{pid} + pidfd ───│ ends                               │
-//!    │◀─ Rootfs + its mount ────────────────────────────────────────│
 //!    │◀─ Console + pty master ──────────────────────────────────────│ (terminals)
 //!    │◀─ Failed, or the channel closes: execve has succeeded ────────│
 //! ```
@@ -16,8 +15,8 @@ use crate::channel::Channel;
 use crate::container::{self, Streams};
 use crate::failure::system;
 use crate::parked::Parked;
-use crate::plan::{ContainerPlan, ExecPlan, StartFailure, StemPlan};
-use crate::{cgroup, namespaces};
+use crate::plan::{ContainerPlan, EncodedPlan, ExecPlan, StartFailure, StemPlan};
+use crate::{cgroup, mounts, namespaces};
 use naru_sys::process::{self, Fork};
 use rustix::process::{DumpableBehavior, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
@@ -31,6 +30,7 @@ pub struct Stem {
     process: Helper,
     netns: OwnedFd,
     route_socket: OwnedFd,
+    mount_namespace: OwnedFd,
 }
 
 /// Where the new process reads and writes.
@@ -57,16 +57,27 @@ pub struct Init {
     pub start_time: u64,
     /// The terminal's master side, opened in the container's own devpts.
     pub console: Option<OwnedFd>,
-    /// The mount of the container's root filesystem (not for exec). When the last reference to an overlay goes, the
-    /// kernel writes the whole upper file system to disk first, which takes up to 100 ms and more: whoever holds this
-    /// until the exit has been reported keeps that out of everyone's way.
-    pub rootfs: Option<OwnedFd>,
+    /// The container's mount namespace (not for exec). With its last process a namespace's mounts go before anyone is
+    /// told of that process's end: the kernel waits for all processors, and for an overlay it writes the whole upper
+    /// file system to disk, which takes up to 100 ms and more. Whoever holds this until the exit has been reported
+    /// keeps that out of everyone's way.
+    pub mount_namespace: Option<OwnedFd>,
+    /// To be dropped when the start has been reported, and not later than the next fork.
+    pub remains: Remains,
+}
+
+/// What is left of a helper once the process runs: dropping it reaps the helper and closes what led to it.
+#[derive(Debug)]
+pub struct Remains {
+    _helper: Helper,
+    _channel: Channel,
+    _namespaces: Option<(OwnedFd, OwnedFd)>,
 }
 
 /// From stem or PID 1 to the keeper; descriptors come along.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// Network namespace, route socket.
+    /// Network namespace, route socket, mount namespace.
     Prepared,
     /// The new process as the keeper's pid namespace numbers it; its pidfd.
     Cloned {
@@ -74,8 +85,6 @@ pub(crate) enum Report {
     },
     /// The terminal's master.
     Console,
-    /// The mount of the root filesystem.
-    Rootfs,
     Failed(StartFailure),
 }
 
@@ -87,6 +96,7 @@ enum StdioKind {
 }
 
 /// A forked helper that is killed and reaped when it goes out of scope.
+#[derive(Debug)]
 struct Helper {
     pid: i32,
     pidfd: OwnedFd,
@@ -114,13 +124,14 @@ impl Stem {
             .map_err(system("prepare", "read from the stem"))?
         {
             Some((Report::Prepared, fds)) => {
-                let [netns, route_socket] = <[OwnedFd; 2]>::try_from(fds)
+                let [netns, route_socket, mount_namespace] = <[OwnedFd; 3]>::try_from(fds)
                     .map_err(|_| system("prepare", "stem")("it sent no descriptors"))?;
                 Ok(Self {
                     channel,
                     process,
                     netns,
                     route_socket,
+                    mount_namespace,
                 })
             }
             Some((Report::Failed(failure), _)) => Err(failure),
@@ -143,17 +154,25 @@ impl Stem {
     }
 
     /// Starts the container; returns when `execve` has succeeded or a step has failed.
-    pub fn start(self, plan: &ContainerPlan, stdio: ChildStdio) -> Result<Init, StartFailure> {
-        let Self { channel, process, .. } = self;
+    pub fn start(self, plan: &EncodedPlan, stdio: ChildStdio) -> Result<Init, StartFailure> {
+        let Self {
+            channel,
+            process,
+            netns,
+            route_socket,
+            mount_namespace,
+        } = self;
         let (kind, streams) = split(stdio);
         let borrowed: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
-        channel
-            .send(&(kind, plan), &borrowed)
-            .map_err(system("start", "send the plan to the stem"))?;
+        send_order(&channel, kind, plan, &borrowed).map_err(system("start", "send the plan to the stem"))?;
         drop(streams);
-        let started = await_exec(&channel);
-        drop(process);
-        started
+        let started = await_exec(&channel)?;
+        let remains = Remains {
+            _helper: process,
+            _channel: channel,
+            _namespaces: Some((netns, route_socket)),
+        };
+        Ok(started.into_init(Some(mount_namespace), remains))
     }
 }
 
@@ -166,6 +185,29 @@ fn split(stdio: ChildStdio) -> (StdioKind, Vec<OwnedFd>) {
         } => (StdioKind::Pipes, vec![stdin, stdout, stderr]),
         ChildStdio::Terminal { rows, columns } => (StdioKind::Terminal { rows, columns }, Vec::new()),
     }
+}
+
+/// The order to start: the kind of streams, and after it the plan as it came.
+fn send_order(
+    channel: &Channel,
+    kind: StdioKind,
+    plan: &EncodedPlan,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut body = serde_json::to_vec(&kind)?;
+    body.extend_from_slice(plan.as_bytes());
+    channel.send_bytes(&body, fds)
+}
+
+fn receive_order(channel: &Channel) -> io::Result<Option<(StdioKind, ContainerPlan, Vec<OwnedFd>)>> {
+    let Some((body, fds)) = channel.receive_bytes()? else {
+        return Ok(None);
+    };
+    let mut values = serde_json::Deserializer::from_slice(&body);
+    let kind = StdioKind::deserialize(&mut values)?;
+    let plan = ContainerPlan::deserialize(&mut values)?;
+    values.end()?;
+    Ok(Some((kind, plan, fds)))
 }
 
 fn join_streams(kind: StdioKind, fds: Vec<OwnedFd>) -> io::Result<Streams> {
@@ -194,16 +236,40 @@ pub fn exec(
         exec_main(&channel, fds, kind, plan)
     })?;
     drop(streams);
-    let started = await_exec(&channel);
-    drop(process);
-    started
+    let started = await_exec(&channel)?;
+    let remains = Remains {
+        _helper: process,
+        _channel: channel,
+        _namespaces: None,
+    };
+    Ok(started.into_init(None, remains))
+}
+
+/// A process whose `execve` has succeeded.
+struct Started {
+    pid: i32,
+    pidfd: OwnedFd,
+    start_time: u64,
+    console: Option<OwnedFd>,
+}
+
+impl Started {
+    fn into_init(self, mount_namespace: Option<OwnedFd>, remains: Remains) -> Init {
+        Init {
+            pid: self.pid,
+            pidfd: self.pidfd,
+            start_time: self.start_time,
+            console: self.console,
+            mount_namespace,
+            remains,
+        }
+    }
 }
 
 /// Follows the reports of a start to their end.
-fn await_exec(channel: &Channel) -> Result<Init, StartFailure> {
-    let mut init: Option<Init> = None;
+fn await_exec(channel: &Channel) -> Result<Started, StartFailure> {
+    let mut init: Option<Started> = None;
     let mut console = None;
-    let mut rootfs = None;
     let failure = loop {
         match channel.receive() {
             Ok(Some((Report::Cloned { pid }, fds))) => {
@@ -212,26 +278,18 @@ fn await_exec(channel: &Channel) -> Result<Init, StartFailure> {
                 };
                 // Read while the process is busy setting itself up on another processor.
                 let start_time = start_time(pid).unwrap_or_default();
-                init = Some(Init {
+                init = Some(Started {
                     pid,
                     pidfd,
                     start_time,
                     console: None,
-                    rootfs: None,
                 });
             }
             Ok(Some((Report::Console, fds))) => console = fds.into_iter().next(),
-            Ok(Some((Report::Rootfs, fds))) => rootfs = fds.into_iter().next(),
             Ok(Some((Report::Failed(failure), _))) => break failure,
             Ok(Some((Report::Prepared, _))) => {}
             Ok(None) => match init {
-                Some(init) => {
-                    return Ok(Init {
-                        console,
-                        rootfs,
-                        ..init
-                    });
-                }
+                Some(init) => return Ok(Started { console, ..init }),
                 None => return Err(system("start", "stem")("it ended before it started the process")),
             },
             Err(error) => break system("start", "read from the new process")(error),
@@ -246,7 +304,12 @@ fn await_exec(channel: &Channel) -> Result<Init, StartFailure> {
 
 /// Field 22 of `/proc/<pid>/stat`; the command's name before it may contain anything, so count from its end.
 fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let file = rustix::fs::open(format!("/proc/{pid}/stat"), flags, rustix::fs::Mode::empty()).ok()?;
+    // The file is some 350 bytes long and read whole by one call.
+    let mut stat = [0_u8; 1024];
+    let length = rustix::io::read(&file, &mut stat).ok()?;
+    let stat = str::from_utf8(&stat[..length]).ok()?;
     let (_, after_name) = stat.rsplit_once(") ")?;
     after_name.split(' ').nth(19)?.parse().ok()
 }
@@ -354,18 +417,26 @@ fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
     {
         let netns = namespaces::own("net")?;
         let route_socket = namespaces::open_route_socket()?;
+        let mounts = namespaces::own("mnt")?;
         channel
-            .send(&Report::Prepared, &[netns.as_fd(), route_socket.as_fd()])
+            .send(
+                &Report::Prepared,
+                &[netns.as_fd(), route_socket.as_fd(), mounts.as_fd()],
+            )
             .map_err(system("prepare", "report"))?;
     }
-    let received = channel.receive::<(StdioKind, ContainerPlan)>();
-    let Some(((kind, plan), fds)) = received.map_err(system("start", "read the plan"))? else {
+    let received = receive_order(channel).map_err(system("start", "read the plan"))?;
+    let Some((kind, plan, fds)) = received else {
         process::exit_now(0);
     };
     let streams = join_streams(kind, fds).map_err(system("start", "receive the streams"))?;
+    // Here, because PID 1 cannot see its parent.
+    let host_mounts = mounts::needs_host(&plan.spec)
+        .then(|| namespaces::open_host("mnt"))
+        .transpose()?;
     let flags = namespaces::arrange(&plan)?;
     clone_process(channel, flags, |channel| {
-        container::run(&plan, parked, streams, channel)
+        container::run(&plan, parked, host_mounts, streams, channel)
     })
 }
 

@@ -12,7 +12,7 @@ use crate::error::{EngineError, Result};
 use crate::record::ContainerRecord;
 use crate::spec::{ContainerSpec, NamespaceMode, NetworkMode, SeccompSpec};
 use naru_keeper::protocol::{AttachOptions, KeeperPlan, LogPlan, StdioPlan};
-use naru_runtime::plan::{ContainerPlan, RootfsPlan, SeccompPlan};
+use naru_runtime::plan::{ContainerPlan, EncodedPlan, RootfsPlan, SeccompPlan};
 use oci_spec::runtime as oci;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -40,16 +40,18 @@ pub struct StartContext<'a> {
 pub fn plan_start(record: &ContainerRecord, context: StartContext<'_>) -> Result<KeeperPlan> {
     let spec = &record.spec;
     let oci_spec = plan_oci_spec(record, &context)?;
+    let runtime = ContainerPlan {
+        seccomp: plan_seccomp(spec, &capabilities(spec)?)?,
+        spec: oci_spec,
+        rootfs: context.rootfs,
+        user: record.resolved.user.clone(),
+        additional_groups: spec.additional_groups.clone(),
+        with_init: spec.with_init.unwrap_or(false),
+    };
     Ok(KeeperPlan {
         container: record.id.clone(),
-        runtime: ContainerPlan {
-            seccomp: plan_seccomp(spec, &capabilities(spec)?)?,
-            spec: oci_spec,
-            rootfs: context.rootfs,
-            user: record.resolved.user.clone(),
-            additional_groups: spec.additional_groups.clone(),
-            with_init: spec.with_init.unwrap_or(false),
-        },
+        runtime: EncodedPlan::encode(&runtime)
+            .map_err(|error| EngineError::system(format!("cannot write the plan: {error}")))?,
         cgroup: context.cgroup.to_owned(),
         stdio: StdioPlan {
             terminal: spec.terminal,

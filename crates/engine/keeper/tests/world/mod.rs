@@ -8,7 +8,7 @@ use naru_keeper::protocol::{
     SpawnKeeper, StdioPlan, Target,
 };
 use naru_logs::{Batch, LogReader, ReadOptions, Stream};
-use naru_runtime::plan::{ContainerPlan, ExecPlan, RootfsPlan, SeccompPlan, StemPlan};
+use naru_runtime::plan::{ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, SeccompPlan, StemPlan};
 use naru_sys::seqpacket::SeqPacket;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::VecDeque;
@@ -171,7 +171,7 @@ impl Container {
     pub fn try_start(&mut self, args: &[&str], options: &Options) -> Reply {
         let plan = KeeperPlan {
             container: self.id.clone(),
-            runtime: ContainerPlan {
+            runtime: EncodedPlan::encode(&ContainerPlan {
                 spec: spec(args, options.terminal),
                 rootfs: RootfsPlan::Directory {
                     path: self.rootfs.clone(),
@@ -180,7 +180,8 @@ impl Container {
                 additional_groups: Vec::new(),
                 with_init: false,
                 seccomp: SeccompPlan::Unconfined,
-            },
+            })
+            .unwrap(),
             cgroup: self.cgroup_path.clone(),
             stdio: StdioPlan {
                 terminal: options.terminal,

@@ -1,6 +1,8 @@
 //! A busybox image, cgroups of its own, and a container started and waited for.
 
-use naru_runtime::plan::{ContainerPlan, ExecPlan, RootfsPlan, SeccompPlan, StartFailure, StemPlan};
+use naru_runtime::plan::{
+    ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, SeccompPlan, StartFailure, StemPlan,
+};
 use naru_runtime::{ChildStdio, Init, Stem};
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -161,15 +163,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn build(&self) -> ContainerPlan {
-        ContainerPlan {
+    pub fn build(&self) -> EncodedPlan {
+        EncodedPlan::encode(&ContainerPlan {
             spec: serde_json::from_value::<Spec>(self.spec.clone()).unwrap(),
             rootfs: self.rootfs.clone(),
             user: self.user.clone(),
             additional_groups: self.groups.clone(),
             with_init: self.with_init,
             seccomp: self.seccomp.clone(),
-        }
+        })
+        .unwrap()
     }
 
     pub fn user(mut self, user: &str) -> Self {

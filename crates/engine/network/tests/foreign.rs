@@ -9,9 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Container, Host, Namespace, is_installed, run};
 
+/// Several retransmissions of a first packet, which a link that has just come up may lose.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 fn can_connect(from: &Namespace, target: &str) -> bool {
     let target: SocketAddr = target.parse().unwrap();
-    from.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(1)).is_ok())
+    from.run(|| TcpStream::connect_timeout(&target, CONNECT_TIMEOUT).is_ok())
 }
 
 /// All ways that a dropping FORWARD chain can break: between containers, out, and in by a published port.

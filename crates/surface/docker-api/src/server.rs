@@ -1,6 +1,6 @@
 //! HTTP: connections, versions, the common headers, and a wall around each request.
 
-use crate::error::{ApiError, ApiResult};
+use crate::error::ApiError;
 use crate::handlers;
 use crate::request::Call;
 use crate::respond::{self, Answer};
@@ -10,7 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use naru_docker_wire::routes::{self, Matched, NoRoute};
+use naru_docker_wire::routes::{self, Matched};
 use naru_docker_wire::{API_VERSION, API_VERSION_MIN, ApiVersion, Query};
 use naru_engine::Engine;
 use std::convert::Infallible;
@@ -75,7 +75,10 @@ async fn serve_connection(engine: Arc<Engine>, stream: UnixStream, mut stopping:
 async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let mut response = match prepare(engine, request) {
         Ok((matched, call)) => run(matched, call).await,
-        Err(error) => respond::error(error.status, &error.message),
+        Err(Refused::Error(error)) => respond::error(error.status, &error.message),
+        Err(Refused::VersionTooOld(message)) => {
+            respond::with_body(StatusCode::BAD_REQUEST, respond::TEXT, message)
+        }
     };
     add_common_headers(&mut response);
     Ok(response)
@@ -107,8 +110,23 @@ async fn run(matched: Matched, call: Call) -> Answer {
     }
 }
 
-fn prepare(engine: Arc<Engine>, mut request: Request<Incoming>) -> ApiResult<(Matched, Call)> {
-    let mut matched = routes::find(request.method(), request.uri().path()).map_err(no_route)?;
+/// A request that no handler sees.
+#[derive(Debug, PartialEq, Eq)]
+enum Refused {
+    Error(ApiError),
+    /// Told as plain text: the error object came with 1.24, and such a client would not know it.
+    VersionTooOld(String),
+}
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        Self::Error(error)
+    }
+}
+
+fn prepare(engine: Arc<Engine>, mut request: Request<Incoming>) -> Result<(Matched, Call), Refused> {
+    let mut matched = routes::find(request.method(), request.uri().path())
+        .ok_or_else(|| ApiError::not_found("page not found"))?;
     let version = negotiate(matched.version)?;
     let wants_upgrade = request.headers().contains_key(header::UPGRADE);
     let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
@@ -129,24 +147,17 @@ fn prepare(engine: Arc<Engine>, mut request: Request<Incoming>) -> ApiResult<(Ma
     ))
 }
 
-fn no_route(reason: NoRoute) -> ApiError {
-    match reason {
-        NoRoute::PathUnknown => ApiError::not_found("page not found"),
-        NoRoute::MethodUnknown => ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
-    }
-}
-
-fn negotiate(asked: Option<ApiVersion>) -> ApiResult<ApiVersion> {
+fn negotiate(asked: Option<ApiVersion>) -> Result<ApiVersion, Refused> {
     let Some(version) = asked else {
         return Ok(API_VERSION);
     };
     if version > API_VERSION {
         let message =
             format!("client version {version} is too new. Maximum supported API version is {API_VERSION}");
-        return Err(ApiError::invalid(message));
+        return Err(ApiError::invalid(message).into());
     }
     if version < API_VERSION_MIN {
-        return Err(ApiError::invalid(format!(
+        return Err(Refused::VersionTooOld(format!(
             "client version {version} is too old. Minimum supported API version is {API_VERSION_MIN}, please upgrade \
              your client to a newer version"
         )));
@@ -179,13 +190,13 @@ mod tests {
     fn versions_are_negotiated_in_dockers_words() {
         assert_eq!(negotiate(None), Ok(API_VERSION));
         assert_eq!(API_VERSION.to_string(), "1.47", "the header is written by hand");
-        let text = |version: &str| negotiate(version.parse().ok()).unwrap_err().message;
-        assert_eq!(
-            text("1.99"),
-            "client version 1.99 is too new. Maximum supported API version is 1.47"
-        );
-        assert!(
-            text("1.12").starts_with("client version 1.12 is too old. Minimum supported API version is 1.24")
-        );
+        let refused = |version: &str| negotiate(version.parse().ok()).unwrap_err();
+        let too_new = "client version 1.99 is too new. Maximum supported API version is 1.47";
+        assert_eq!(refused("1.99"), Refused::Error(ApiError::invalid(too_new)));
+        assert!(matches!(
+            refused("1.12"),
+            Refused::VersionTooOld(message)
+                if message.starts_with("client version 1.12 is too old. Minimum supported API version is 1.24")
+        ));
     }
 }

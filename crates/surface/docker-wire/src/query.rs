@@ -1,14 +1,10 @@
-//! Query strings: percent encoding both ways, and Docker's idea of a boolean.
+//! Query strings: percent encoding, and Docker's idea of a boolean.
 
 /// The parameters of a request, in order; a key may come more than once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Reads `a=1&b=two%20words&c`. Bytes that are not UTF-8 become replacement characters, as Docker's server does.
     pub fn parse(text: &str) -> Self {
         let pairs = text.split('&').filter(|part| !part.is_empty()).map(|part| {
@@ -16,28 +12,6 @@ impl Query {
             (decode(key, true), decode(value, true))
         });
         Self(pairs.collect())
-    }
-
-    /// The same query with one more parameter.
-    #[must_use]
-    pub fn with(mut self, key: &str, value: impl Into<String>) -> Self {
-        self.0.push((key.to_owned(), value.into()));
-        self
-    }
-
-    /// Adds `key=1` when `wanted`.
-    #[must_use]
-    pub fn with_flag(self, key: &str, wanted: bool) -> Self {
-        if wanted { self.with(key, "1") } else { self }
-    }
-
-    /// Adds the parameter when there is a value.
-    #[must_use]
-    pub fn with_option(self, key: &str, value: Option<impl Into<String>>) -> Self {
-        match value {
-            Some(value) => self.with(key, value),
-            None => self,
-        }
     }
 
     /// The first value of this key.
@@ -53,14 +27,6 @@ impl Query {
         self.get(key).filter(|value| !value.is_empty())
     }
 
-    /// Every value of this key.
-    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0
-            .iter()
-            .filter(move |(name, _)| name == key)
-            .map(|(_, value)| value.as_str())
-    }
-
     /// Docker's boolean: absent, empty, `0`, `no`, `false` and `none` in any case are false, all else is true.
     pub fn flag(&self, key: &str) -> bool {
         self.get(key).is_some_and(is_true)
@@ -69,35 +35,6 @@ impl Query {
     /// As [`Query::flag`], with another answer for a key that is absent.
     pub fn flag_or(&self, key: &str, absent: bool) -> bool {
         self.get(key).map_or(absent, is_true)
-    }
-
-    /// The text after the question mark.
-    pub fn encode(&self) -> String {
-        let mut text = String::new();
-        for (key, value) in &self.0 {
-            if !text.is_empty() {
-                text.push('&');
-            }
-            encode_into(&mut text, key, b"");
-            text.push('=');
-            encode_into(&mut text, value, b"");
-        }
-        text
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Query {
-    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(
-            pairs
-                .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
-                .collect(),
-        )
     }
 }
 
@@ -143,30 +80,16 @@ fn hex_pair(high: Option<&u8>, low: Option<&u8>) -> Option<u8> {
     u8::try_from(digit(high?)? * 16 + digit(low?)?).ok()
 }
 
-/// Percent-encodes everything but unreserved characters and `safe`.
-pub(crate) fn encode_into(target: &mut String, text: &str, safe: &[u8]) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) || safe.contains(&byte) {
-            target.push(char::from(byte));
-        } else {
-            target.push('%');
-            target.push(char::from(HEX[usize::from(byte >> 4)]));
-            target.push(char::from(HEX[usize::from(byte & 15)]));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn encoding_survives_a_round_trip() {
-        let query = Query::new()
-            .with("filters", r#"{"name":["a b&c=%"]}"#)
-            .with("é", "+");
-        assert_eq!(Query::parse(&query.encode()), query);
+    fn parameters_are_decoded() {
+        let query = Query::parse("filters=%7B%22name%22%3A%5B%22a+b%26c%3D%25%22%5D%7D&%C3%A9=%2B&empty");
+        assert_eq!(query.get("filters"), Some(r#"{"name":["a b&c=%"]}"#));
+        assert_eq!(query.get("é"), Some("+"));
+        assert_eq!((query.get("empty"), query.non_empty("empty")), (Some(""), None));
     }
 
     #[test]

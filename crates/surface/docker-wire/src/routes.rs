@@ -163,18 +163,6 @@ routes! {
     ConfigRemove DELETE "/configs/{...}",
 }
 
-impl Endpoint {
-    /// The method, and the path with `name` in place of the braces; without version prefix, not percent-encoded.
-    pub fn fill(self, name: &str) -> (Method, String) {
-        let (_, method, pattern) = &ROUTES[self as usize];
-        let path = match (pattern.find('{'), pattern.find('}')) {
-            (Some(open), Some(close)) => format!("{}{name}{}", &pattern[..open], &pattern[close + 1..]),
-            _ => (*pattern).to_owned(),
-        };
-        (method.clone(), path)
-    }
-}
-
 /// A request's path, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matched {
@@ -185,37 +173,23 @@ pub struct Matched {
     pub version: Option<ApiVersion>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoRoute {
-    /// No endpoint has such a path.
-    PathUnknown,
-    /// The path exists for other methods.
-    MethodUnknown,
-}
-
-/// Finds the endpoint for a request line.
-pub fn find(method: &Method, path: &str) -> Result<Matched, NoRoute> {
+/// Finds the endpoint for a request line. A path that exists for other methods only is unknown, as with Docker.
+pub fn find(method: &Method, path: &str) -> Option<Matched> {
     let (version, path) = split_version(path);
     let path = if path.len() > 1 {
         path.strip_suffix('/').unwrap_or(path)
     } else {
         path
     };
-    let mut failure = NoRoute::PathUnknown;
-    for (endpoint, wanted, pattern) in ROUTES {
-        let Some(name) = match_pattern(pattern, path) else {
-            continue;
-        };
-        if wanted == method {
-            return Ok(Matched {
-                endpoint: *endpoint,
-                name: decode(name, false),
-                version,
-            });
-        }
-        failure = NoRoute::MethodUnknown;
-    }
-    Err(failure)
+    let routes = ROUTES.iter().filter(|(_, wanted, _)| wanted == method);
+    routes
+        .filter_map(|(endpoint, _, pattern)| Some((*endpoint, match_pattern(pattern, path)?)))
+        .map(|(endpoint, name)| Matched {
+            endpoint,
+            name: decode(name, false),
+            version,
+        })
+        .next()
 }
 
 fn split_version(path: &str) -> (Option<ApiVersion>, &str) {
@@ -248,16 +222,14 @@ fn match_pattern<'p>(pattern: &str, path: &'p str) -> Option<&'p str> {
 mod tests {
     use super::*;
 
-    fn get(path: &str) -> Result<(Endpoint, String), NoRoute> {
+    fn get(path: &str) -> Option<(Endpoint, String)> {
         find(&Method::GET, path).map(|matched| (matched.endpoint, matched.name))
     }
 
     #[test]
     fn every_route_finds_itself() {
-        for (index, (endpoint, method, _)) in ROUTES.iter().enumerate() {
-            assert_eq!(*endpoint as usize, index);
-            let (filled_method, path) = endpoint.fill("some-name");
-            assert_eq!(&filled_method, method);
+        for (endpoint, method, pattern) in ROUTES {
+            let path = pattern.replace("{...}", "some-name").replace("{}", "some-name");
             let matched = find(method, &format!("/v1.41{path}")).unwrap();
             assert_eq!(matched.endpoint, *endpoint, "{path}");
             assert_eq!(matched.version, Some(ApiVersion { major: 1, minor: 41 }));
@@ -270,28 +242,28 @@ mod tests {
         let name = "registry.example:5000/a/b@sha256:0123";
         assert_eq!(
             get(&format!("/images/{name}/json")),
-            Ok((Endpoint::ImageInspect, name.to_owned()))
+            Some((Endpoint::ImageInspect, name.to_owned()))
         );
         assert_eq!(
             get("/v1.24/images/a%2Fb/history"),
-            Ok((Endpoint::ImageHistory, "a/b".to_owned()))
+            Some((Endpoint::ImageHistory, "a/b".to_owned()))
         );
         assert_eq!(
             get("/images/json/json"),
-            Ok((Endpoint::ImageInspect, "json".to_owned()))
+            Some((Endpoint::ImageInspect, "json".to_owned()))
         );
-        assert_eq!(get("/images/json"), Ok((Endpoint::ImageList, String::new())));
+        assert_eq!(get("/images/json"), Some((Endpoint::ImageList, String::new())));
     }
 
     #[test]
-    fn wrong_paths_and_methods_are_told_apart() {
-        assert_eq!(get("/containers/a/b/json"), Err(NoRoute::PathUnknown));
-        assert_eq!(get("/"), Err(NoRoute::PathUnknown));
-        assert_eq!(get(""), Err(NoRoute::PathUnknown));
-        assert_eq!(get("/v1.41"), Err(NoRoute::PathUnknown));
-        assert_eq!(get("/containers//json"), Err(NoRoute::PathUnknown));
-        assert_eq!(get("/containers/create"), Err(NoRoute::MethodUnknown));
-        assert_eq!(find(&Method::PATCH, "/info"), Err(NoRoute::MethodUnknown));
+    fn wrong_paths_and_methods_find_nothing() {
+        assert_eq!(get("/containers/a/b/json"), None);
+        assert_eq!(get("/"), None);
+        assert_eq!(get(""), None);
+        assert_eq!(get("/v1.41"), None);
+        assert_eq!(get("/containers//json"), None);
+        assert_eq!(get("/containers/create"), None);
+        assert_eq!(find(&Method::PATCH, "/info"), None);
     }
 
     #[test]
@@ -300,7 +272,7 @@ mod tests {
             find(&Method::GET, "/v1.41/info").unwrap().version,
             "1.41".parse().ok()
         );
-        assert_eq!(find(&Method::GET, "/v99999999.1/info"), Err(NoRoute::PathUnknown));
-        assert_eq!(get("/volumes"), Ok((Endpoint::VolumeList, String::new())));
+        assert_eq!(find(&Method::GET, "/v99999999.1/info"), None);
+        assert_eq!(get("/volumes"), Some((Endpoint::VolumeList, String::new())));
     }
 }

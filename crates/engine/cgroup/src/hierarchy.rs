@@ -199,6 +199,17 @@ pub fn hierarchy() -> Result<&'static Hierarchy> {
     Ok(FOUND.get_or_init(|| detected))
 }
 
+/// The version that limits are set in. A hybrid host may leave a controller or two, `hugetlb` or `net_cls`, in the other
+/// one, so those that every container needs decide.
+fn version_of(roots: &[Root]) -> Version {
+    let deciding = ["memory", "pids", "cpu"];
+    let root = deciding
+        .iter()
+        .find_map(|controller| roots.iter().find(|root| root.has_controller(controller)))
+        .or_else(|| roots.iter().find(|root| !root.controllers.is_empty()));
+    root.map_or(Version::V2, Root::version)
+}
+
 impl Hierarchy {
     pub fn version(&self) -> Version {
         self.version
@@ -225,20 +236,10 @@ impl Hierarchy {
         for mount in parse_mounts(&table) {
             roots.push(open_root(mount)?);
         }
-        let has_v1_controllers = roots
-            .iter()
-            .any(|root| root.version == Version::V1 && !root.controllers.is_empty());
-        let has_v2_controllers = roots
-            .iter()
-            .any(|root| root.version == Version::V2 && !root.controllers.is_empty());
         if roots.is_empty() {
             return Err(CgroupError::NotMounted);
         }
-        let version = if has_v2_controllers || !has_v1_controllers {
-            Version::V2
-        } else {
-            Version::V1
-        };
+        let version = version_of(&roots);
         Ok(Self {
             roots,
             version,

@@ -46,5 +46,6 @@ pub use image::{
     DiskUsage, HistoryEntry, Image, ImageUsage, ImageUser, LoadProgress, LoadedImage, OpenReport, Removed,
     UsersOf,
 };
+pub use naru_oci::ImageConfig;
 pub use snapshot::Snapshot;
 pub use store::ContentStore;

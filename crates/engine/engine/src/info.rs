@@ -16,7 +16,6 @@ impl Engine {
                 _ => stopped += 1,
             }
         }
-        let version = naru_cgroup::hierarchy().map(naru_cgroup::Hierarchy::version);
         EngineInfo {
             id: self.id.clone(),
             data_root: self.options.data_root.clone(),
@@ -25,16 +24,25 @@ impl Engine {
             containers_paused: paused,
             containers_stopped: stopped,
             images: self.content.images().len(),
-            cgroup_version: if matches!(version, Ok(naru_cgroup::Version::V2)) {
-                2
-            } else {
-                1
-            },
+            cgroup_version: self.cgroup_version(),
             parked: self.pool.len(),
             spawner_pid: self.workshop.spawner.pid(),
             bridge: Some(self.network.bridge().to_owned()),
             live_restore: self.options.live_restore,
         }
+    }
+
+    /// 1 or 2.
+    pub fn cgroup_version(&self) -> u8 {
+        match naru_cgroup::hierarchy().map(naru_cgroup::Hierarchy::version) {
+            Ok(naru_cgroup::Version::V2) => 2,
+            _ => 1,
+        }
+    }
+
+    /// The id of one of the three networks every engine has.
+    pub fn network_id(&self, name: &str) -> String {
+        network_id(&self.id, name)
     }
 
     /// The three networks every engine has: `bridge`, `host` and `none`.

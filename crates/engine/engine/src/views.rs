@@ -134,6 +134,8 @@ pub struct EngineEvent {
 #[derive(Debug, Clone)]
 pub struct ContainerView {
     pub record: Arc<ContainerRecord>,
+    /// Holds its `hostname`, `hosts` and `resolv.conf`.
+    pub directory: PathBuf,
     /// Where its log is; `None` for the driver `none`.
     pub log_path: Option<PathBuf>,
     pub exec_ids: Vec<ExecId>,

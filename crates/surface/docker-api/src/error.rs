@@ -2,8 +2,8 @@
 
 use hyper::StatusCode;
 use naru_base::ErrorKind;
-use naru_content::ContentError;
 use naru_engine::EngineError;
+use naru_engine::content::ContentError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {

@@ -40,6 +40,7 @@ impl Engine {
     pub(crate) fn view(&self, container: &Container, with_sizes: bool) -> Result<ContainerView> {
         let record = container.record();
         Ok(ContainerView {
+            directory: container.directory.clone(),
             log_path: plan::log_path(&record, &container.directory),
             exec_ids: lock(&container.execs)
                 .values()

@@ -58,14 +58,11 @@ fn host_facts() -> HostFacts {
     }
 }
 
-pub async fn engine_facts(engine: &Engine) -> EngineFacts {
-    let networks = engine.list_networks().await.unwrap_or_default();
+pub fn engine_facts(engine: &Engine) -> EngineFacts {
+    let with_id = |name| (name, engine.network_id(name));
     EngineFacts {
-        cgroup_version: engine.info().await.cgroup_version,
-        network_ids: networks
-            .into_iter()
-            .map(|network| (network.name, network.id))
-            .collect(),
+        cgroup_version: engine.cgroup_version(),
+        network_ids: ["bridge", "host", "none"].map(with_id).into(),
     }
 }
 
@@ -74,7 +71,7 @@ pub async fn inspect(call: Call) -> ApiResult<Answer> {
         .engine
         .inspect_container(&call.name, call.query.flag("size"))
         .await?;
-    let facts = engine_facts(&call.engine).await;
+    let facts = engine_facts(&call.engine);
     Ok(respond::ok(&container_inspect(&view, &facts)))
 }
 
@@ -87,7 +84,7 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
     let mut views = call.engine.list_containers(all, with_sizes).await?;
     views.sort_by_key(|view| std::cmp::Reverse(view.record.created_at));
     apply_neighbours(&call.engine, &filters, &mut views).await?;
-    let facts = engine_facts(&call.engine).await;
+    let facts = engine_facts(&call.engine);
     let now = Timestamp::now();
     let summaries: Vec<ContainerSummary> = views
         .iter()

@@ -10,9 +10,9 @@ use futures_util::stream;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::Incoming;
-use naru_content::{Image, LoadProgress, LoadedImage};
 use naru_docker_wire::types::{ErrorDetail, ImageSummary, ProgressDetail, ProgressLine, PruneImagesResponse};
 use naru_engine::EngineError;
+use naru_engine::content::{Image, LoadProgress, LoadedImage};
 use std::io::{self, Read};
 use tokio::sync::mpsc;
 
@@ -55,7 +55,13 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
     let is_wanted = |image: &Image| {
         dangling.is_none_or(|wanted| wanted == image.tags.is_empty())
             && filters.labels_match(&image.config.config.labels)
-            && filters.any("reference", |pattern| is_referred(image, pattern))
+            && filters.any("reference", |pattern| {
+                image
+                    .tags
+                    .iter()
+                    .chain(&image.digests)
+                    .any(|name| is_referred(name, pattern))
+            })
             && filters.any("id", |id| {
                 image.id.hex().starts_with(id.trim_start_matches("sha256:"))
             })
@@ -68,20 +74,23 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
     let mut summaries: Vec<ImageSummary> = Vec::new();
     for image in store.images().iter().filter(|image| is_wanted(image)) {
         let containers = call.engine.image_users(&image.id).await.len() as i64;
-        summaries.push(image_summary(image, containers, -1, call.version));
+        // Of an image with several names the filter shows those it fits, as Docker does.
+        let is_shown = |name: &String| filters.any("reference", |pattern| is_referred(name, pattern));
+        let mut shown = Image::clone(image);
+        shown.tags.retain(is_shown);
+        shown.digests.retain(is_shown);
+        summaries.push(image_summary(&shown, containers, -1, call.version));
     }
     Ok(respond::ok(&summaries))
 }
 
 /// `busybox`, `busybox:1.36`, `*/web:*`, as Docker's `reference` filter has it.
-fn is_referred(image: &Image, pattern: &str) -> bool {
-    image.tags.iter().chain(&image.digests).any(|name| {
-        let repository = name
-            .rsplit_once('@')
-            .or_else(|| name.rsplit_once(':'))
-            .map_or(name.as_str(), |(r, _)| r);
-        glob(pattern, name) || glob(pattern, repository)
-    })
+fn is_referred(name: &str, pattern: &str) -> bool {
+    let repository = name
+        .rsplit_once('@')
+        .or_else(|| name.rsplit_once(':'))
+        .map_or(name, |(repository, _)| repository);
+    glob(pattern, name) || glob(pattern, repository)
 }
 
 /// `*` stands for any text without a slash, `?` for one character.

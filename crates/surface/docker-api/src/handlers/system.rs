@@ -185,7 +185,7 @@ pub async fn disk_usage(call: Call) -> ApiResult<Answer> {
         let containers = call.engine.image_users(&image.id).await.len() as i64;
         images.push(image_summary(&image, containers, shared, call.version));
     }
-    let facts = engine_facts(&call.engine).await;
+    let facts = engine_facts(&call.engine);
     let now = Timestamp::now();
     let views = call.engine.list_containers(true, true).await?;
     let containers = views

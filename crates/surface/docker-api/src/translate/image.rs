@@ -1,13 +1,13 @@
 //! Images as the API lists and inspects them.
 
 use naru_base::Timestamp;
-use naru_content::{HistoryEntry as History, Image, Removed};
 use naru_docker_wire::ApiVersion;
 use naru_docker_wire::types::{
     ContainerConfig, GraphDriver, Healthcheck, HistoryEntry, ImageDeleteItem, ImageInspect, ImageMetadata,
     ImageSummary, RootFs, StringOrList,
 };
-use naru_oci::ImageConfig;
+use naru_engine::content::ImageConfig;
+use naru_engine::content::{HistoryEntry as History, Image, Removed};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `Size` was joined by an equal `VirtualSize` before API 1.44.

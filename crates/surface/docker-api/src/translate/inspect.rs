@@ -21,7 +21,7 @@ use std::path::Path;
 pub struct EngineFacts {
     pub cgroup_version: u8,
     /// Network name to id.
-    pub network_ids: BTreeMap<String, String>,
+    pub network_ids: BTreeMap<&'static str, String>,
 }
 
 /// Docker's default set (`oci/defaults.go`), shown when a container took it.
@@ -57,9 +57,9 @@ pub fn container_inspect(view: &ContainerView, facts: &EngineFacts) -> Container
         args,
         state: state(record),
         image: record.resolved.image_id.to_string(),
-        resolv_conf_path: container_file(view, "resolv.conf"),
-        hostname_path: container_file(view, "hostname"),
-        hosts_path: container_file(view, "hosts"),
+        resolv_conf_path: path_text(&view.directory.join("resolv.conf")),
+        hostname_path: path_text(&view.directory.join("hostname")),
+        hosts_path: path_text(&view.directory.join("hosts")),
         log_path: view.log_path.as_deref().map(path_text).unwrap_or_default(),
         name: format!("/{}", record.name),
         restart_count: i64::from(record.restart_count),
@@ -79,14 +79,6 @@ pub fn container_inspect(view: &ContainerView, facts: &EngineFacts) -> Container
         network_settings: network_settings(record, facts),
         ..ContainerInspect::default()
     }
-}
-
-/// The files lie in the container's own directory, beside its log.
-fn container_file(view: &ContainerView, name: &str) -> String {
-    let Some(directory) = view.log_path.as_deref().and_then(Path::parent) else {
-        return String::new();
-    };
-    path_text(&directory.join(name))
 }
 
 fn path_text(path: &Path) -> String {
@@ -256,11 +248,12 @@ pub fn mount_point(mount: &ResolvedMount) -> MountPoint {
 }
 
 /// The name a container's network has in `NetworkSettings.Networks`; none of its own when it shares another's.
-pub fn network_name(mode: &NetworkMode) -> Option<&'static str> {
+pub fn network_name(mode: &NetworkMode) -> Option<&str> {
     match mode {
         NetworkMode::Bridge => Some("bridge"),
         NetworkMode::Host => Some("host"),
         NetworkMode::None => Some("none"),
+        NetworkMode::Named(name) => Some(name),
         NetworkMode::Container(_) => None,
     }
 }

@@ -186,17 +186,18 @@ impl Engine {
                 }
             }
             Reply::Failed(failure) => {
-                let (kind, exit_code) = match failure.kind {
-                    StartFailureKind::CommandNotFound => (ErrorKind::InvalidParameter, 127),
-                    StartFailureKind::CommandNotExecutable => (ErrorKind::InvalidParameter, 126),
-                    StartFailureKind::Invalid => (ErrorKind::InvalidParameter, EXIT_CODE_CANNOT_RUN),
-                    StartFailureKind::System => (ErrorKind::System, EXIT_CODE_CANNOT_RUN),
+                let kind = match failure.kind {
+                    StartFailureKind::System => ErrorKind::System,
+                    _ => ErrorKind::InvalidParameter,
                 };
-                *lock(&exec.state) = ExecState::Ended { pid: 0, exit_code };
+                *lock(&exec.state) = ExecState::Ended {
+                    pid: 0,
+                    exit_code: EXIT_CODE_CANNOT_RUN,
+                };
                 return Err(EngineError::new(
                     kind,
                     format!(
-                        "OCI runtime exec failed: exec failed: {}: unknown",
+                        "OCI runtime exec failed: exec failed: unable to start container process: {}: unknown",
                         failure.message
                     ),
                 ));
@@ -302,7 +303,7 @@ impl Container {
     }
 }
 
-/// An exec that could not be run for a reason other than its command.
+/// An exec that could not be run, for whatever reason: Docker has one code for a missing command too.
 const EXIT_CODE_CANNOT_RUN: i32 = 126;
 
 /// An exec killed with its container: 128 + SIGKILL.

@@ -59,6 +59,8 @@ pub struct ContainerSpec {
     pub extra_hosts: Vec<String>,
 
     pub mounts: Vec<MountSpec>,
+    /// Containers whose mounts it gets too, but where it has one of its own.
+    pub volumes_from: Vec<VolumesFromSpec>,
     pub read_only_rootfs: bool,
     /// Bytes of /dev/shm; `None` means 64 MiB.
     pub shm_bytes: Option<u64>,
@@ -136,6 +138,8 @@ pub enum NetworkMode {
     None,
     /// Share the network of this container, by name or id.
     Container(String),
+    /// A network of that name; there are none yet, so a container that wants one cannot be started.
+    Named(String),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -226,6 +230,14 @@ pub enum MountSource {
         /// Further mount options as `--tmpfs` gives them: `noexec`, `uid=…`.
         options: Vec<String>,
     },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesFromSpec {
+    /// By name or id.
+    pub container: String,
+    /// Read-only here, whatever they are there.
+    pub read_only: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

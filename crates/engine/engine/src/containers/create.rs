@@ -10,7 +10,7 @@ use crate::views::Created;
 use naru_base::{ContainerId, Timestamp};
 use naru_content::Image;
 use naru_sys::file;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -84,32 +84,72 @@ impl Engine {
         Ok(container)
     }
 
-    /// Names of other containers become ids, so that renaming them changes nothing.
+    /// Names of other containers become ids, so that renaming them changes nothing. One that does not exist is the
+    /// start's concern, as with Docker: clients take a 404 from create for a missing image.
     fn resolve_joined(&self, spec: &mut ContainerSpec) -> Result<()> {
-        if let NetworkMode::Container(name) = &spec.network {
-            spec.network = NetworkMode::Container(self.registry.find(name)?.id.to_string());
+        let resolve = |name: &mut String| match self.registry.find(name) {
+            Ok(other) => {
+                *name = other.id.to_string();
+                Ok(())
+            }
+            Err(error) if error.kind == naru_base::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let NetworkMode::Container(name) = &mut spec.network {
+            resolve(name)?;
         }
         for mode in [&mut spec.pid_mode, &mut spec.ipc_mode, &mut spec.uts_mode] {
             if let NamespaceMode::Container(name) = mode {
-                *mode = NamespaceMode::Container(self.registry.find(name)?.id.to_string());
+                resolve(name)?;
             }
         }
         Ok(())
     }
 
-    /// The creator's mounts and the image's volumes, with a source decided for each.
+    /// The mounts of the containers named by `--volumes-from`; where several have one target, the last one's.
+    fn borrowed_mounts(&self, spec: &ContainerSpec) -> Result<BTreeMap<String, ResolvedMount>> {
+        let mut borrowed = BTreeMap::new();
+        for from in &spec.volumes_from {
+            // Not a 404: clients take that for a missing image.
+            let other = self
+                .registry
+                .find(&from.container)
+                .map_err(|error| EngineError::invalid(error.message))?;
+            let record = other.record();
+            let shared = record
+                .resolved
+                .mounts
+                .iter()
+                .filter(|mount| mount.kind != MountKind::Tmpfs);
+            borrowed.extend(shared.map(|mount| {
+                let mount = ResolvedMount {
+                    read_only: mount.read_only || from.read_only,
+                    ..mount.clone()
+                };
+                (mount.target.clone(), mount)
+            }));
+        }
+        Ok(borrowed)
+    }
+
+    /// The creator's mounts, those of other containers and the image's volumes, with a source decided for each.
     fn resolve_mounts(&self, spec: &ContainerSpec, resolved: &ResolvedConfig) -> Result<Vec<ResolvedMount>> {
         let mut mounts = spec
             .mounts
             .iter()
             .map(|mount| self.resolve_mount(mount))
             .collect::<Result<Vec<_>>>()?;
-        let taken: BTreeSet<String> = mounts.iter().map(|mount| mount.target.clone()).collect();
+        let mut taken: BTreeSet<String> = mounts.iter().map(|mount| mount.target.clone()).collect();
         if taken.len() < mounts.len() {
             return Err(EngineError::invalid(format!(
                 "Duplicate mount point: {}",
                 first_duplicate(&mounts)
             )));
+        }
+        for (target, mount) in self.borrowed_mounts(spec)? {
+            if taken.insert(target) {
+                mounts.push(mount);
+            }
         }
         for target in &resolved.volumes {
             let target = clean_target(target)?;
@@ -357,22 +397,19 @@ fn resolve_hostname(id: &ContainerId, spec: &ContainerSpec) -> String {
     })
 }
 
-/// The image's variables in their order, each replaced by the creator's of the same name; then the creator's others.
-/// A bare `KEY` removes the image's.
+/// The creator's variables in their order, then the image's that none of them names, as Docker has them. Of several
+/// with one name the last one counts; a bare `KEY` only takes the image's away.
 fn merge_env(image: &[String], own: &[String]) -> Vec<String> {
     let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
-    let mut merged: Vec<String> = image.to_vec();
-    for entry in own {
-        let position = merged.iter().position(|other| key(other) == key(entry));
-        match (entry.contains('='), position) {
-            (true, Some(at)) => merged[at].clone_from(entry),
-            (true, None) => merged.push(entry.clone()),
-            (false, Some(at)) => {
-                merged.remove(at);
-            }
-            (false, None) => {}
+    let mut merged: Vec<String> = Vec::new();
+    for entry in own.iter().filter(|entry| entry.contains('=')) {
+        match merged.iter_mut().find(|other| key(other) == key(entry)) {
+            Some(other) => other.clone_from(entry),
+            None => merged.push(entry.clone()),
         }
     }
+    let is_named = |entry: &&String| own.iter().any(|other| key(other) == key(entry));
+    merged.extend(image.iter().filter(|entry| !is_named(entry)).cloned());
     merged
 }
 
@@ -412,9 +449,9 @@ mod tests {
 
     #[test]
     fn environment_of_the_creator_wins_and_removes() {
-        let image = ["A=1".to_owned(), "B=2".to_owned()];
-        let own = ["B=3".to_owned(), "A".to_owned(), "C=4".to_owned()];
-        assert_eq!(merge_env(&image, &own), ["B=3", "C=4"]);
+        let image = ["A=1".to_owned(), "B=2".to_owned(), "PATH=/bin".to_owned()];
+        let own = ["B=3", "A", "C=4", "B=5"].map(str::to_owned);
+        assert_eq!(merge_env(&image, &own), ["B=5", "C=4", "PATH=/bin"]);
     }
 
     #[test]

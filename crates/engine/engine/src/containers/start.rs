@@ -212,6 +212,9 @@ impl Engine {
     /// `/proc/<pid>/ns/<type>` of the containers whose namespaces this one shares.
     fn joined_namespaces(&self, record: &ContainerRecord) -> Result<HashMap<LinuxNamespaceType, PathBuf>> {
         let spec = &record.spec;
+        if let NetworkMode::Named(name) = &spec.network {
+            return Err(EngineError::not_found(format!("network {name} not found")));
+        }
         let mut joined = HashMap::new();
         let mut join = |id: &str, kind: LinuxNamespaceType, name: &str| -> Result<()> {
             let other = self.registry.find(id)?;

@@ -22,8 +22,9 @@ pub(super) fn plan_device_nodes(spec: &ContainerSpec) -> Result<Vec<oci::LinuxDe
 pub fn resolve_device(device: &DeviceSpec) -> Result<Vec<(oci::LinuxDevice, oci::LinuxDeviceCgroup)>> {
     let gone = |error: std::io::Error| {
         EngineError::invalid(format!(
-            "error gathering device information while adding custom device \"{}\": {error}",
-            device.host_path.display()
+            "error gathering device information while adding custom device \"{}\": {}",
+            device.host_path.display(),
+            dockers_words(&error)
         ))
     };
     let metadata = std::fs::metadata(&device.host_path).map_err(gone)?;
@@ -47,6 +48,13 @@ pub fn resolve_device(device: &DeviceSpec) -> Result<Vec<(oci::LinuxDevice, oci:
         nodes.extend(resolve_device(&inner).unwrap_or_default());
     }
     Ok(nodes)
+}
+
+/// The error as Go words it, `no such file or directory`: clients look for that and choose their exit code by it.
+fn dockers_words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split(" (os error").next().unwrap_or_default();
+    words.to_lowercase()
 }
 
 fn device_rule(node: &oci::LinuxDevice, permissions: &str) -> oci::LinuxDeviceCgroup {

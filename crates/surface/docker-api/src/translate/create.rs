@@ -5,7 +5,7 @@
 //! | `Config.*` except the following | mapped |
 //! | `Config.OnBuild`, `Shell`, `ArgsEscaped` | kept for `inspect`; they mean nothing to a running container |
 //! | `HostConfig.ContainerIDFile`, `Annotations`, `VolumeDriver` `local` | kept for `inspect` |
-//! | `Links`, `VolumesFrom`, `Cgroup`, `CpuRealtime*`, `BlkioWeightDevice` | refused, 501 |
+//! | `Links`, `Cgroup`, `CpuRealtime*`, `BlkioWeightDevice` | refused, 501 |
 //! | `StorageOpt`, `DeviceRequests`, `CpuCount`, `CpuPercent`, `IOMaximum*`, `UsernsMode` | refused, 400, unless empty or the default |
 //! | `KernelMemory`, `KernelMemoryTCP` | warning: the kernel has dropped them |
 //! | `NetworkingConfig` addresses and aliases | refused, 400, as Docker does on its default networks |
@@ -193,6 +193,7 @@ fn apply_host_config(
     spec.publish_all = host_config.publish_all_ports;
     modes::apply(spec, host_config)?;
     spec.mounts = mounts::mounts(host_config)?;
+    spec.volumes_from = mounts::volumes_from(host_config)?;
     spec.read_only_rootfs = host_config.readonly_rootfs;
     security::apply(spec, host_config)?;
     spec.shm_bytes = match host_config.shm_size {
@@ -216,12 +217,6 @@ fn refuse_unsupported(host: &HostConfig) -> ApiResult<()> {
         return Err(ApiError::not_supported(
             "--link",
             "legacy links are not available; containers reach each other by address",
-        ));
-    }
-    if is_set(host.volumes_from.as_ref()) {
-        return Err(ApiError::not_supported(
-            "--volumes-from",
-            "name the volumes instead",
         ));
     }
     if !host.cgroup.is_empty() {
@@ -391,7 +386,8 @@ pub fn console_size(wire: Option<&[u64]>) -> ApiResult<Option<(u16, u16)>> {
 fn apply_networking(spec: &mut ContainerSpec, networking: &NetworkingConfig) -> ApiResult<()> {
     for (name, endpoint) in networking.endpoints_config.iter().flatten() {
         if !matches!(name.as_str(), "default" | "bridge" | "host" | "none") {
-            return Err(ApiError::not_found(format!("network {name} not found")));
+            spec.network = NetworkMode::Named(name.clone());
+            continue;
         }
         if let Some(endpoint) = endpoint {
             apply_endpoint(spec, endpoint)?;

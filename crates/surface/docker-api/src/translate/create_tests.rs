@@ -156,7 +156,6 @@ fn impossible_limits_are_refused_in_dockers_words() {
             r#""Sysctls":{"net.a":"1"},"NetworkMode":"host""#,
             "sysctl 'net.a' not allowed in host network namespace",
         ),
-        (r#""NetworkMode":"blue""#, "network blue not found"),
         (r#""PidMode":"nonsense""#, "Invalid PID mode: nonsense"),
         (
             r#""NetworkMode":"container:a","PortBindings":{"80/tcp":[{"HostPort":"1"}]}"#,
@@ -185,7 +184,7 @@ fn sysctl_names_cannot_leave_their_directory() {
 fn nothing_is_silently_ignored() {
     let refused = [
         r#""Links":["a:b"]"#,
-        r#""VolumesFrom":["a"]"#,
+        r#""VolumesFrom":["a:nonsense"]"#,
         r#""Cgroup":"x""#,
         r#""CpuRealtimePeriod":1"#,
         r#""BlkioWeightDevice":[{"Path":"/dev/sda","Weight":10}]"#,

@@ -47,7 +47,8 @@ fn network_mode(text: &str) -> ApiResult<NetworkMode> {
                 "Invalid network mode: invalid container format container:<name|id>",
             )),
             Some(name) => Ok(NetworkMode::Container(name.to_owned())),
-            None => Err(ApiError::not_found(format!("network {other} not found"))),
+            // Whether it exists is asked at the start: clients take a 404 from create for a missing image.
+            None => Ok(NetworkMode::Named(other.to_owned())),
         },
     }
 }
@@ -136,11 +137,7 @@ mod tests {
             network_mode("container:web"),
             Ok(NetworkMode::Container("web".to_owned()))
         );
-        let unknown = network_mode("blue").unwrap_err();
-        assert_eq!(
-            (unknown.status.as_u16(), unknown.message.as_str()),
-            (404, "network blue not found")
-        );
+        assert_eq!(network_mode("blue"), Ok(NetworkMode::Named("blue".to_owned())));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::error::{ApiError, ApiResult};
 use naru_docker_wire::types::{BindOptions, HostConfig, Mount, Set, TmpfsOptions, VolumeOptions};
-use naru_engine::spec::{MountSource, MountSpec};
+use naru_engine::spec::{MountSource, MountSpec, VolumesFromSpec};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -28,6 +28,23 @@ pub fn mounts(host: &HostConfig) -> ApiResult<Vec<MountSpec>> {
         ))),
         None => Ok(mounts),
     }
+}
+
+/// `container[:ro|rw]`, as `--volumes-from` takes it.
+pub fn volumes_from(host: &HostConfig) -> ApiResult<Vec<VolumesFromSpec>> {
+    let parse = |text: &String| {
+        let (container, mode) = text.split_once(':').unwrap_or((text, "rw"));
+        if container.is_empty() {
+            return Err(ApiError::invalid(
+                "volumes-from specification cannot be an empty string",
+            ));
+        }
+        Ok(VolumesFromSpec {
+            container: container.to_owned(),
+            read_only: BindMode::parse(mode)?.read_only,
+        })
+    };
+    host.volumes_from.iter().flatten().map(parse).collect()
 }
 
 /// The keys of `Config.Volumes`.

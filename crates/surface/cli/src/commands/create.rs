@@ -24,11 +24,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let command = format!("{} create", session.program);
     // Docker's create plans as if attached, so that a later `start -ai` finds its streams.
     let plan = plan_create(arguments, false).map_err(|message| CliError::Usage { message, command })?;
-    let id = match create(session, &plan) {
-        Ok(id) => id,
-        Err(error) => return Err(super::run::refused(session, "create", &error)),
-    };
-    output::print_line(&id)?;
+    output::print_line(&create(session, &plan)?)?;
     Ok(0)
 }
 

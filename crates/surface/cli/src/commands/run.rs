@@ -48,8 +48,8 @@ const NOT_FOUND: u8 = 127;
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let detached = arguments.is_set("detach");
-    let mut plan = plan_create(arguments, detached)
-        .map_err(|message| refused(session, "run", &CliError::Message(message)))?;
+    let mut plan =
+        plan_create(arguments, detached).map_err(|message| refused(session, &CliError::Message(message)))?;
     if !detached {
         check_terminal(plan.attach.stdin, plan.terminal)?;
     }
@@ -58,7 +58,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     {
         set_console_size(&mut plan.body, rows, columns);
     }
-    let id = create(session, &plan).map_err(|error| refused(session, "run", &error))?;
+    let id = create(session, &plan).map_err(|error| refused(session, &error))?;
     if plan.attach.any() {
         return run_attached(session, arguments, &plan, &id);
     }
@@ -97,7 +97,7 @@ fn run_attached(session: &Session, arguments: &Arguments, plan: &CreatePlan, id:
         .begin_hijack(&attach_path(&container, plan.attach, detach_keys, false), None)?;
     let condition = if plan.auto_remove { "removed" } else { "next-exit" };
     let waiting = begin_wait(session, &container, condition)?;
-    let refused_here = |error| refused(session, "run", &error);
+    let refused_here = |error| refused(session, &error);
     let hijacked = session.client.finish_hijack(attaching).map_err(refused_here)?;
     let wait = session.client.finish(waiting).map_err(refused_here)?;
     if let Err(error) = session.client.post(&format!("{container}/start")) {
@@ -122,18 +122,22 @@ fn finish_failed_start(plan: &CreatePlan, wait: Response, failure: CliError) -> 
 }
 
 /// Reports in Docker's frame that nothing was run, and gives the exit code.
-pub fn refused(session: &Session, command: &str, error: &CliError) -> CliError {
+fn refused(session: &Session, error: &CliError) -> CliError {
     if matches!(error, CliError::Status(_)) {
         return CliError::Status(ENGINE_FAILED);
     }
     let program = &session.program;
     let text = error.to_string();
     eprintln!(
-        "{program}: {}.\nSee '{program} {command} --help'.",
+        "{program}: {}.\nSee '{program} run --help'.",
         text.trim_end_matches('.')
     );
     tell_hint(session, error);
-    CliError::Status(ENGINE_FAILED)
+    // What the daemon says of a create counts like what it says of a start; a wrong flag is always 125.
+    CliError::Status(match error {
+        CliError::Daemon { .. } => start_exit_code(&text),
+        _ => ENGINE_FAILED,
+    })
 }
 
 fn start_failed(session: &Session, error: &CliError) -> CliError {

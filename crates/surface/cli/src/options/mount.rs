@@ -23,6 +23,8 @@ pub fn plan_volumes(arguments: &Arguments) -> Outcome<Volumes> {
             Some((source, rest)) if source.starts_with('.') => {
                 volumes.binds.push(format!("{}:{rest}", absolute(source)?));
             }
+            // Docker's client sends what is said twice once.
+            Some(_) if volumes.binds.iter().any(|bind| bind == text) => {}
             Some(_) => volumes.binds.push(text.to_owned()),
         }
     }

@@ -11,10 +11,14 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree, unmount,
 };
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+
+/// As many links as the kernel follows in one path (`MAXSYMLINKS`).
+const LINKS_MAX: usize = 40;
 
 /// The root of a container's file tree.
 pub(crate) struct Root {
@@ -116,14 +120,15 @@ impl Root {
         retry(|| openat2(&self.fd, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve))
     }
 
-    /// Opens a mount target with `O_PATH`, making it and its parents where missing.
+    /// Opens a mount target with `O_PATH`, making it and its parents where missing. Where a symbolic link leads to
+    /// nothing, what it leads to is made, in the root, as Docker does.
     pub(crate) fn open_target(&self, path: &Path, kind: TargetKind) -> Result<OwnedFd, StartFailure> {
         match self.open(path, OFlags::PATH) {
             Ok(fd) => return check_kind(fd, kind, path),
             Err(Errno::NOENT) => {}
             Err(error) => return Err(system("mount", path.display())(error)),
         }
-        let cleaned = clean(path);
+        let cleaned = self.resolve(&clean(path))?;
         let name = cleaned
             .file_name()
             .ok_or_else(|| invalid("mount", "the mount target is the root"))?;
@@ -140,6 +145,36 @@ impl Root {
             .open(&cleaned, OFlags::PATH)
             .map_err(system("mount", path.display()))?;
         check_kind(fd, kind, path)
+    }
+
+    /// The path with the symbolic links on it replaced by what they say, inside the root. What is missing stays as it
+    /// is. A link changed meanwhile gives a wrong name, never one outside: whoever opens it looks in the root again.
+    fn resolve(&self, path: &Path) -> Result<PathBuf, StartFailure> {
+        let mut resolved = PathBuf::from("/");
+        let mut rest: VecDeque<OsString> = path
+            .components()
+            .map(|part| part.as_os_str().to_owned())
+            .collect();
+        let mut links = 0;
+        while let Some(part) = rest.pop_front() {
+            let next = clean(&resolved.join(&part));
+            let link = self
+                .open(&next, OFlags::PATH | OFlags::NOFOLLOW)
+                .and_then(|fd| rustix::fs::readlinkat(&fd, "", Vec::new()));
+            let Ok(link) = link else {
+                resolved = next;
+                continue;
+            };
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(system("mount", path.display())(Errno::LOOP));
+            }
+            let target = PathBuf::from(OsStr::from_bytes(link.as_bytes()));
+            for part in target.components().rev() {
+                rest.push_front(part.as_os_str().to_owned());
+            }
+        }
+        Ok(resolved)
     }
 
     /// `mkdir -p` in the root; returns the last directory, opened with `O_PATH`.

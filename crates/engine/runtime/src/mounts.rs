@@ -2,11 +2,12 @@
 
 use crate::cgroup::{self, HierarchyKind};
 use crate::failure::{invalid, system};
+use crate::namespaces;
 use crate::parked::{self, FileSystem, Parked};
 use crate::plan::{StartFailure, StartFailureKind};
 use crate::root::{Root, TargetKind, attach};
 use naru_sys::mount::{MountAttributes, set_attributes};
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, symlinkat};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,17 +20,24 @@ struct Options {
     set_recursive: MountAttributes,
     bind: bool,
     bind_recursive: bool,
+    /// A source that does not exist is passed over.
+    optional: bool,
     propagation: Option<(u64, bool)>,
     data: Vec<String>,
 }
 
 /// Mounts one entry. The host's tree must still be reachable, since bind sources are looked up there.
-pub(crate) fn apply(root: &Root, mount: &Mount, parked: &mut Parked) -> Result<(), StartFailure> {
+pub(crate) fn apply(
+    root: &Root,
+    mount: &Mount,
+    parked: &mut Parked,
+    host_mounts: Option<&OwnedFd>,
+) -> Result<(), StartFailure> {
     let options = parse_options(mount.options().as_deref().unwrap_or_default());
     let target = mount.destination();
     let kind = mount.typ().as_deref().unwrap_or("none");
     if kind == "bind" || options.bind {
-        return bind(root, mount, &options);
+        return bind(root, mount, &options, host_mounts);
     }
     if kind == "cgroup" || kind == "cgroup2" {
         return cgroups(root, target, &options, parked);
@@ -96,7 +104,12 @@ fn change_propagation(mount: &OwnedFd, options: &Options, target: &Path) -> Resu
     ))
 }
 
-fn bind(root: &Root, mount: &Mount, options: &Options) -> Result<(), StartFailure> {
+fn bind(
+    root: &Root,
+    mount: &Mount,
+    options: &Options,
+    host_mounts: Option<&OwnedFd>,
+) -> Result<(), StartFailure> {
     let target = mount.destination();
     let source = mount
         .source()
@@ -106,7 +119,10 @@ fn bind(root: &Root, mount: &Mount, options: &Options) -> Result<(), StartFailur
     if options.bind_recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let fd = open_source(source, flags, options)?;
+    let fd = match open_source(source, flags, options, host_mounts) {
+        Err(failure) if options.optional && failure.kind == StartFailureKind::Invalid => return Ok(()),
+        opened => opened?,
+    };
     let stat = fstat(&fd).map_err(system("mount", source.display()))?;
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     let target_kind = if is_directory {
@@ -135,36 +151,79 @@ fn bind(root: &Root, mount: &Mount, options: &Options) -> Result<(), StartFailur
     attach(fd.as_fd(), target_fd.as_fd()).map_err(system("mount", target.display()))
 }
 
-/// A copy of the host's mount at `source`. For `shared` and `rshared` it is taken in the host's own mount namespace,
-/// where it joins the original's peers; here there are only slaves of them.
-fn open_source(source: &Path, flags: OpenTreeFlags, options: &Options) -> Result<OwnedFd, StartFailure> {
-    let open = || {
-        open_tree(CWD, source, flags).map_err(|error| match error {
-            rustix::io::Errno::NOENT => invalid(
-                "mount",
-                format!("bind source path does not exist: {}", source.display()),
-            ),
-            other => crate::failure::of(
-                StartFailureKind::System,
-                "mount",
-                format!("bind source {}: {other}", source.display()),
-            ),
-        })
-    };
-    if !matches!(options.propagation, Some((libc::MS_SHARED, _))) {
-        return open();
+/// A copy of the mount at `source`. A tree can be copied only from within its own mount namespace: another process's
+/// (`/proc/<pid>/root/…`), or the host's for `shared` and `rshared`, where the copy joins the original's peers; here
+/// there are only slaves of them.
+fn open_source(
+    source: &Path,
+    flags: OpenTreeFlags,
+    options: &Options,
+    host_mounts: Option<&OwnedFd>,
+) -> Result<OwnedFd, StartFailure> {
+    if let Some((process, path)) = inside_process(source) {
+        let theirs = namespaces::of_process(process, "mnt")?;
+        // What is found there is that container's to arrange: links are refused.
+        return within(&theirs, || {
+            let path = Path::new("/").join(path);
+            let place = Root::current()?
+                .open_plain(&path, OFlags::PATH)
+                .map_err(source_failure(source))?;
+            open_tree(&place, "", flags | OpenTreeFlags::AT_EMPTY_PATH).map_err(source_failure(source))
+        });
     }
-    let parent = rustix::process::getppid().map_or(1, rustix::process::Pid::as_raw_pid);
-    let own = crate::namespaces::own("mnt")?;
-    let host = crate::namespaces::of_process(parent, "mnt")?;
+    let open = || open_tree(CWD, source, flags).map_err(source_failure(source));
+    match host_mounts {
+        Some(host) if is_shared(options) => within(host, open),
+        _ => open(),
+    }
+}
+
+fn source_failure(source: &Path) -> impl Fn(rustix::io::Errno) -> StartFailure {
+    let source = source.display().to_string();
+    move |error| match error {
+        rustix::io::Errno::NOENT => invalid("mount", format!("bind source path does not exist: {source}")),
+        other => crate::failure::of(
+            StartFailureKind::System,
+            "mount",
+            format!("bind source {source}: {other}"),
+        ),
+    }
+}
+
+/// `/proc/<pid>/root/<path>` taken apart.
+fn inside_process(source: &Path) -> Option<(i32, &Path)> {
+    let (pid, path) = source
+        .strip_prefix("/proc")
+        .ok()?
+        .to_str()?
+        .split_once("/root/")?;
+    Some((pid.parse().ok()?, Path::new(path)))
+}
+
+/// Does `work` in another mount namespace and comes back.
+fn within<T>(namespace: &OwnedFd, work: impl FnOnce() -> Result<T, StartFailure>) -> Result<T, StartFailure> {
+    let own = namespaces::own("mnt")?;
     let enter = |fd: &OwnedFd| {
         naru_sys::namespace::join(fd.as_fd(), libc::CLONE_NEWNS)
             .map_err(system("mount", "change the mount namespace"))
     };
-    enter(&host)?;
-    let opened = open();
+    enter(namespace)?;
+    let outcome = work();
     enter(&own)?;
-    opened
+    outcome
+}
+
+fn is_shared(options: &Options) -> bool {
+    matches!(options.propagation, Some((libc::MS_SHARED, _)))
+}
+
+/// Whether a mount must be copied in the host's own mount namespace.
+pub(crate) fn needs_host(spec: &Spec) -> bool {
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    mounts
+        .iter()
+        .flat_map(|mount| mount.options().iter().flatten())
+        .any(|option| option == "shared" || option == "rshared")
 }
 
 /// The container's own cgroup as the root of every hierarchy, thanks to its cgroup namespace.
@@ -254,6 +313,7 @@ fn parse_option(parsed: &mut Options, option: &str) {
     match option {
         "bind" => parsed.bind = true,
         "rbind" => (parsed.bind, parsed.bind_recursive) = (true, true),
+        "optional" => parsed.optional = true,
         "private" => parsed.propagation = Some((libc::MS_PRIVATE, false)),
         "rprivate" => parsed.propagation = Some((libc::MS_PRIVATE, true)),
         "slave" => parsed.propagation = Some((libc::MS_SLAVE, false)),

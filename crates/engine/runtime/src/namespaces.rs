@@ -20,7 +20,28 @@ pub(crate) fn unshare_all() -> Result<(), StartFailure> {
     // Slaves, not private: what the host unmounts must not be held here, and a bind mount may ask for `rslave`.
     let slaves = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", slaves).map_err(system("namespaces", "detach the mounts from the host's"))?;
+    set_network_defaults()?;
     namespace::set_loopback_up().map_err(system("namespaces", "set the loopback interface up"))
+}
+
+/// What every network namespace of a container's own starts with, unless `--sysctl` says otherwise, as with Docker:
+/// no IPv6 on any interface, present or future (CVE-2024-32473), ports below 1024 and ping sockets for every user.
+const NETWORK_DEFAULTS: [(&str, &str); 3] = [
+    ("ipv6/conf/all/disable_ipv6", "1"),
+    ("ipv4/ip_unprivileged_port_start", "0"),
+    ("ipv4/ping_group_range", "0 2147483647"),
+];
+
+fn set_network_defaults() -> Result<(), StartFailure> {
+    for (name, value) in NETWORK_DEFAULTS {
+        let path = format!("/proc/sys/net/{name}");
+        match std::fs::write(&path, value) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            written => written.map_err(system("namespaces", format_args!("write {path}")))?,
+        }
+    }
+    Ok(())
 }
 
 /// A descriptor of one of the calling process's own namespaces.
@@ -85,7 +106,7 @@ pub(crate) fn arrange(plan: &ContainerPlan) -> Result<u64, StartFailure> {
 }
 
 /// The host's namespace is the parent's: the keeper never leaves it.
-fn open_host(name: &str) -> Result<OwnedFd, StartFailure> {
+pub(crate) fn open_host(name: &str) -> Result<OwnedFd, StartFailure> {
     of_process(
         rustix::process::getppid().map_or(1, rustix::process::Pid::as_raw_pid),
         name,

@@ -71,7 +71,9 @@ pub(super) fn plan_mounts(record: &ContainerRecord, context: &StartContext<'_>) 
                 "/dev/mqueue",
                 &["rbind", "optional"],
             ));
-            mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind"]));
+            if !wanted.contains("/dev/shm") {
+                mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind"]));
+            }
         }
         NamespaceMode::Container(_) => {
             mounts.push(mount(
@@ -109,11 +111,12 @@ pub(super) fn plan_mounts(record: &ContainerRecord, context: &StartContext<'_>) 
     }
     for (target, source) in &context.network_files {
         if !wanted.contains(target) {
+            let access = if spec.read_only_rootfs { "ro" } else { "rw" };
             mounts.push(mount(
                 target,
                 "bind",
                 &source.to_string_lossy(),
-                &["rbind", "rprivate"],
+                &["rbind", "rprivate", access],
             ));
         }
     }

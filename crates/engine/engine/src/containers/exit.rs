@@ -110,6 +110,8 @@ impl Engine {
                 }
             });
         } else if record.spec.auto_remove {
+            // Before the removal: who waits for that is told this code.
+            container.set_phase(|phase| phase.exit_code = exit.exit_code);
             self.finish_auto_remove(container, resources);
             drop(cleanup);
             container.set_phase(|phase| exited(phase, exit.exit_code));

@@ -1,6 +1,11 @@
 """What `docker run` and its flags do."""
 
+import os
+
 from harness import Row
+
+with open(os.path.join(os.path.dirname(__file__), "ask_syscalls.py")) as file:
+    ASK_SYSCALLS = f"docker run --rm -i $D python3 - <<'END'\n{file.read()}\nEND\n"
 
 ROWS = [
     Row("output and exit code", 'docker run --rm $B sh -c "echo out; echo err >&2; exit 7"; echo $?'),
@@ -48,7 +53,7 @@ ROWS = [
     Row("proc mount options", 'docker run --rm $B sh -c "grep -E \' (/proc|/sys|/dev|/dev/pts|/dev/mqueue|/proc/[a-z-]*) \' /proc/mounts | cut -d\' \' -f2,3,4" | sed "s/,inode64//;s/size=[0-9]*k,//;s/,nr_inodes=[0-9]*//;s/,size=0k//" | grep -v /proc/interrupts | sort'),
     Row("devices", 'docker run --rm $B ls -l /dev | tr -s " " | sed "s/ [A-Z][a-z][a-z] [0-9 ]* [0-9:]* / /" | grep -v "core ->"'),
     Row("device nodes refused", 'docker run --rm $B sh -c "mknod /tmp/sda b 8 0 && dd if=/tmp/sda of=/dev/null count=1"; echo $?', error="operation not permitted"),
-    Row("device", 'docker run --rm --device /dev/fuse $B stat -c "%t %T %a" /dev/fuse; docker run --rm --device /dev/null:/dev/other:r $B sh -c "cat /dev/other; echo x >/dev/other"; echo $?'),
+    Row("device", 'test "$(docker run --rm --device /dev/fuse $B stat -c "%t %T %a %u:%g" /dev/fuse)" = "$(stat -c "%t %T %a %u:%g" /dev/fuse)" && echo same; docker run --rm --device /dev/null:/dev/other:r $B sh -c "cat /dev/other; echo x >/dev/other"; echo $?'),
     Row("privileged", 'docker run --rm --privileged $B sh -c "grep CapEff /proc/self/status; grep Seccomp: /proc/self/status; mount -t tmpfs none /mnt 2>&1 || mkdir /mnt && mount -t tmpfs none /mnt && echo mounted; test -e /dev/fuse && echo fuse"', differs="on a host that lacks a capability Docker refuses --privileged; Naru gives what there is", expect="(?s)CapEff.*Seccomp:\\s+0.*mounted\nfuse"),
     Row("capabilities", 'docker run --rm $B grep Cap /proc/self/status'),
     Row("cap-add", 'docker run --rm --cap-add NET_ADMIN --cap-add cap_sys_time $B grep CapEff /proc/self/status'),
@@ -57,6 +62,10 @@ ROWS = [
     Row("file capability", 'docker run --rm -u 1000 $D getcap /srv/with-capability; docker run --rm -u 1000 $D /srv/with-capability 0; echo $?'),
     Row("no-new-privileges", 'docker run --rm $B grep NoNewPrivs /proc/self/status; docker run --rm --security-opt no-new-privileges $B grep NoNewPrivs /proc/self/status'),
     Row("seccomp", 'docker run --rm $B grep Seccomp: /proc/self/status; docker run --rm --security-opt seccomp=unconfined $B grep Seccomp: /proc/self/status'),
+    Row("seccomp table", ASK_SYSCALLS),
+    Row("seccomp table with SYS_ADMIN", ASK_SYSCALLS.replace("run", "run --cap-add SYS_ADMIN", 1)),
+    Row("seccomp table without capabilities", ASK_SYSCALLS.replace("run", "run --cap-drop ALL", 1)),
+    Row("seccomp socket to the host", 'docker run --rm $D python3 -c "import socket; socket.socket(40, 1)"; echo $?', differs="Docker 28 refuses AF_VSOCK, 20.10 does not", expect="^1$"),
     Row("seccomp refuses unshare", 'docker run --rm $B unshare -U true; echo $?; docker run --rm --security-opt seccomp=unconfined --cap-add SYS_ADMIN $B unshare -m true; echo $?', error="operation not permitted"),
     Row("seccomp profile", 'echo \'{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}\' >$W/p.json; docker run --rm --security-opt seccomp=$W/p.json $B sh -c "mkdir /x; touch /y && echo y"', error="operation not permitted"),
     Row("user by number", 'docker run --rm -u 1000:1001 $D sh -c "id; echo \\$HOME"; docker run --rm -u 4242 $D sh -c "id; echo \\$HOME"'),

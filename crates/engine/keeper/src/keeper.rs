@@ -20,7 +20,7 @@ use crate::streams::{Part, Streams};
 use naru_base::{ContainerId, ExecId, Timestamp};
 use naru_cgroup::Cgroup;
 use naru_logs::{LogWriter, Rotation};
-use naru_runtime::plan::{StartFailure, StartFailureKind, StemPlan};
+use naru_runtime::plan::{RootfsPlan, StartFailure, StartFailureKind, StemPlan};
 use naru_runtime::{Remains, Stem};
 use naru_sys::seqpacket::{SeqPacket, SeqPacketListener};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -319,20 +319,16 @@ impl Keeper {
         if descriptors.len() != plan.attached.len() {
             return Err(failure("attach", "the request and its sockets do not match"));
         }
-        let log = open_log(&plan.log)?;
-        let listener = listen(&plan.socket).map_err(|error| {
-            failure(
-                "listen",
-                format!("cannot listen at {}: {error}", plan.socket.display()),
-            )
-        })?;
-        self.listener = Some(listener);
         let size = first_size(plan)?;
-        let (mut streams, stdio) = make_streams(plan.stdio, size, log)?;
+        let (mut streams, stdio) = make_streams(plan.stdio, size)?;
         for (socket, options) in descriptors.into_iter().zip(&plan.attached) {
             streams.attach(socket, options.clone(), self.next_ordinal());
         }
-        let init = stem.start(&plan.runtime, stdio)?;
+        let (init, log) = stem.start(&plan.runtime, stdio, || {
+            self.listener = Some(listen(&plan.socket)?);
+            open_log(&plan.log)
+        })?;
+        streams.set_log(log);
         Process::new(None, init, streams).map_err(|error| failure("terminal", error.to_string()))
     }
 
@@ -358,6 +354,7 @@ impl Keeper {
             } => self.resize(&target, rows, columns),
             Request::Signal { target, signal } => self.signal(&target, signal),
             Request::Status => Reply::Status(self.status()),
+            Request::MountAhead(rootfs) => self.mount_ahead(&rootfs),
             Request::Prepare(_) | Request::Start(_) | Request::Exec(_) => refused("not possible now"),
         }
     }
@@ -383,7 +380,7 @@ impl Keeper {
         if request.plan.process.oom_score_adj().is_none() {
             request.plan.process.set_oom_score_adj(self.oom_score);
         }
-        let (mut streams, stdio) = make_streams(request.stdio, size, None)?;
+        let (mut streams, stdio) = make_streams(request.stdio, size)?;
         if let (Some(socket), Some(options)) = (socket, request.attached) {
             streams.attach(socket, options, self.next_ordinal());
         }
@@ -398,6 +395,16 @@ impl Keeper {
         let init = naru_runtime::exec(pidfd, pid, &request.plan, stdio)?;
         Process::new(Some(request.exec), init, streams)
             .map_err(|error| failure("terminal", error.to_string()))
+    }
+
+    fn mount_ahead(&self, rootfs: &RootfsPlan) -> Reply {
+        match &self.phase {
+            Phase::Parked { stem: Some(stem) } => match stem.mount_ahead(rootfs) {
+                Ok(()) => Reply::Done,
+                Err(error) => refused(format!("cannot reach the stem: {error}")),
+            },
+            _ => refused("this keeper has no stem that waits"),
+        }
     }
 
     fn attach(&mut self, options: AttachOptions, socket: Option<OwnedFd>) -> Reply {
@@ -638,9 +645,8 @@ fn failure(step: &str, message: impl Into<String>) -> StartFailure {
 fn make_streams(
     plan: StdioPlan,
     size: (u16, u16),
-    log: Option<LogWriter>,
 ) -> Result<(Streams, naru_runtime::ChildStdio), StartFailure> {
-    Streams::new(plan, size, log)
+    Streams::new(plan, size)
         .map_err(|error| failure("stdio", format!("cannot make standard streams: {error}")))
 }
 
@@ -683,12 +689,12 @@ fn open_log(plan: &LogPlan) -> Result<Option<LogWriter>, StartFailure> {
 }
 
 /// Listens at `path`; a socket that an earlier keeper left there is replaced.
-fn listen(path: &Path) -> io::Result<SeqPacketListener> {
-    match SeqPacketListener::listen(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            rustix::fs::unlink(path)?;
-            SeqPacketListener::listen(path)
-        }
+fn listen(path: &Path) -> Result<SeqPacketListener, StartFailure> {
+    let listening = match SeqPacketListener::listen(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => rustix::fs::unlink(path)
+            .map_err(io::Error::from)
+            .and_then(|()| SeqPacketListener::listen(path)),
         other => other,
-    }
+    };
+    listening.map_err(|error| failure("listen", format!("cannot listen at {}: {error}", path.display())))
 }

@@ -7,6 +7,7 @@
 //!    │── Prepare ────────────────────────────────────────────────▶│── fork ───────────────▶│ joins cgroup,
 //!    │◀───────────────── Prepared + [netns fd, route socket] ─────│◀───────────────────────│ makes namespaces,
 //!    │        (the set may now stay parked for any time)          │                        │ waits
+//!    │── MountAhead (as soon as the container is created) ──────────▶│── root filesystem ────▶│ mounts it
 //!    │── Start + [attached sockets] ─────────────────────────────▶│── plan ───────────────▶│ mounts, clones PID 1
 //!    │◀───────────────── Started{pid, start_time} | Failed ───────│◀── exec'd ─────────────│ (stem ends)
 //!    │── Exec, Attach, Resize, Signal, CloseExecStdin … ─────────▶│
@@ -24,7 +25,7 @@
 //! [`INLINE_BYTES_MAX`] travels in a memfd that is the packet's first descriptor, and the packet's body is empty.
 
 use naru_base::{ContainerId, ExecId, Timestamp};
-use naru_runtime::plan::{EncodedPlan, ExecPlan, StartFailure, StemPlan};
+use naru_runtime::plan::{EncodedPlan, ExecPlan, RootfsPlan, StartFailure, StemPlan};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -46,6 +47,9 @@ pub enum Request {
     /// Make the stem process with its namespaces and cgroup. Answer: `Prepared` with two descriptors: the network
     /// namespace, and an `AF_NETLINK`/`NETLINK_ROUTE` socket opened inside it.
     Prepare(StemPlan),
+    /// Mount the root filesystem ahead of the start that will name it. Answer: `Done`, which says nothing about its
+    /// success: the start finds out. A stem is asked only for the container that it was offered to.
+    MountAhead(RootfsPlan),
     /// Start the container in the prepared stem. One connected stream socket may come along for each entry of
     /// [`KeeperPlan::attached`], in that order. Answer: `Started` or `Failed`; after `Failed` the keeper ends.
     Start(Box<KeeperPlan>),

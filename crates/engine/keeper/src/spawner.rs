@@ -36,6 +36,8 @@ fn spawn_until_closed(socket: SeqPacket) -> std::io::Result<()> {
     // What a killed keeper leaves comes here and, with SIGCHLD ignored, is reaped by the kernel at once.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     naru_runtime::warm_up();
+    // Found once for all keepers, which ask for out-of-memory kills at the end.
+    let _ = naru_cgroup::hierarchy();
     while let Some((request, mut descriptors)) = codec::receive_message::<SpawnKeeper>(&socket)? {
         // A keeper that cannot be made shows as its socket closing; the daemon sees that and says so.
         let Some(keeper_socket) = descriptors.pop() else {

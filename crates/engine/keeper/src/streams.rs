@@ -60,7 +60,7 @@ pub struct Streams {
 
 impl Streams {
     /// Makes the streams and the process's ends of them.
-    pub fn new(plan: StdioPlan, size: (u16, u16), log: Option<LogWriter>) -> io::Result<(Self, ChildStdio)> {
+    pub fn new(plan: StdioPlan, size: (u16, u16)) -> io::Result<(Self, ChildStdio)> {
         let mut streams = Self {
             plan,
             stdout: None,
@@ -70,7 +70,7 @@ impl Streams {
             is_console_resting: false,
             input: Vec::new(),
             is_input_ending: false,
-            log,
+            log: None,
             clients: Vec::new(),
         };
         if plan.terminal {
@@ -103,6 +103,11 @@ impl Streams {
                 stderr,
             },
         ))
+    }
+
+    /// Records output from here on; called before any is read.
+    pub fn set_log(&mut self, log: Option<LogWriter>) {
+        self.log = log;
     }
 
     /// Takes the terminal's master side, once the process has one.

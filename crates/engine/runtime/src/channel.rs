@@ -112,6 +112,27 @@ impl Channel {
     }
 }
 
+impl Channel {
+    /// Lets the other side pass its gate.
+    pub(crate) fn open_gate(&self) -> io::Result<()> {
+        retry(|| rustix::net::send(&self.socket, &[0], SendFlags::NOSIGNAL)).map(drop)
+    }
+
+    /// Sends nothing more: whoever waits at the gate gives up.
+    pub(crate) fn close_gate(&self) {
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+    }
+
+    /// Waits until the other side opens the gate.
+    pub(crate) fn pass_gate(&self) -> io::Result<()> {
+        let mut byte = [0_u8; 1];
+        match retry(|| recv(&self.socket, &mut byte, RecvFlags::empty()))? {
+            (1.., _) => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

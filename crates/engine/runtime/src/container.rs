@@ -2,6 +2,7 @@
 //!
 //! Order matters here; each step says why it is where it is.
 
+use crate::ahead::RootAhead;
 use crate::channel::Channel;
 use crate::command;
 use crate::failure::{invalid, system};
@@ -32,6 +33,7 @@ pub(crate) enum Streams {
 pub(crate) fn run(
     plan: &ContainerPlan,
     mut parked: Parked,
+    ahead: Option<RootAhead>,
     host_mounts: Option<OwnedFd>,
     streams: Streams,
     channel: &Channel,
@@ -47,7 +49,7 @@ pub(crate) fn run(
         .ok_or_else(|| invalid("plan", "the specification has no linux part"))?;
     discard_foreign(plan, &mut parked);
     let init = plan.with_init.then(command::init_file).transpose()?;
-    let root = Root::mount(&plan.rootfs)?;
+    let root = Root::mount(&plan.rootfs, ahead)?;
     for mount in spec.mounts().as_deref().unwrap_or_default() {
         mounts::apply(&root, mount, &mut parked, host_mounts.as_ref())?;
     }
@@ -82,6 +84,7 @@ pub(crate) fn run(
             additional_groups: &plan.additional_groups,
             seccomp: &plan.seccomp,
             init,
+            gate: Some(channel),
         },
         &streams,
         console,
@@ -98,6 +101,7 @@ pub(crate) fn run_exec(plan: &ExecPlan, streams: Streams, channel: &Channel) -> 
         additional_groups: &plan.additional_groups,
         seccomp: &plan.seccomp,
         init: None,
+        gate: None,
     };
     finish(&root, last, &streams, console)
 }
@@ -294,6 +298,8 @@ struct Final<'a> {
     additional_groups: &'a [String],
     seccomp: &'a SeccompPlan,
     init: Option<OwnedFd>,
+    /// Where the keeper says that the program may run.
+    gate: Option<&'a Channel>,
 }
 
 fn finish(
@@ -316,6 +322,9 @@ fn finish(
     let program = command::find(&arguments, &environment)?;
     let command = command::Prepared::new(program, arguments, &environment, last.init)?;
     rustix::process::umask(Mode::from_raw_mode(last.process.user().umask().unwrap_or(0o022)));
+    if let Some(gate) = last.gate {
+        gate.pass_gate().map_err(system("start", "wait for the keeper"))?;
+    }
     // Only the standard streams and what `execve` closes remain.
     process::close_on_exec_from(3).map_err(system("exec", "close descriptors"))?;
     privileges.apply(&user)?;

@@ -3,6 +3,7 @@
 //! The entry points fork and must be called from a single-threaded process. This crate never waits for a container,
 //! writes no state, makes no cgroup and no network interface, and starts no helper program.
 
+mod ahead;
 mod cgroup;
 mod channel;
 mod command;

@@ -56,7 +56,7 @@ pub enum SeccompPlan {
 }
 
 /// The root filesystem of a container.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RootfsPlan {
     /// An overlay, mounted inside the container's own mount namespace only. `lower` has the topmost layer first.

@@ -3,6 +3,7 @@
 //! Nothing here trusts the image: every path is resolved by the kernel with the root as its ceiling and magic links
 //! refused, and what is mounted is mounted by descriptor.
 
+use crate::ahead::RootAhead;
 use crate::failure::{invalid, system};
 use crate::plan::{RootfsPlan, StartFailure};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
@@ -34,12 +35,19 @@ pub(crate) enum TargetKind {
 
 impl Root {
     /// Mounts the root filesystem in the caller's own mount namespace, over a path that the caller has no more use for.
-    pub(crate) fn mount(plan: &RootfsPlan) -> Result<Self, StartFailure> {
+    /// What has been mounted ahead is used if it fits.
+    pub(crate) fn mount(plan: &RootfsPlan, ahead: Option<RootAhead>) -> Result<Self, StartFailure> {
         let (mount_fd, place) = match plan {
-            RootfsPlan::Overlay { lower, upper, work } => match overlay(lower, upper, work)? {
-                Some(fd) => (fd, upper),
-                None => return Self::mount_overlay_classic(lower, upper, work),
-            },
+            RootfsPlan::Overlay { lower, upper, work } => {
+                let made = match ahead.and_then(|ahead| ahead.take(plan)) {
+                    Some(fd) => Some(fd),
+                    None => overlay(lower, upper, work)?,
+                };
+                match made {
+                    Some(fd) => (fd, upper),
+                    None => return Self::mount_overlay_classic(lower, upper, work),
+                }
+            }
             RootfsPlan::Directory { path } => {
                 let flags = OpenTreeFlags::OPEN_TREE_CLONE
                     | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -232,7 +240,7 @@ pub(crate) fn copy_mount(of: BorrowedFd<'_>, recursive: bool) -> rustix::io::Res
 }
 
 /// The overlay as a detached mount; `None` where the kernel cannot take layers one by one, or a path is too long.
-fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Option<OwnedFd>, StartFailure> {
+pub(crate) fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Option<OwnedFd>, StartFailure> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(system("rootfs", "open the overlay file system"))?;
     let layers = lower.iter().map(|path| ("lowerdir+", path.as_path()));

@@ -4,18 +4,21 @@
 //!  keeper                     stem                               PID 1
 //!    │── fork ─────────────────▶│ joins the cgroup, unshares
 //!    │◀─ Prepared + 3 fds ──────│ parks (dies with the keeper)
+//!    │── root filesystem ──────▶│ mounts it (optional)
 //!    │── plan + streams ───────▶│
 //!    │                          │── clone: child of the keeper ─────▶│ mounts, pivots, drops privileges
 //!    │◀─ Cloned{pid} + pidfd ───│ ends                               │
 //!    │◀─ Console + pty master ──────────────────────────────────────│ (terminals)
+//!    │── gate opens ───────────────────────────────────────────────▶│ only now may the program run
 //!    │◀─ Failed, or the channel closes: execve has succeeded ────────│
 //! ```
 
+use crate::ahead::RootAhead;
 use crate::channel::Channel;
 use crate::container::{self, Streams};
 use crate::failure::system;
 use crate::parked::Parked;
-use crate::plan::{ContainerPlan, EncodedPlan, ExecPlan, StartFailure, StemPlan};
+use crate::plan::{ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, StartFailure, StemPlan};
 use crate::{cgroup, mounts, namespaces};
 use naru_sys::process::{self, Fork};
 use rustix::process::{DumpableBehavior, Signal, WaitOptions};
@@ -153,8 +156,22 @@ impl Stem {
         self.route_socket.as_fd()
     }
 
-    /// Starts the container; returns when `execve` has succeeded or a step has failed.
-    pub fn start(self, plan: &EncodedPlan, stdio: ChildStdio) -> Result<Init, StartFailure> {
+    /// Has the stem mount a root filesystem ahead of the start that will name it. There is no answer: what goes wrong
+    /// is found again, and reported, at the start.
+    pub fn mount_ahead(&self, rootfs: &RootfsPlan) -> io::Result<()> {
+        let mut body = serde_json::to_vec(&OrderKind::Rootfs)?;
+        serde_json::to_writer(&mut body, rootfs)?;
+        self.channel.send_bytes(&body, &[])
+    }
+
+    /// Starts the container; returns when `execve` has succeeded or a step has failed. What `meanwhile` does happens
+    /// while the container is being set up, and has succeeded before its program runs.
+    pub fn start<T>(
+        self,
+        plan: &EncodedPlan,
+        stdio: ChildStdio,
+        meanwhile: impl FnOnce() -> Result<T, StartFailure>,
+    ) -> Result<(Init, T), StartFailure> {
         let Self {
             channel,
             process,
@@ -166,13 +183,24 @@ impl Stem {
         let borrowed: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
         send_order(&channel, kind, plan, &borrowed).map_err(system("start", "send the plan to the stem"))?;
         drop(streams);
+        let done = match meanwhile() {
+            Ok(done) => done,
+            Err(failure) => {
+                channel.close_gate();
+                // What it had got to is ended there.
+                let _ = await_exec(&channel);
+                return Err(failure);
+            }
+        };
+        // A process that has failed already cannot take it, and has said why.
+        let _ = channel.open_gate();
         let started = await_exec(&channel)?;
         let remains = Remains {
             _helper: process,
             _channel: channel,
             _namespaces: Some((netns, route_socket)),
         };
-        Ok(started.into_init(Some(mount_namespace), remains))
+        Ok((started.into_init(Some(mount_namespace), remains), done))
     }
 }
 
@@ -187,27 +215,43 @@ fn split(stdio: ChildStdio) -> (StdioKind, Vec<OwnedFd>) {
     }
 }
 
-/// The order to start: the kind of streams, and after it the plan as it came.
+/// What a stem is told; the matter itself follows, as it came.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum OrderKind {
+    /// A [`RootfsPlan`] follows.
+    Rootfs,
+    /// A [`ContainerPlan`] follows.
+    Start(StdioKind),
+}
+
+/// An order, read.
+enum Order {
+    Rootfs(RootfsPlan),
+    Start(StdioKind, Box<ContainerPlan>, Vec<OwnedFd>),
+}
+
 fn send_order(
     channel: &Channel,
     kind: StdioKind,
     plan: &EncodedPlan,
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let mut body = serde_json::to_vec(&kind)?;
+    let mut body = serde_json::to_vec(&OrderKind::Start(kind))?;
     body.extend_from_slice(plan.as_bytes());
     channel.send_bytes(&body, fds)
 }
 
-fn receive_order(channel: &Channel) -> io::Result<Option<(StdioKind, ContainerPlan, Vec<OwnedFd>)>> {
+fn receive_order(channel: &Channel) -> io::Result<Option<Order>> {
     let Some((body, fds)) = channel.receive_bytes()? else {
         return Ok(None);
     };
     let mut values = serde_json::Deserializer::from_slice(&body);
-    let kind = StdioKind::deserialize(&mut values)?;
-    let plan = ContainerPlan::deserialize(&mut values)?;
+    let order = match OrderKind::deserialize(&mut values)? {
+        OrderKind::Rootfs => Order::Rootfs(RootfsPlan::deserialize(&mut values)?),
+        OrderKind::Start(kind) => Order::Start(kind, Box::deserialize(&mut values)?, fds),
+    };
     values.end()?;
-    Ok(Some((kind, plan, fds)))
+    Ok(Some(order))
 }
 
 fn join_streams(kind: StdioKind, fds: Vec<OwnedFd>) -> io::Result<Streams> {
@@ -425,9 +469,13 @@ fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
             )
             .map_err(system("prepare", "report"))?;
     }
-    let received = receive_order(channel).map_err(system("start", "read the plan"))?;
-    let Some((kind, plan, fds)) = received else {
-        process::exit_now(0);
+    let mut ahead = None;
+    let (kind, plan, fds) = loop {
+        match receive_order(channel).map_err(system("start", "read the plan"))? {
+            Some(Order::Rootfs(plan)) => ahead = RootAhead::mount(plan),
+            Some(Order::Start(kind, plan, fds)) => break (kind, plan, fds),
+            None => process::exit_now(0),
+        }
     };
     let streams = join_streams(kind, fds).map_err(system("start", "receive the streams"))?;
     // Here, because PID 1 cannot see its parent.
@@ -436,7 +484,7 @@ fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
         .transpose()?;
     let flags = namespaces::arrange(&plan)?;
     clone_process(channel, flags, |channel| {
-        container::run(&plan, parked, host_mounts, streams, channel)
+        container::run(&plan, parked, ahead, host_mounts, streams, channel)
     })
 }
 

@@ -150,7 +150,8 @@ fn a_terminal_is_the_containers_own() {
         rows: 33,
         columns: 44,
     };
-    let init = sandbox.stem().unwrap().start(&plan.build(), stdio).unwrap();
+    let stem = sandbox.stem().unwrap();
+    let (init, ()) = stem.start(&plan.build(), stdio, || Ok(())).unwrap();
     let mut console = std::fs::File::from(init.console.unwrap());
     console.write_all(b"hello\n").unwrap();
     let mut output = Vec::new();

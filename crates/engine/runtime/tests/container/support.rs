@@ -110,7 +110,7 @@ impl Sandbox {
 
     pub fn start(&self, plan: &Plan) -> Result<Running, StartFailure> {
         let (stdio, output) = pipes();
-        let init = self.stem()?.start(&plan.build(), stdio)?;
+        let (init, ()) = self.stem()?.start(&plan.build(), stdio, || Ok(()))?;
         Ok(Running { init, output })
     }
 

@@ -21,6 +21,7 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    raise_open_files();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(&options.log_level))
         .with_writer(io::stderr)
@@ -96,6 +97,20 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
         server.abort();
     }
     Ok(())
+}
+
+/// Every running container and every published port takes a descriptor; the customary soft limit of 1,024 is for
+/// programs that use select(2).
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
 }
 
 /// One daemon a root.

@@ -9,6 +9,8 @@ use crate::spec::{ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkM
 use crate::views::Created;
 use naru_base::{ContainerId, Timestamp};
 use naru_content::Image;
+use naru_keeper::protocol::Request;
+use naru_runtime::plan::RootfsPlan;
 use naru_sys::file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -72,9 +74,11 @@ impl Engine {
             is_armed: true,
         };
         self.make_volumes(&record, image, &mut undo.volumes)?;
-        self.content
+        let snapshot = self
+            .content
             .create_snapshot(id, &record.resolved.image_id)
             .map_err(crate::images::error)?;
+        self.mount_ahead(&record, snapshot).await;
         std::fs::DirBuilder::new()
             .create(&directory)
             .map_err(file::FileError::at("make directory", &directory))?;
@@ -82,6 +86,20 @@ impl Engine {
         self.write_record(&container)?;
         undo.is_armed = false;
         Ok(container)
+    }
+
+    /// Has the stem that waits for this container mount its root filesystem now. A start does not depend on it.
+    async fn mount_ahead(&self, record: &ContainerRecord, snapshot: naru_content::Snapshot) {
+        let is_for_pool = record.spec.mac_address.is_none() && record.spec.cgroup_parent.is_none();
+        let Some(connection) = is_for_pool.then(|| self.pool.offered(&record.id)).flatten() else {
+            return;
+        };
+        let request = Request::MountAhead(RootfsPlan::Overlay {
+            lower: snapshot.lower,
+            upper: snapshot.upper,
+            work: snapshot.work,
+        });
+        let _ = connection.begin(&request, &[]).await;
     }
 
     /// Names of other containers become ids, so that renaming them changes nothing. One that does not exist is the

@@ -4,7 +4,7 @@ use super::{Container, RunResources, lock};
 use crate::Engine;
 use crate::containers::create::wants_bridge;
 use crate::error::{EngineError, Result};
-use crate::keepers::{BridgePlace, Parked, keeper_gone};
+use crate::keepers::{BridgePlace, KeeperGone, Parked, keeper_gone};
 use crate::plan::{self, StartContext};
 use crate::record::{
     ContainerRecord, ContainerState, EndpointRecord, FailedStart, MountKind, PublishedPort, RunRecord,
@@ -138,23 +138,25 @@ impl Engine {
             },
         )?;
 
-        // From here a daemon that dies leaves enough behind for the next one to find the run or to undo it.
         let run = RunRecord {
             cgroup: cgroup_path,
             endpoint: resources.endpoint.as_ref().map(endpoint_record),
             published: resources.published.clone(),
         };
-        if record.last_exit().is_some() {
-            let _ = std::fs::remove_file(container.exit_record_path());
-        }
+        // An earlier run's, or that of a start whose daemon died.
+        let _ = std::fs::remove_file(container.exit_record_path());
         container.change(|record| record.run = Some(run));
-        self.write_record(container)?;
 
         let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        let reply = connection
-            .request(&Request::Start(Box::new(plan)), &sockets)
-            .await;
-        let (pid, start_time) = match reply.map_err(keeper_gone)?.0 {
+        let started = connection
+            .begin(&Request::Start(Box::new(plan)), &sockets)
+            .await
+            .map_err(keeper_gone)?;
+        // While the container is being set up. With the record a daemon that dies leaves enough behind for the next
+        // one to find the run; before it, the next one finds a cgroup that nobody has recorded, and ends what is in it.
+        self.write_record(container)?;
+        let (reply, _) = started.await.map_err(|_| keeper_gone(KeeperGone))?;
+        let (pid, start_time) = match reply {
             Reply::Started { pid, start_time } => (pid, start_time),
             Reply::Failed(failure) => return Err(failure.into()),
             reply => {

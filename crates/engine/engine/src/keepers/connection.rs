@@ -66,6 +66,16 @@ impl KeeperConnection {
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), KeeperGone> {
+        let reply = self.begin(request, fds).await?;
+        reply.await.map_err(|_| KeeperGone)
+    }
+
+    /// Sends one request; its reply can be waited for later, and fails when the keeper goes away first.
+    pub async fn begin(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<oneshot::Receiver<(Reply, Vec<OwnedFd>)>, KeeperGone> {
         let (answer, reply) = oneshot::channel();
         {
             let _in_order = self.sending.lock().await;
@@ -77,7 +87,7 @@ impl KeeperConnection {
                 .push_back(answer);
             self.send(request, fds).await?;
         }
-        reply.await.map_err(|_| KeeperGone)
+        Ok(reply)
     }
 
     async fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), KeeperGone> {

@@ -7,7 +7,7 @@
 //! A parked set belongs to this daemon alone: when the daemon ends, however, its socket closes, the keeper and the stem
 //! end, and their namespaces with them; the cgroup directory is swept by the next daemon.
 
-use super::{Parked, Workshop};
+use super::{KeeperConnection, Parked, Workshop};
 use naru_base::ContainerId;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -59,6 +59,13 @@ impl Pool {
             slot.is_offered = true;
             slot.parked.id.clone()
         })
+    }
+
+    /// The keeper of the set whose id this container was given, while it is parked.
+    pub fn offered(&self, container: &ContainerId) -> Option<Arc<KeeperConnection>> {
+        let sets = self.lock();
+        let slot = sets.iter().find(|slot| slot.parked.id == *container)?;
+        Some(Arc::clone(&slot.parked.connection))
     }
 
     /// A set for a start: the one offered to this container, else any of the right kind. A set that has died while it

@@ -35,7 +35,7 @@ impl EngineError {
     }
 }
 
-pub type Result<T> = std::result::Result<T, EngineError>;
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 
 impl From<naru_sys::file::FileError> for EngineError {
     fn from(error: naru_sys::file::FileError) -> Self {

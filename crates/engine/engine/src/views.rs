@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::record::{ContainerRecord, EndpointRecord};
 use naru_base::{ContainerId, ExecId, Timestamp};
+pub use naru_cgroup::IoEntry;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -141,6 +142,39 @@ pub struct ContainerView {
     pub exec_ids: Vec<ExecId>,
     /// `(read-write bytes, root filesystem bytes)` when asked for.
     pub sizes: Option<(u64, u64)>,
+}
+
+/// One reading of what a container uses.
+#[derive(Debug, Clone)]
+pub struct ContainerStats {
+    pub id: ContainerId,
+    pub name: String,
+    pub read_at: Timestamp,
+    /// `None` when it does not run.
+    pub usage: Option<Usage>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Usage {
+    pub cgroup: naru_cgroup::Stats,
+    /// By the interface's name inside; empty where the network is not the container's own.
+    pub networks: BTreeMap<String, InterfaceStats>,
+    /// What all CPUs of the host have spent since it started, idle or not.
+    pub system_cpu_ns: u64,
+    pub online_cpus: usize,
+    pub host_memory_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InterfaceStats {
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ mod logs;
 mod names;
 mod remove;
 mod start;
+mod stats;
 mod stop;
 mod top;
 mod update;

@@ -1,9 +1,11 @@
-//! Changing what a container is called, and looking at it.
+//! Changing what a container is called and what it may use, and looking at it.
 
 use super::{Container, lock, names};
 use crate::Engine;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::plan;
+use crate::record::{ContainerRecord, ContainerState};
+use crate::spec::ContainerSpec;
 use crate::views::ContainerView;
 use std::sync::Arc;
 
@@ -22,6 +24,36 @@ impl Engine {
         }
         self.registry.release_name(&old, &container.id);
         self.container_event("rename", &container, &[("oldName", &old)]);
+        Ok(())
+    }
+
+    /// Changes limits and restart policy, of a running container at once. `change` gets the spec as it is now, with
+    /// nobody else changing it; what it does to other fields means nothing.
+    pub async fn update_container<E: From<EngineError>>(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut ContainerSpec) -> Result<(), E> + Send,
+    ) -> Result<(), E> {
+        let container = self.registry.find(name)?;
+        let _operation = container.operation.lock().await;
+        let record = container.record();
+        if record.state == ContainerState::Removing {
+            return Err(EngineError::conflict(format!(
+                "Cannot update container {}: Container is marked for removal and cannot be \"update\".",
+                record.id
+            ))
+            .into());
+        }
+        let mut spec = record.spec.clone();
+        change(&mut spec)?;
+        apply_live(&container, &record, &spec)?;
+        container.change(|record| {
+            record.spec.resources = spec.resources;
+            record.spec.restart = spec.restart;
+            record.spec.origin = spec.origin;
+        });
+        self.write_record(&container)?;
+        self.container_event("update", &container, &[]);
         Ok(())
     }
 
@@ -67,6 +99,18 @@ impl Engine {
         users
             .filter_map(|container| self.view(container, false).ok())
             .collect()
+    }
+}
+
+fn apply_live(container: &Container, record: &ContainerRecord, wanted: &ContainerSpec) -> Result<()> {
+    let limits = plan::plan_resources(&wanted.resources)?;
+    let run = lock(&container.run);
+    match (limits, run.as_ref()) {
+        (Some(limits), Some(run)) if record.is_running() && wanted.resources != record.spec.resources => run
+            .cgroup
+            .apply(&limits)
+            .map_err(|error| EngineError::system(format!("Cannot update container {}: {error}", record.id))),
+        _ => Ok(()),
     }
 }
 

@@ -22,10 +22,12 @@ mod rm;
 mod rmi;
 mod run;
 mod start;
+mod stats;
 mod stop;
 mod system;
 mod tag;
 mod top;
+mod update;
 pub mod version;
 mod volume;
 mod wait;
@@ -104,6 +106,8 @@ static COMMANDS: &[&Command] = &[
     &ps::COMMAND,
     &rename::COMMAND,
     &stop::RESTART,
+    &stats::COMMAND,
+    &update::COMMAND,
     &rm::COMMAND,
     &stop::COMMAND,
     &top::COMMAND,
@@ -150,10 +154,8 @@ const UNSUPPORTED: &[&str] = &[
     "secret",
     "service",
     "stack",
-    "stats",
     "swarm",
     "trust",
-    "update",
 ];
 
 pub enum Found {

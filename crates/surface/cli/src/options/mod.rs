@@ -239,6 +239,16 @@ fn plan_host(arguments: &Arguments, auto_remove: bool, host: &mut Object) -> Out
     plan_security(arguments, host)
 }
 
+/// The body of an update: limits, and a restart policy if one is given.
+pub fn plan_update(arguments: &Arguments) -> Outcome<Value> {
+    let mut body = Object::default();
+    resource::plan_resources(arguments, &mut body)?;
+    if arguments.is_given("restart") {
+        body.set("RestartPolicy", plan_restart(arguments)?);
+    }
+    Ok(Value::Map(body.0))
+}
+
 /// `host`, and where the flag knows it `container:NAME`.
 fn mode<'a>(arguments: &'a Arguments, flag: &str, word: &str, joins: bool) -> Outcome<Option<&'a str>> {
     match arguments.text(flag) {

@@ -7,10 +7,12 @@ use crate::translate::create::{HostFacts, container_spec};
 use crate::translate::filters::Filters;
 use crate::translate::inspect::{EngineFacts, container_inspect};
 use crate::translate::list;
+use crate::translate::update::update_spec;
 use hyper::StatusCode;
 use naru_base::Timestamp;
 use naru_docker_wire::types::{
-    ContainerSummary, CreateRequest, CreateResponse, PruneContainersResponse, TopResponse,
+    ContainerSummary, CreateRequest, CreateResponse, HostConfig, PruneContainersResponse, TopResponse,
+    UpdateResponse,
 };
 use naru_engine::{ContainerView, Engine, RemoveOptions};
 use std::sync::OnceLock;
@@ -209,6 +211,17 @@ pub async fn top(call: Call) -> ApiResult<Answer> {
         titles: top.titles,
         processes: top.processes,
     }))
+}
+
+pub async fn update(mut call: Call) -> ApiResult<Answer> {
+    let wanted: HostConfig = call.json().await?;
+    let mut warnings = Vec::new();
+    call.engine
+        .update_container(&call.name, |spec| {
+            update_spec(spec, &wanted, host_facts(), &mut warnings)
+        })
+        .await?;
+    Ok(respond::ok(&UpdateResponse { warnings }))
 }
 
 /// Without filters the engine decides; with them, each stopped container that fits is removed by itself.

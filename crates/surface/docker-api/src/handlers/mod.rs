@@ -28,6 +28,8 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::ContainerPrune => containers::prune(call).await,
         Endpoint::ContainerInspect => containers::inspect(call).await,
         Endpoint::ContainerTop => containers::top(call).await,
+        Endpoint::ContainerStats => streams::stats(call).await,
+        Endpoint::ContainerUpdate => containers::update(call).await,
         Endpoint::ContainerLogs => streams::logs(call).await,
         Endpoint::ContainerStart => containers::start(call).await,
         Endpoint::ContainerStop => containers::stop(call).await,

@@ -5,9 +5,12 @@ use crate::error::{ApiError, ApiResult};
 use crate::request::Call;
 use crate::respond::{self, Answer};
 use crate::stream;
+use crate::translate::stats::stats_response;
+use futures_util::StreamExt;
 use futures_util::stream as streams;
 use naru_docker_wire::types::{WaitError, WaitResponse};
 use naru_engine::{AttachRequest, LogRequest, WaitCondition};
+use std::time::Duration;
 
 pub async fn attach(call: Call) -> ApiResult<Answer> {
     let request = AttachRequest {
@@ -81,4 +84,34 @@ pub async fn wait(call: Call) -> ApiResult<Answer> {
         Ok(respond::json_line(&response))
     });
     Ok(respond::stream(respond::JSON, outcome))
+}
+
+/// Docker's interval between two readings.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Readings until the container is removed, or one. A single one comes with another taken a moment before, for
+/// clients to compare, unless they say that they want none.
+pub async fn stats(call: Call) -> ApiResult<Answer> {
+    let (is_stream, one_shot) = (call.query.flag_or("stream", true), call.query.flag("one-shot"));
+    if is_stream && one_shot {
+        return Err(ApiError::invalid("cannot have stream=true and one-shot=true"));
+    }
+    let first = call.engine.container_stats(&call.name).await?;
+    if !is_stream {
+        if one_shot || first.usage.is_none() {
+            return Ok(respond::ok(&stats_response(&first, None)));
+        }
+        tokio::time::sleep(STATS_INTERVAL).await;
+        let second = call.engine.container_stats(first.id.as_str()).await?;
+        return Ok(respond::ok(&stats_response(&second, Some(&first))));
+    }
+    let head = respond::json_line(&stats_response(&first, None));
+    let tail = streams::unfold((call.engine, first), |(engine, before)| async move {
+        tokio::time::sleep(STATS_INTERVAL).await;
+        let now = engine.container_stats(before.id.as_str()).await.ok()?;
+        let line = respond::json_line(&stats_response(&now, Some(&before)));
+        Some((Ok(line), (engine, now)))
+    });
+    let lines = streams::once(async { Ok(head) }).chain(tail);
+    Ok(respond::stream(respond::JSON, lines))
 }

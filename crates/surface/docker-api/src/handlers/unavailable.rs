@@ -67,7 +67,6 @@ fn what(endpoint: Endpoint) -> &'static str {
     use Endpoint as E;
     match endpoint {
         E::Auth => "logging in to a registry",
-        E::ContainerStats => "statistics of a container",
         E::ContainerChanges => "listing a container's changed files",
         E::ContainerExport => "exporting a container's file system",
         E::ContainerArchiveHead | E::ContainerArchiveGet | E::ContainerArchivePut => {
@@ -75,7 +74,6 @@ fn what(endpoint: Endpoint) -> &'static str {
         }
         E::ContainerCheckpointCreate => "checkpointing a container",
         E::ContainerAttachWebsocket => "attaching by websocket",
-        E::ContainerUpdate => "changing a container's limits",
         E::ContainerCommit => "making an image from a container",
         E::ImageSearch => "searching a registry",
         E::ImageSave | E::ImageSaveMany => "saving images",

@@ -288,7 +288,7 @@ fn refuse_unsupported(host: &HostConfig) -> ApiResult<()> {
     Ok(())
 }
 
-fn restart_policy(host: &HostConfig) -> ApiResult<RestartPolicy> {
+pub fn restart_policy(host: &HostConfig) -> ApiResult<RestartPolicy> {
     let wire = &host.restart_policy;
     let retries_max = u32::try_from(wire.maximum_retry_count)
         .map_err(|_| ApiError::invalid("maximum retry count cannot be negative"))?;

@@ -181,6 +181,10 @@ fn host_config(record: &ContainerRecord, facts: &EngineFacts) -> HostConfig {
         "host"
     };
     fill(&mut wire.cgroupns_mode, default_cgroup);
+    if wire.memory > 0 && wire.memory_swap == 0 {
+        // What the limit means without one for swap.
+        wire.memory_swap = wire.memory.saturating_mul(2);
+    }
     if wire.shm_size == 0 {
         wire.shm_size = SHM_BYTES;
     }

@@ -11,4 +11,6 @@ mod mounts;
 mod ports;
 mod resources;
 mod security;
+pub mod stats;
 pub mod status;
+pub mod update;

@@ -287,6 +287,13 @@ wire! {
     }
 }
 
+/// Answer of `POST /containers/{}/update`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct UpdateResponse {
+    pub warnings: Vec<String>,
+}
+
 /// Body of `POST /containers/create`: the fields of `Config`, with two objects beside them.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 #[serde(rename_all = "PascalCase")]

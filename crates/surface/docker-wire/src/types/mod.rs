@@ -7,6 +7,7 @@ mod container;
 mod host_config;
 mod image;
 mod network;
+mod stats;
 mod system;
 
 pub use container::*;
@@ -14,6 +15,7 @@ pub use host_config::*;
 pub use image::*;
 pub use network::*;
 use serde::{Deserialize, Deserializer};
+pub use stats::*;
 pub use system::*;
 
 /// The media type of a hijacked terminal session.

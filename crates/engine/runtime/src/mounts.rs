@@ -353,26 +353,24 @@ fn attribute(option: &str) -> Option<(u64, u64)> {
 /// Paths hidden from the container: a file becomes /dev/null, a directory an empty read-only one. Absent ones are
 /// passed over, and so are those behind something that is no directory.
 pub(crate) fn mask(root: &Root, paths: &[String]) -> Result<(), StartFailure> {
-    let mut null = None;
-    let mut empty = None;
+    let mut null: Option<OwnedFd> = None;
+    // The first directory gets the file system itself, the others copies of it: kernels before 6.15 copy attached mounts
+    // only, and a detached one that is let go of makes the kernel wait for all processors.
+    let mut empty: Option<OwnedFd> = None;
     for path in paths {
         let Some((target, is_directory)) = find(root, path)? else {
             continue;
         };
-        let cover = if is_directory {
-            let made = match &empty {
-                Some(fd) => fd,
-                None => empty.insert(empty_directory()?),
-            };
-            // Kernels before 6.15 copy attached mounts only.
-            crate::root::copy_mount(made.as_fd(), false).or_else(|_| empty_directory())
-        } else {
-            let made = match &null {
-                Some(fd) => fd,
-                None => null.insert(null_device(root)?),
-            };
-            crate::root::copy_mount(made.as_fd(), false).map_err(system("mask", path))
-        }?;
+        let source = match (is_directory, &empty, &null) {
+            (true, None, _) => {
+                let made = empty.insert(empty_directory()?);
+                attach(made.as_fd(), target.as_fd()).map_err(system("mask", path))?;
+                continue;
+            }
+            (true, Some(fd), _) | (false, _, Some(fd)) => fd,
+            (false, _, None) => null.insert(null_device(root)?),
+        };
+        let cover = crate::root::copy_mount(source.as_fd(), false).map_err(system("mask", path))?;
         attach(cover.as_fd(), target.as_fd()).map_err(system("mask", path))?;
     }
     Ok(())

@@ -7,7 +7,7 @@
 //!    │── root filesystem ──────▶│ mounts it (optional)
 //!    │── plan + streams ───────▶│
 //!    │                          │── clone: child of the keeper ─────▶│ mounts, pivots, drops privileges
-//!    │◀─ Cloned{pid} + pidfd ───│ ends                               │
+//!    │◀─ Cloned{pid} + pidfd ───│ waits to be killed                 │
 //!    │◀─ Console + pty master ──────────────────────────────────────│ (terminals)
 //!    │── gate opens ───────────────────────────────────────────────▶│ only now may the program run
 //!    │◀─ Failed, or the channel closes: execve has succeeded ────────│
@@ -515,7 +515,13 @@ fn clone_process(
             channel
                 .send(&Report::Cloned { pid }, &[pidfd.as_fd()])
                 .map_err(system("clone", "report"))?;
-            process::exit_now(0)
+            // Ending takes the kernel longer than all that is left to do here, and it would do it before the new
+            // process gets the processor: the keeper does it when the start has been reported. The channel goes now,
+            // for its end tells the keeper of the new process's `execve`.
+            let _ = process::close_from(0);
+            loop {
+                rustix::event::pause();
+            }
         }
         Fork::Child => {
             // The keeper's death until `execve` is this process's too; cleared again just before.

@@ -120,6 +120,8 @@ impl Engine {
         container.set_phase(|phase| exited(phase, exit.exit_code));
         self.write_record_soon(container);
         if let Some(resources) = resources {
+            // Ten directories to remove: whoever waits for the end goes first.
+            tokio::task::yield_now().await;
             remove_cgroup(&resources.cgroup);
         }
         drop(cleanup);

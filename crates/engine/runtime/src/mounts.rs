@@ -5,10 +5,10 @@ use crate::failure::{invalid, system};
 use crate::namespaces;
 use crate::parked::{self, FileSystem, Parked};
 use crate::plan::{StartFailure, StartFailureKind};
-use crate::root::{Root, TargetKind, attach};
+use crate::root::{Root, TargetKind, attach, clean};
 use naru_sys::mount::{MountAttributes, set_attributes};
 use oci_spec::runtime::{Mount, Spec};
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, symlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fstat, symlinkat};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -20,8 +20,6 @@ struct Options {
     set_recursive: MountAttributes,
     bind: bool,
     bind_recursive: bool,
-    /// A source that does not exist is passed over.
-    optional: bool,
     propagation: Option<(u64, bool)>,
     data: Vec<String>,
 }
@@ -79,7 +77,63 @@ fn place(root: &Root, target: &Path, mount: &OwnedFd, is_system: bool) -> Result
         return Err(invalid("mount", message));
     }
     let directory = root.open_target(target, TargetKind::Directory)?;
+    if !is_system {
+        keep_out_of_proc(root, target, &directory, mount)?;
+    }
     attach(mount.as_fd(), directory.as_fd()).map_err(system("mount", target.display()))
+}
+
+/// The files of /proc that something else may be mounted on: what programs like lxcfs show in place of the host's.
+const PROC_FILES: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// Refuses to cover what the container's own /proc shows, as runc does: a program that trusts /proc/self must not be
+/// given another (CVE-2019-16884, CVE-2019-19921). Another procfs may take the whole of its place.
+fn keep_out_of_proc(
+    root: &Root,
+    path: &Path,
+    target: &OwnedFd,
+    source: &OwnedFd,
+) -> Result<(), StartFailure> {
+    if !is_proc(target, path)? {
+        return Ok(());
+    }
+    let own = root
+        .open_plain(Path::new("/proc"), OFlags::PATH)
+        .map_err(system("mount", "/proc"))?;
+    // Another procfs, such as the host's bound elsewhere, is an ordinary place.
+    if mount_id(&own, path)? != mount_id(target, path)? {
+        return Ok(());
+    }
+    let cleaned = clean(path);
+    let is_whole = cleaned == Path::new("/proc") && is_proc(source, path)?;
+    if is_whole || PROC_FILES.iter().any(|file| cleaned == Path::new(file)) {
+        return Ok(());
+    }
+    let message = format!("{} cannot be mounted because it is inside /proc", path.display());
+    Err(invalid("mount", message))
+}
+
+fn is_proc(fd: &OwnedFd, path: &Path) -> Result<bool, StartFailure> {
+    let stat = rustix::fs::fstatfs(fd).map_err(system("mount", path.display()))?;
+    Ok(stat.f_type == libc::PROC_SUPER_MAGIC)
+}
+
+fn mount_id(fd: &OwnedFd, path: &Path) -> Result<u64, StartFailure> {
+    rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+        .map(|stat| stat.stx_mnt_id)
+        .map_err(system("mount", path.display()))
 }
 
 /// False when a step of the path is a symbolic link.
@@ -119,10 +173,7 @@ fn bind(
     if options.bind_recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let fd = match open_source(source, flags, options, host_mounts) {
-        Err(failure) if options.optional && failure.kind == StartFailureKind::Invalid => return Ok(()),
-        opened => opened?,
-    };
+    let fd = open_source(source, flags, options, host_mounts)?;
     let stat = fstat(&fd).map_err(system("mount", source.display()))?;
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     let target_kind = if is_directory {
@@ -131,6 +182,7 @@ fn bind(
         TargetKind::File
     };
     let target_fd = root.open_target(target, target_kind)?;
+    keep_out_of_proc(root, target, &target_fd, &fd)?;
     // A copy of a shared mount is shared too: made private first, so that attaching it spreads nowhere.
     if options.propagation.is_none() {
         let private = MountAttributes {
@@ -185,7 +237,7 @@ fn source_failure(source: &Path) -> impl Fn(rustix::io::Errno) -> StartFailure {
         other => crate::failure::of(
             StartFailureKind::System,
             "mount",
-            format!("bind source {source}: {other}"),
+            format!("bind source {source}: {}", crate::failure::reason(&other)),
         ),
     }
 }
@@ -313,7 +365,6 @@ fn parse_option(parsed: &mut Options, option: &str) {
     match option {
         "bind" => parsed.bind = true,
         "rbind" => (parsed.bind, parsed.bind_recursive) = (true, true),
-        "optional" => parsed.optional = true,
         "private" => parsed.propagation = Some((libc::MS_PRIVATE, false)),
         "rprivate" => parsed.propagation = Some((libc::MS_PRIVATE, true)),
         "slave" => parsed.propagation = Some((libc::MS_SLAVE, false)),

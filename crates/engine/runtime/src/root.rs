@@ -147,7 +147,7 @@ impl Root {
         };
         match made {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(system("mount", format_args!("make {}", path.display()))(error)),
+            Err(error) => return Err(cannot_make(&parent, path, error)),
         }
         let fd = self
             .open(&cleaned, OFlags::PATH)
@@ -200,9 +200,7 @@ impl Root {
                 Err(Errno::NOENT) => {
                     match mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
                         Ok(()) | Err(Errno::EXIST) => {}
-                        Err(error) => {
-                            return Err(system("mount", format_args!("make {}", reached.display()))(error));
-                        }
+                        Err(error) => return Err(cannot_make(&here, &reached, error)),
                     }
                     self.open(&reached, directory)
                         .map_err(system("mount", reached.display()))?
@@ -297,15 +295,25 @@ fn check_kind(fd: OwnedFd, kind: TargetKind, path: &Path) -> Result<OwnedFd, Sta
     if is_directory == (kind == TargetKind::Directory) {
         return Ok(fd);
     }
-    let message = if is_directory {
-        "a directory, but the source is not"
-    } else {
-        "not a directory"
-    };
     Err(invalid(
         "mount",
-        format!("mount target {} is {message}", path.display()),
+        format!(
+            "mount on {}: not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if \
+             the specified host path exists and is the expected type",
+            path.display()
+        ),
     ))
+}
+
+fn cannot_make(parent: &OwnedFd, path: &Path, error: Errno) -> StartFailure {
+    let is_proc = rustix::fs::fstatfs(parent).is_ok_and(|stat| stat.f_type == libc::PROC_SUPER_MAGIC);
+    if is_proc {
+        return invalid(
+            "mount",
+            format!("cannot make {}: it is inside /proc", path.display()),
+        );
+    }
+    system("mount", format_args!("make {}", path.display()))(error)
 }
 
 fn make_file(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {

@@ -226,6 +226,17 @@ impl Engine {
                     other.id
                 ))
             })?;
+            let keeps_ipc = matches!(
+                other.record().spec.ipc_mode,
+                NamespaceMode::Private | NamespaceMode::None
+            );
+            if kind == LinuxNamespaceType::Ipc && keeps_ipc {
+                return Err(EngineError::invalid(format!(
+                    "can't join IPC of container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor \
+                     container)",
+                    other.id
+                )));
+            }
             joined.insert(kind, PathBuf::from(format!("/proc/{pid}/ns/{name}")));
             Ok(())
         };

@@ -39,6 +39,7 @@ pub struct StartContext<'a> {
 /// The plan of one start.
 pub fn plan_start(record: &ContainerRecord, context: StartContext<'_>) -> Result<KeeperPlan> {
     let spec = &record.spec;
+    mounts::check_propagation(record)?;
     let oci_spec = plan_oci_spec(record, &context)?;
     let runtime = ContainerPlan {
         seccomp: plan_seccomp(spec, &capabilities(spec)?)?,

@@ -1,6 +1,7 @@
 //! The mounts of a container: Docker's own, the network files, the creator's.
 
 use super::StartContext;
+use crate::error::{EngineError, Result};
 use crate::record::{ContainerRecord, MountKind, ResolvedMount};
 use crate::spec::{MountSource, NamespaceMode};
 use oci_spec::runtime as oci;
@@ -67,9 +68,9 @@ pub(super) fn plan_mounts(record: &ContainerRecord, context: &StartContext<'_>) 
         NamespaceMode::Host => {
             mounts.push(mount(
                 "/dev/mqueue",
-                "bind",
-                "/dev/mqueue",
-                &["rbind", "optional"],
+                "mqueue",
+                "mqueue",
+                &["nosuid", "noexec", "nodev"],
             ));
             if !wanted.contains("/dev/shm") {
                 mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind"]));
@@ -154,11 +155,87 @@ fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
     mount(&own.target, "bind", &own.source.to_string_lossy(), &options)
 }
 
+/// A bind that is to propagate needs a source on a mount that does.
+pub(super) fn check_propagation(record: &ContainerRecord) -> Result<()> {
+    let mut mountinfo = None;
+    for own in &record.resolved.mounts {
+        let (is_enough, wanted): (fn(&str) -> bool, _) = match own.propagation.trim_start_matches('r') {
+            "shared" => (|tag| tag.starts_with("shared:"), "a shared"),
+            "slave" => (
+                |tag| tag.starts_with("shared:") || tag.starts_with("master:"),
+                "a shared or slave",
+            ),
+            _ => continue,
+        };
+        if own.kind != MountKind::Bind {
+            continue;
+        }
+        let text: &String = match &mountinfo {
+            Some(text) => text,
+            None => mountinfo.insert(
+                std::fs::read_to_string("/proc/self/mountinfo")
+                    .map_err(|error| EngineError::system(format!("/proc/self/mountinfo: {error}")))?,
+            ),
+        };
+        let source = std::fs::canonicalize(&own.source).unwrap_or_else(|_| own.source.clone());
+        if let Some((place, tags)) = mount_of(text, &source)
+            && !tags.iter().any(|tag| is_enough(tag))
+        {
+            return Err(EngineError::invalid(format!(
+                "path {} is mounted on {} but it is not {wanted} mount",
+                own.source.display(),
+                place.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Where the mount that holds `path` is mounted, and its propagation tags, from the text of a mountinfo file
+/// (`proc_pid_mountinfo(5)`). Of several at one place the last is on top.
+fn mount_of<'a>(mountinfo: &'a str, path: &Path) -> Option<(PathBuf, Vec<&'a str>)> {
+    let mut found: Option<(PathBuf, Vec<&str>)> = None;
+    for line in mountinfo.lines() {
+        let mut fields = line.split(' ').skip(4);
+        let Some(place) = fields.next() else { continue };
+        let place = PathBuf::from(
+            place
+                .replace("\\040", " ")
+                .replace("\\011", "\t")
+                .replace("\\012", "\n")
+                .replace("\\134", "\\"),
+        );
+        let length = |path: &Path| path.as_os_str().len();
+        let is_nearer = found
+            .as_ref()
+            .is_none_or(|(other, _)| length(&place) >= length(other));
+        if path.starts_with(&place) && is_nearer {
+            found = Some((place, fields.skip(1).take_while(|field| *field != "-").collect()));
+        }
+    }
+    found
+}
+
 /// Docker's rule for a spec's source of a mount, as `inspect` names its kind.
 pub fn mount_kind(source: &MountSource) -> MountKind {
     match source {
         MountSource::Bind { .. } => MountKind::Bind,
         MountSource::Volume { .. } => MountKind::Volume,
         MountSource::Tmpfs { .. } => MountKind::Tmpfs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_and_topmost_mount_holds_a_path() {
+        let text = "1 0 8:1 / / rw,noatime shared:1 - ext4 /dev/sda rw\n\
+            2 1 0:5 / /data\\040disk rw master:2 - tmpfs none rw\n\
+            3 2 0:6 / /data\\040disk rw - tmpfs none rw\n";
+        let of = |path: &str| mount_of(text, Path::new(path)).unwrap();
+        assert_eq!(of("/data disk/x"), (PathBuf::from("/data disk"), vec![]));
+        assert_eq!(of("/data"), (PathBuf::from("/"), vec!["shared:1"]));
     }
 }

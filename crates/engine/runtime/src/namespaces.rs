@@ -10,9 +10,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// The kinds that every stem makes for itself before it parks.
-const PARKED: i32 =
-    libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+/// The kinds that every stem makes for itself before it parks. It is not itself in the pid namespace: the first process
+/// it makes is, as PID 1.
+const PARKED: i32 = libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWPID;
 
 /// Called in the container's cgroup, which so becomes the root of its cgroup namespace.
 pub(crate) fn unshare_all() -> Result<(), StartFailure> {
@@ -65,8 +70,8 @@ pub(crate) fn open_route_socket() -> Result<OwnedFd, StartFailure> {
     .map_err(system("namespaces", "open a netlink socket"))
 }
 
-/// Moves a parked process to the namespaces that the specification asks for. Returns the flags for PID 1's clone.
-pub(crate) fn arrange(plan: &ContainerPlan) -> Result<u64, StartFailure> {
+/// Moves a parked process to the namespaces that the specification asks for.
+pub(crate) fn arrange(plan: &ContainerPlan) -> Result<(), StartFailure> {
     let wanted = wanted(plan);
     for kind in [Kind::User, Kind::Time] {
         if find(wanted, kind).is_some() {
@@ -83,6 +88,7 @@ pub(crate) fn arrange(plan: &ContainerPlan) -> Result<u64, StartFailure> {
         (Kind::Ipc, "ipc"),
         (Kind::Uts, "uts"),
         (Kind::Cgroup, "cgroup"),
+        (Kind::Pid, "pid"),
     ] {
         match find(wanted, kind) {
             None => joins.push((open_host(name)?, kind)),
@@ -93,16 +99,11 @@ pub(crate) fn arrange(plan: &ContainerPlan) -> Result<u64, StartFailure> {
             }
         }
     }
-    let pid = find(wanted, Kind::Pid);
-    if let Some(path) = pid.and_then(|namespace| namespace.path().as_ref()) {
-        joins.push((open(path)?, Kind::Pid));
-    }
     for (fd, kind) in &joins {
         namespace::join(fd.as_fd(), *kind as i32)
             .map_err(system("namespaces", format_args!("join a {kind} namespace")))?;
     }
-    let makes_pid = pid.is_some_and(|namespace| namespace.path().is_none());
-    Ok(if makes_pid { libc::CLONE_NEWPID as u64 } else { 0 })
+    Ok(())
 }
 
 /// The host's namespace is the parent's: the keeper never leaves it.
@@ -141,6 +142,5 @@ pub(crate) fn is_host(plan: &ContainerPlan, kind: Kind) -> bool {
 
 /// Enters all namespaces of the process behind `pidfd`; children are born in its pid namespace.
 pub(crate) fn join_all_of(pidfd: BorrowedFd<'_>) -> Result<(), StartFailure> {
-    let kinds = PARKED | libc::CLONE_NEWPID;
-    namespace::join(pidfd, kinds).map_err(system("namespaces", "enter the container"))
+    namespace::join(pidfd, PARKED).map_err(system("namespaces", "enter the container"))
 }

@@ -482,8 +482,8 @@ fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
     let host_mounts = mounts::needs_host(&plan.spec)
         .then(|| namespaces::open_host("mnt"))
         .transpose()?;
-    let flags = namespaces::arrange(&plan)?;
-    clone_process(channel, flags, |channel| {
+    namespaces::arrange(&plan)?;
+    clone_process(channel, |channel| {
         container::run(&plan, parked, ahead, host_mounts, streams, channel)
     })
 }
@@ -501,16 +501,15 @@ fn exec_main(
     namespaces::join_all_of(init.as_fd())?;
     drop(init);
     let streams = join_streams(kind, fds).map_err(system("exec", "receive the streams"))?;
-    clone_process(channel, 0, |channel| container::run_exec(plan, streams, channel))
+    clone_process(channel, |channel| container::run_exec(plan, streams, channel))
 }
 
 /// Clones the final process as a child of this one's parent, tells the parent, and ends.
 fn clone_process(
     channel: &Channel,
-    flags: u64,
     main: impl FnOnce(&Channel) -> Result<(), StartFailure>,
 ) -> Result<(), StartFailure> {
-    match process::fork(flags | libc::CLONE_PARENT as u64).map_err(system("clone", "make the process"))? {
+    match process::fork(libc::CLONE_PARENT as u64).map_err(system("clone", "make the process"))? {
         Fork::Parent { pid, pidfd } => {
             channel
                 .send(&Report::Cloned { pid }, &[pidfd.as_fd()])

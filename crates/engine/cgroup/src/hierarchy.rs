@@ -260,7 +260,7 @@ impl Hierarchy {
         }
         let mut inheritance = CpusetInheritance::ByKernel;
         for root in &self.roots {
-            if prepare_parent_in(root, parent)? == CpusetInheritance::ByHand {
+            if prepare_parent_in(root, parent, self.version)? == CpusetInheritance::ByHand {
                 inheritance = CpusetInheritance::ByHand;
             }
         }
@@ -272,14 +272,17 @@ impl Hierarchy {
     }
 }
 
-fn prepare_parent_in(root: &Root, parent: &str) -> Result<CpusetInheritance> {
+/// On a hybrid host the v2 tree only follows processes: its controllers are left as they are, because a directory with
+/// processes could have no children then.
+fn prepare_parent_in(root: &Root, parent: &str, limits_in: Version) -> Result<CpusetInheritance> {
     let mut inheritance = if root.has_controller("cpuset") && root.version == Version::V1 && parent.is_empty()
     {
         CpusetInheritance::ByHand
     } else {
         CpusetInheritance::ByKernel
     };
-    if root.version == Version::V2 {
+    let sets_limits = root.version == limits_in;
+    if root.version == Version::V2 && sets_limits {
         enable_controllers(root, "")?;
     }
     for level in levels(parent) {
@@ -287,7 +290,8 @@ fn prepare_parent_in(root: &Root, parent: &str) -> Result<CpusetInheritance> {
             .make_directory(level)
             .map_err(|error| CgroupError::io("make the cgroup", root.display(level), error))?;
         match root.version {
-            Version::V2 => enable_controllers(root, level)?,
+            Version::V2 if sets_limits => enable_controllers(root, level)?,
+            Version::V2 => {}
             Version::V1 => {
                 if root.has_controller("memory") {
                     account_hierarchically(root, level);

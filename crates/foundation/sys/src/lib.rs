@@ -12,4 +12,5 @@ pub mod netlink;
 pub mod process;
 pub mod seqpacket;
 pub mod signal;
+pub mod socket;
 pub mod terminal;

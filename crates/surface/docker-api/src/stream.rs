@@ -10,6 +10,8 @@ use naru_docker_wire::ApiVersion;
 use naru_docker_wire::types::{MULTIPLEXED_STREAM, RAW_STREAM};
 use naru_engine::AttachStream;
 use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{ReadHalf, WriteHalf};
@@ -28,26 +30,36 @@ pub fn media_type(version: ApiVersion, is_terminal: bool) -> HeaderValue {
 
 /// Hands the connection over to the process: by `101 UPGRADED` where the client asked, else as the body of a `200`.
 pub fn hijack(upgrade: Option<OnUpgrade>, version: ApiVersion, attached: AttachStream) -> Answer {
-    let media_type = media_type(version, attached.terminal);
-    let Some(upgrade) = upgrade else {
-        return output_only(media_type, attached);
-    };
+    match upgrade {
+        Some(upgrade) => hijack_then(upgrade, version, attached.terminal, std::future::ready(attached)),
+        None => output_only(version, attached),
+    }
+}
+
+/// Leaves HTTP first and begins what the connection is for then.
+pub fn hijack_then(
+    upgrade: OnUpgrade,
+    version: ApiVersion,
+    is_terminal: bool,
+    attached: impl Future<Output = AttachStream> + Send + 'static,
+) -> Answer {
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => copy(upgraded, attached).await,
+            Ok(upgraded) => copy(upgraded, attached.await).await,
             Err(error) => tracing::debug!(%error, "a client left before its connection was handed over"),
         }
     });
     let mut response = respond::empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, media_type);
+    headers.insert(CONTENT_TYPE, media_type(version, is_terminal));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
     response
 }
 
 /// A client that did not ask to leave HTTP can be sent output, but has no way to send input.
-fn output_only(media_type: HeaderValue, attached: AttachStream) -> Answer {
+pub fn output_only(version: ApiVersion, attached: AttachStream) -> Answer {
+    let media_type = media_type(version, attached.terminal);
     let replay =
         futures_util::stream::iter((!attached.replay.is_empty()).then(|| Ok(Bytes::from(attached.replay))));
     let live = futures_util::stream::unfold(attached.socket, |socket| async move {
@@ -74,6 +86,7 @@ async fn copy(upgraded: Upgraded, attached: AttachStream) {
 
 /// Ends when the process's output does; a client that only ended its input still gets all output.
 async fn copy_both(client: &mut UnixStream, typed_ahead: &[u8], attached: AttachStream) -> io::Result<()> {
+    wait_until_read(client).await;
     let (mut from_client, mut to_client) = client.split();
     to_client.write_all(&attached.replay).await?;
     let Some(mut process) = attached.socket else {
@@ -100,6 +113,20 @@ async fn copy_both(client: &mut UnixStream, typed_ahead: &[u8], attached: Attach
     tokio::select! {
         copied = output => copied,
         () = input => Ok(()),
+    }
+}
+
+/// How often, a millisecond apart, to look whether the client has read the answer's head.
+const HEAD_READ_TRIES: usize = 50;
+
+/// Some clients, Docker's SDK for Python among them, lose bytes that arrive together with the answer's head: they read
+/// it through a buffer and go on below it. So the first bytes wait, within bounds, until the head has been taken.
+async fn wait_until_read(client: &UnixStream) {
+    for _ in 0..HEAD_READ_TRIES {
+        match naru_sys::socket::unread_bytes(client.as_fd()) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
     }
 }
 

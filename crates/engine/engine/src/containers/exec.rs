@@ -64,6 +64,19 @@ impl Exec {
         })
     }
 
+    /// An exec is started once.
+    fn can_start(&self, state: ExecState) -> Result<()> {
+        let what = match state {
+            ExecState::Created => return Ok(()),
+            ExecState::Starting | ExecState::Running { .. } => "is already running",
+            ExecState::Ended { .. } => "has already run",
+        };
+        Err(EngineError::conflict(format!(
+            "Error: Exec command {} {what}",
+            self.id
+        )))
+    }
+
     fn end(&self, exit_code: i32) {
         let mut state = lock(&self.state);
         let pid = if let ExecState::Running { pid } = *state {
@@ -102,6 +115,15 @@ impl Engine {
         Ok(id)
     }
 
+    /// What can be said against a start before it is tried.
+    pub async fn check_exec_start(&self, exec: &str) -> Result<ExecView> {
+        let (container, exec) = self.find_exec(exec)?;
+        can_exec(&container.record())?;
+        let state = *lock(&exec.state);
+        exec.can_start(state)?;
+        self.inspect_exec(exec.id.as_str()).await
+    }
+
     /// `None` when detached.
     pub async fn start_exec(
         &self,
@@ -112,21 +134,8 @@ impl Engine {
         let (container, exec) = self.find_exec(exec)?;
         {
             let mut state = lock(&exec.state);
-            match *state {
-                ExecState::Created => *state = ExecState::Starting,
-                ExecState::Starting | ExecState::Running { .. } => {
-                    return Err(EngineError::conflict(format!(
-                        "Error: Exec command {} is already running",
-                        exec.id
-                    )));
-                }
-                ExecState::Ended { .. } => {
-                    return Err(EngineError::conflict(format!(
-                        "Error: Exec command {} has already run",
-                        exec.id
-                    )));
-                }
-            }
+            exec.can_start(*state)?;
+            *state = ExecState::Starting;
         }
         let result = self
             .start_exec_process(&container, &exec, detach, console_size)

@@ -8,7 +8,6 @@ use crate::stream;
 use crate::translate::create::console_size;
 use crate::translate::exec::{exec_inspect, exec_spec};
 use hyper::StatusCode;
-use naru_base::ErrorKind;
 use naru_docker_wire::frames::{self, StreamKind};
 use naru_docker_wire::types::{ExecCreateRequest, ExecStartRequest, IdResponse};
 use naru_engine::AttachStream;
@@ -22,29 +21,38 @@ pub async fn create(mut call: Call) -> ApiResult<Answer> {
     ))
 }
 
+/// Docker leaves HTTP before it starts the process, and so do clients expect it: what then fails is told in the stream,
+/// and they take the exit code from inspect. What can be said before is a status as ever.
 pub async fn start(mut call: Call) -> ApiResult<Answer> {
     let request: ExecStartRequest = call.json_or_default().await?;
     let size = console_size(request.console_size.as_deref())?;
-    match call.engine.start_exec(&call.name, request.detach, size).await {
-        Ok(Some(attached)) => Ok(stream::hijack(call.upgrade, call.version, attached)),
-        Ok(None) => Ok(respond::empty(StatusCode::OK)),
-        Err(error) if !request.detach && is_told_in_the_stream(error.kind) => {
-            let terminal = call.engine.inspect_exec(&call.name).await?.spec.terminal;
-            let told = AttachStream {
-                replay: told_failure(&error.message, terminal),
-                socket: None,
-                terminal,
-            };
-            Ok(stream::hijack(call.upgrade, call.version, told))
-        }
-        Err(error) => Err(error.into()),
+    let Call {
+        engine,
+        name,
+        version,
+        upgrade,
+        ..
+    } = call;
+    if request.detach {
+        engine.start_exec(&name, true, size).await?;
+        return Ok(respond::empty(StatusCode::OK));
     }
-}
-
-/// Docker leaves HTTP before it starts the process, so what then fails can only be told in the stream. Clients show it
-/// and take the exit code from inspect. What it knows before is a status as ever.
-fn is_told_in_the_stream(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::InvalidParameter | ErrorKind::System)
+    let terminal = engine.check_exec_start(&name).await?.spec.terminal;
+    let started = async move {
+        let (replay, socket) = match engine.start_exec(&name, false, size).await {
+            Ok(attached) => (Vec::new(), attached.and_then(|attached| attached.socket)),
+            Err(error) => (told_failure(&error.message, terminal), None),
+        };
+        AttachStream {
+            replay,
+            socket,
+            terminal,
+        }
+    };
+    match upgrade {
+        Some(upgrade) => Ok(stream::hijack_then(upgrade, version, terminal, started)),
+        None => Ok(stream::output_only(version, started.await)),
+    }
 }
 
 fn told_failure(message: &str, terminal: bool) -> Vec<u8> {

@@ -137,13 +137,12 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
-/// OCI runtime specification, "Dev symbolic links"; `core` is runc's addition and `ptmx` belongs to devpts.
-const LINKS: [(&str, &str); 6] = [
+/// OCI runtime specification, "Dev symbolic links"; `ptmx` belongs to devpts.
+const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 ];
 
@@ -159,7 +158,11 @@ pub(crate) fn fill_dev(dev: BorrowedFd<'_>) -> Result<(), StartFailure> {
         there(mknodat(dev, name, FileType::CharacterDevice, mode, number))
             .map_err(system("devices", format_args!("make /dev/{name}")))?;
     }
-    for (name, target) in LINKS {
+    // As runc: only where the kernel has it.
+    let core = [("core", "/proc/kcore")]
+        .into_iter()
+        .filter(|(_, target)| rustix::fs::stat(*target).is_ok());
+    for (name, target) in LINKS.into_iter().chain(core) {
         there(symlinkat(target, dev, name)).map_err(system("devices", format_args!("make /dev/{name}")))?;
     }
     for name in ["pts", "shm", "mqueue"] {

@@ -27,6 +27,14 @@ def naru(images):
     close_and_check(engine)
 
 
+@pytest.fixture(scope="session")
+def busybox_naru(images):
+    """As `naru`, with busybox:test alone: the other image's many files take seconds to make and to remove."""
+    engine = new_naru(images)
+    yield engine
+    close_and_check(engine)
+
+
 @pytest.fixture
 def fresh_naru(images):
     """An engine of the test's own, which it may kill, with busybox:test loaded."""

@@ -2,7 +2,7 @@
 
 use crate::support::{Sandbox, pipes, wait};
 use naru_runtime::ChildStdio;
-use naru_runtime::plan::StartFailureKind;
+use naru_runtime::plan::{StartFailure, StartFailureKind};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -28,6 +28,14 @@ pub const TESTS: &[Test] = &[
     ("namespaces_are_joined_or_shared", namespaces_are_joined_or_shared),
     ("limits_and_sysctls_are_set", limits_and_sysctls_are_set),
     ("init_runs_from_memory", init_runs_from_memory),
+    (
+        "a_root_mounted_ahead_serves_its_own_start_only",
+        a_root_mounted_ahead_serves_its_own_start_only,
+    ),
+    (
+        "a_program_waits_for_what_is_done_meanwhile",
+        a_program_waits_for_what_is_done_meanwhile,
+    ),
     ("a_stem_leaves_nothing", a_stem_leaves_nothing),
 ];
 
@@ -102,7 +110,7 @@ fn the_system_directories_are_complete() {
     assert!(output.starts_with("4\n"), "{output}");
     for text in [
         "console\n",
-        "core\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n",
+        "fd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n",
         "lo\n",
         "sysctl",
         "null\n",
@@ -162,6 +170,50 @@ fn a_terminal_is_the_containers_own() {
     for text in ["/dev/pts/0", "33 44", "got hello", "/dev/tty"] {
         assert!(output.contains(text), "{text} in {output}");
     }
+}
+
+fn a_root_mounted_ahead_serves_its_own_start_only() {
+    let sandbox = Sandbox::new();
+    let plan = sandbox.shell("echo written > /etc/made && cat /etc/made");
+    // The container's own; then one that a later mount of the same snapshot has made useless; then another's.
+    let other = Sandbox::new();
+    let foreign = other.plan(&["true"]).rootfs;
+    for case in 0..3 {
+        let (stem, late) = (sandbox.stem().unwrap(), sandbox.stem().unwrap());
+        let ahead = if case == 2 { &foreign } else { &plan.rootfs };
+        stem.mount_ahead(ahead).unwrap();
+        if case == 1 {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            late.mount_ahead(&plan.rootfs).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        let (stdio, output) = pipes();
+        let (init, ()) = stem.start(&plan.build(), stdio, || Ok(())).unwrap();
+        let mut text = String::new();
+        std::fs::File::from(output).read_to_string(&mut text).unwrap();
+        assert_eq!((wait(init.pid), text.as_str()), (0, "written\n"), "case {case}");
+    }
+}
+
+fn a_program_waits_for_what_is_done_meanwhile() {
+    let sandbox = Sandbox::new();
+    let plan = sandbox.shell("echo ran > /ran");
+    let (stdio, output) = pipes();
+    let refused = sandbox.stem().unwrap().start(&plan.build(), stdio, || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        Err::<(), _>(StartFailure {
+            step: "log".to_owned(),
+            kind: StartFailureKind::System,
+            message: "no log".to_owned(),
+        })
+    });
+    assert_eq!(refused.unwrap_err().step, "log");
+    // Its end of the pipe is closed: nothing of it is left.
+    assert_eq!(
+        std::fs::File::from(output).read_to_end(&mut Vec::new()).unwrap(),
+        0
+    );
+    assert!(!sandbox.path().join("upper/ran").exists());
 }
 
 fn exec_enters_everything() {

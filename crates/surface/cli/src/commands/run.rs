@@ -163,7 +163,7 @@ fn start_exit_code(text: &str) -> u8 {
         "system cannot find the file specified",
     ]) {
         NOT_FOUND
-    } else if has(&["permission denied", "is a directory", "not a directory"]) {
+    } else if has(&["permission denied", "is a directory"]) {
         CANNOT_RUN
     } else {
         ENGINE_FAILED
@@ -186,5 +186,6 @@ mod tests {
         );
         assert_eq!(start_exit_code("exec: \"/etc/passwd\": permission denied"), 126);
         assert_eq!(start_exit_code("port is already allocated"), 125);
+        assert_eq!(start_exit_code("mount /m: not a directory"), 125);
     }
 }

@@ -92,7 +92,7 @@ impl Volumes {
     pub fn delete(&self, name: &str) -> Result<()> {
         let gone = self
             .root
-            .join(format!(".removed-{name}-{}", ContainerId::generate().short()));
+            .join(format!(".removed-{}", ContainerId::generate()));
         match std::fs::rename(self.root.join(name), &gone) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             result => result.map_err(file::FileError::at("rename", &gone))?,

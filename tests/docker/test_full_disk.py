@@ -296,7 +296,7 @@ def test_a_container_that_fills_the_disk_harms_only_itself(disk):
     made = disk.api.create(["sh", "-c", "dd if=/dev/zero of=/big bs=1M; echo $?; exec sleep 100"])
     disk.api.start(made)
     # The log may have no room for the exit code: what is written to it is lost, not the container.
-    wait_for(lambda: disk.free() < 64 * 1024)
+    wait_for(lambda: disk.free() < 1 << 20 and disk.api.exec(made, ["pidof", "dd"])[1] == 1)
     assert disk.api.inspect(made)["State"]["Running"]
     disk.api.remove(made)
     wait_for(lambda: disk.free() > 16 << 20, seconds=3)

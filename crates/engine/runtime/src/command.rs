@@ -82,7 +82,7 @@ fn check_executable(path: &str) -> Result<(), StartFailure> {
         Err(Errno::ACCESS) => Err(cannot("permission denied")),
         Err(error) => Err(cannot(&format!("stat {path}: {error}"))),
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-            Err(cannot("is a directory"))
+            Err(cannot("is a directory: permission denied"))
         }
         Ok(stat) if stat.st_mode & 0o111 == 0 => Err(cannot("permission denied")),
         Ok(_) => Ok(()),

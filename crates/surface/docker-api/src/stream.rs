@@ -110,10 +110,22 @@ async fn copy_both(client: &mut UnixStream, typed_ahead: &[u8], attached: Attach
         // The output decides when the session is over.
         std::future::pending::<()>().await;
     };
-    tokio::select! {
+    let copied = tokio::select! {
         copied = output => copied,
         () = input => Ok(()),
-    }
+    };
+    let _ = tokio::time::timeout(LAST_WORDS, discard(&mut from_client)).await;
+    copied
+}
+
+/// How long a client may take to hang up once it has been told that all is over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Reads to the end what nobody wants any more: a socket closed over unread bytes tells the client of a broken
+/// connection instead of an end.
+async fn discard(from_client: &mut ReadHalf<'_>) {
+    let mut chunk = [0; 4096];
+    while matches!(from_client.read(&mut chunk).await, Ok(length) if length > 0) {}
 }
 
 /// How often, a millisecond apart, to look whether the client has read the answer's head.
@@ -133,7 +145,11 @@ async fn wait_until_read(client: &UnixStream) {
 async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
-        let length = from.read(&mut chunk).await?;
+        let length = match from.read(&mut chunk).await {
+            // A keeper that ends leaves unread what was typed after the end.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            read => read?,
+        };
         if length == 0 {
             return Ok(());
         }

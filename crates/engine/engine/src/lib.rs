@@ -48,6 +48,9 @@ use std::time::Duration;
 /// How long an observed change may wait to be written. It is recoverable: the keeper or its exit record tells it.
 const WRITE_DELAY: Duration = Duration::from_millis(100);
 
+/// How long a daemon that ends waits for ends of runs to be settled; the next one settles what is left.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Everything a daemon on one pair of roots can do. A name is a container's name, its id, or an unambiguous prefix of it.
 pub struct Engine {
     options: EngineOptions,
@@ -63,6 +66,8 @@ pub struct Engine {
     /// Which container an exec belongs to.
     exec_containers: Mutex<HashMap<ExecId, Weak<Container>>>,
     is_shutting_down: AtomicBool,
+    /// Held by each run's end while it is settled; a daemon that ends waits for all of them.
+    finishing: tokio::sync::RwLock<()>,
     /// Parks ahead; ended before the parked sets are.
     refill: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
@@ -94,6 +99,7 @@ impl Engine {
             syncer: naru_store::Syncer::start(),
             exec_containers: Mutex::new(HashMap::new()),
             is_shutting_down: AtomicBool::new(false),
+            finishing: tokio::sync::RwLock::new(()),
             refill: Mutex::new(None),
             content: Arc::new(content),
             network,
@@ -121,6 +127,8 @@ impl Engine {
         for parked in self.pool.clear() {
             self.end_parked(parked).await;
         }
+        // A cgroup half taken down would wait for the next daemon.
+        let _ = tokio::time::timeout(FINISH_TIMEOUT, self.finishing.write()).await;
         self.workshop.spawner.stop();
         if !self
             .registry

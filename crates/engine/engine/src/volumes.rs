@@ -90,9 +90,7 @@ impl Volumes {
 
     /// Removes a volume with its data: renamed away first, so that half of it is never taken for a volume.
     pub fn delete(&self, name: &str) -> Result<()> {
-        let gone = self
-            .root
-            .join(format!(".removed-{}", ContainerId::generate()));
+        let gone = self.root.join(format!(".removed-{}", ContainerId::generate()));
         match std::fs::rename(self.root.join(name), &gone) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             result => result.map_err(file::FileError::at("rename", &gone))?,

@@ -62,6 +62,7 @@ impl Engine {
 
     /// Brings record, resources and waiters in line with the end of a run.
     pub(crate) async fn finish_run(self: &Arc<Self>, container: &Arc<Container>, cause: ExitCause) {
+        let _finishing = self.finishing.read().await;
         let cleanup = container.cleanup.lock().await;
         container.set_keeper(None);
         let exit = match cause {

@@ -10,7 +10,7 @@ use crate::record::{
     ContainerRecord, ContainerState, EndpointRecord, FailedStart, MountKind, PublishedPort, RunRecord,
 };
 use crate::spec::{NamespaceMode, NetworkMode, Protocol};
-use naru_base::{ErrorKind, Timestamp};
+use naru_base::{ContainerId, ErrorKind, Timestamp};
 use naru_keeper::protocol::{Reply, Request};
 use naru_network::{Endpoint, PublishRequest};
 use naru_runtime::plan::{RootfsPlan, StartFailure, StartFailureKind};
@@ -202,9 +202,10 @@ impl Engine {
             .clone()
             .unwrap_or_else(|| self.workshop.cgroup_parent.clone());
         let parent = format!("/{}", parent.trim_matches('/'));
+        // The set that bore this container's id may serve another by now, with a cgroup and an interface of that name.
         self.workshop
             .prepare(
-                record.id.clone(),
+                ContainerId::generate(),
                 &parent,
                 wants_bridge.then_some(BridgePlace { mac_address }),
             )
@@ -371,7 +372,7 @@ impl Engine {
         Ok(files)
     }
 
-    fn keeper_socket(&self, id: &naru_base::ContainerId) -> PathBuf {
+    fn keeper_socket(&self, id: &ContainerId) -> PathBuf {
         self.keepers_directory()
             .join(format!("{}.sock", &id.as_str()[..32]))
     }

@@ -109,14 +109,14 @@ def podman_samples(bench):
         return {}
     scope = Scope()
     base = tempfile.mkdtemp(prefix="naru-podman-", dir="/tmp")
-    podman = ["podman", "--root", base + "/root", "--runroot", base + "/run", "--cgroup-manager", "cgroupfs", "--tmpdir", base + "/tmp"]
+    podman = ["podman", "--root", base + "/root", "--runroot", base + "/run", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--tmpdir", base + "/tmp"]
     try:
         run_quietly(scope.command(*podman, "load", "-qi", bench.images + "/busybox.tar"))
-        command = scope.command(*podman, "run", "--rm", "busybox:test", "true")
+        command = scope.command(*podman, "run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "busybox:test", "true")
         try:
             return {"podman": sample(bench.samples, lambda: run_quietly(command), ISOLATED_SECONDS)}
         except subprocess.CalledProcessError:
-            command = scope.command(*podman, "run", "--rm", "--network", "none", "busybox:test", "true")
+            command = scope.command(*podman, "run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--network", "none", "busybox:test", "true")
             return {"podman, no network": sample(bench.samples, lambda: run_quietly(command), ISOLATED_SECONDS)}
     except subprocess.CalledProcessError as error:
         print(f"    podman does not run here: {error.stderr[-300:]}")
@@ -152,8 +152,11 @@ def measure_runtimes(bench):
         others = {}
         for runtime in ("runc", "crun"):
             if shutil.which(runtime):
-                with Bundle(bench, runtime) as bundle:
-                    others[runtime + " run"] = sample(bench.samples, bundle.run, pause)
+                try:
+                    with Bundle(bench, runtime) as bundle:
+                        others[runtime + " run"] = sample(bench.samples, bundle.run, pause)
+                except subprocess.CalledProcessError as error:
+                    print(f"    {runtime} does not run here: {error.stderr[-300:].strip()}")
         bench.report.compare(f"API life, bridge, against a bare runtime, {what}", naru, others, target="not slower")
 
 

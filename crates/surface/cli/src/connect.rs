@@ -105,7 +105,7 @@ fn wait_until_answering(address: &Address, exec_root: &Path) -> Result<()> {
         match address.connect() {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() >= deadline => {
-                let log = exec_root.join("daemon.log");
+                let log = exec_root.join("naru.log");
                 let tail =
                     log_tail(&log).map(|tail| format!("\nits log ({}) ends with:\n{tail}", log.display()));
                 return Err(CliError::message(format!(

@@ -68,7 +68,10 @@ impl Engine {
                     });
                     record.run = None;
                 });
-                self.write_record(container)?;
+                // On a full disk the record cannot be written; who waits must be told all the same.
+                if let Err(error) = self.write_record(container) {
+                    tracing::error!(%error, "cannot write the record of a container that did not start");
+                }
                 container.set_phase(|phase| {
                     phase.exits += 1;
                     phase.exit_code = exit_code;

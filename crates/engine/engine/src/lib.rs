@@ -89,14 +89,15 @@ impl Engine {
         .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
         let network = Arc::new(network);
         let spawner = Spawner::start()?;
+        let syncer = naru_store::Syncer::start();
         let engine = Arc::new(Self {
             id: read_or_make_id(&options.data_root)?,
-            volumes: volumes::Volumes::open(options.data_root.join("volumes"))?,
+            volumes: volumes::Volumes::open(options.data_root.join("volumes"), syncer.clone())?,
             registry: Registry::default(),
             workshop: Workshop::new(spawner, Arc::clone(&network), names.cgroup_parent),
             pool: Pool::new(),
             events: Events::new(),
-            syncer: naru_store::Syncer::start(),
+            syncer,
             exec_containers: Mutex::new(HashMap::new()),
             is_shutting_down: AtomicBool::new(false),
             finishing: tokio::sync::RwLock::new(()),

@@ -8,6 +8,7 @@
 //! its data, if any, is kept.
 
 use crate::Engine;
+use crate::containers::lock;
 use crate::error::{EngineError, Result};
 use crate::views::VolumeView;
 use naru_base::{ContainerId, ErrorKind, Timestamp};
@@ -15,6 +16,7 @@ use naru_sys::file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct VolumeRecord {
@@ -28,6 +30,31 @@ struct VolumeRecord {
 #[derive(Debug)]
 pub struct Volumes {
     root: PathBuf,
+    /// Volumes of containers that are being created, and by how many: in use before any record says so.
+    claimed: Mutex<BTreeMap<String, u32>>,
+    syncer: naru_store::Syncer,
+}
+
+/// Keeps volumes from being removed until a container's record names them.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    volumes: &'a Volumes,
+    names: Vec<String>,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if self.names.is_empty() {
+            return;
+        }
+        let mut claimed = lock(&self.volumes.claimed);
+        for name in &self.names {
+            match claimed.get_mut(name) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(claimed.remove(name)),
+            }
+        }
+    }
 }
 
 /// Checks a volume's name: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, so that it can be a directory's (CVE-2022-23648).
@@ -48,9 +75,24 @@ pub fn parse_name(name: &str) -> Result<String> {
 }
 
 impl Volumes {
-    pub fn open(root: PathBuf) -> Result<Self> {
+    pub fn open(root: PathBuf, syncer: naru_store::Syncer) -> Result<Self> {
         file::make_directories(&root, 0o711)?;
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            claimed: Mutex::default(),
+            syncer,
+        })
+    }
+
+    /// Claims volumes, made or not, for a container that is being created.
+    pub fn claim(&self, names: Vec<String>) -> Claim<'_> {
+        if !names.is_empty() {
+            let mut claimed = lock(&self.claimed);
+            for name in &names {
+                *claimed.entry(name.clone()).or_default() += 1;
+            }
+        }
+        Claim { volumes: self, names }
     }
 
     pub fn data_path(&self, name: &str) -> PathBuf {
@@ -73,7 +115,11 @@ impl Volumes {
         labels: BTreeMap<String, String>,
         options: BTreeMap<String, String>,
     ) -> Result<bool> {
-        if self.record_path(name).exists() {
+        let path = self.record_path(name);
+        if !matches!(
+            naru_store::read::<VolumeRecord>(&path),
+            Err(naru_store::StoreError::Missing(_))
+        ) {
             return Ok(false);
         }
         file::make_directories(&self.root.join(name), 0o701)?;
@@ -84,18 +130,32 @@ impl Volumes {
             options,
             is_anonymous,
         };
-        naru_store::write(&self.record_path(name), &record)?;
+        naru_store::write(&path, &record)?;
+        self.syncer.note(&path);
         Ok(true)
     }
 
-    /// Removes a volume with its data: renamed away first, so that half of it is never taken for a volume.
-    pub fn delete(&self, name: &str) -> Result<()> {
+    /// Removes a volume with its data, unless it is in use; gives those who use it. It is renamed away first, so that
+    /// half of it is never taken for a volume.
+    pub fn delete_unused(&self, name: &str, users: impl FnOnce() -> Vec<String>) -> Result<Vec<String>> {
         let gone = self.root.join(format!(".removed-{}", ContainerId::generate()));
+        // Held until the name is gone: a container that claims it after that makes a volume of its own.
+        let claimed = lock(&self.claimed);
+        let mut users = users();
+        if claimed.contains_key(name) && users.is_empty() {
+            users.push("a container that is being created".to_owned());
+        }
+        if !users.is_empty() {
+            return Ok(users);
+        }
+        self.syncer.forget(&self.record_path(name));
         match std::fs::rename(self.root.join(name), &gone) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(users),
             result => result.map_err(file::FileError::at("rename", &gone))?,
         }
-        Ok(file::remove_tree(&gone)?)
+        drop(claimed);
+        file::remove_tree(&gone)?;
+        Ok(users)
     }
 
     /// Finishes removals that were interrupted.
@@ -186,14 +246,13 @@ impl Engine {
             Err(error) if force && error.kind == ErrorKind::NotFound => return Ok(()),
             result => result?,
         };
-        let users = self.volume_users(name);
+        let users = self.volumes.delete_unused(name, || self.volume_users(name))?;
         if !users.is_empty() {
             return Err(EngineError::conflict(format!(
                 "remove {name}: volume is in use - [{}]",
                 users.join(", ")
             )));
         }
-        self.volumes.delete(name)?;
         self.volume_event("destroy", name);
         Ok(())
     }
@@ -205,9 +264,13 @@ impl Engine {
             let Ok(view) = self.volumes.view(&name) else {
                 continue;
             };
-            if (all || view.is_anonymous) && self.volume_users(&name).is_empty() {
-                bytes += tree_bytes(&view.mountpoint);
-                self.volumes.delete(&name)?;
+            if !(all || view.is_anonymous) || !self.volume_users(&name).is_empty() {
+                continue;
+            }
+            let size = tree_bytes(&view.mountpoint);
+            let users = self.volumes.delete_unused(&name, || self.volume_users(&name))?;
+            if users.is_empty() {
+                bytes += size;
                 self.volume_event("destroy", &name);
                 removed.push(name);
             }

@@ -66,7 +66,7 @@ pub fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), StoreError> {
     Ok(file::replace(path, &text)?)
 }
 
-/// Reads the record at `path`.
+/// Reads the record at `path`. An empty file is one whose text a power loss kept from the disk: no record.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
     let text = file::read_bounded(path, RECORD_BYTES_MAX).map_err(|error| {
         if error.is_not_found() {
@@ -75,6 +75,9 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, StoreError> {
             error.into()
         }
     })?;
+    if text.is_empty() {
+        return Err(StoreError::Missing(path.to_owned()));
+    }
     let damaged = |error: serde_json::Error| StoreError::Damaged {
         path: path.to_owned(),
         reason: error.to_string(),
@@ -99,6 +102,8 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("naru-store-{}", std::process::id()));
         file::make_directories(&directory, 0o700).unwrap();
         let path = directory.join("record.json");
+        assert!(matches!(read::<u32>(&path), Err(StoreError::Missing(_))));
+        std::fs::write(&path, b"").unwrap();
         assert!(matches!(read::<u32>(&path), Err(StoreError::Missing(_))));
         write(&path, &7_u32).unwrap();
         assert_eq!(read::<u32>(&path).unwrap(), 7);

@@ -7,6 +7,7 @@ use crate::plan;
 use crate::record::{ContainerRecord, ContainerState, MountKind, ResolvedConfig, ResolvedMount};
 use crate::spec::{ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode};
 use crate::views::Created;
+use crate::volumes::Claim;
 use naru_base::{ContainerId, Timestamp};
 use naru_content::Image;
 use naru_keeper::protocol::Request;
@@ -27,8 +28,9 @@ impl Engine {
         let name = name.unwrap_or_else(|| names::made_up(&id));
         self.registry.reserve_name(&name, &id)?;
         match self.create_named(&id, &name, spec, &image).await {
-            Ok(container) => {
+            Ok((container, claim)) => {
                 self.registry.insert(&container);
+                drop(claim);
                 self.container_event("create", &container, &[]);
                 Ok(Created {
                     id,
@@ -43,13 +45,14 @@ impl Engine {
     }
 
     /// Checks everything first; then makes volumes, snapshot, directory and record, and undoes them if one fails.
+    /// The claim keeps the volumes until the container is known to all.
     async fn create_named(
         &self,
         id: &ContainerId,
         name: &str,
         mut spec: ContainerSpec,
         image: &Image,
-    ) -> Result<Arc<Container>> {
+    ) -> Result<(Arc<Container>, Claim<'_>)> {
         self.resolve_joined(&mut spec)?;
         let mut resolved = resolve(id, &spec, image)?;
         check(&spec, &resolved)?;
@@ -73,6 +76,7 @@ impl Engine {
             volumes: Vec::new(),
             is_armed: true,
         };
+        let claim = self.volumes.claim(named_volumes(&record.resolved.mounts));
         self.make_volumes(&record, image, &mut undo.volumes)?;
         let snapshot = self
             .content
@@ -85,7 +89,7 @@ impl Engine {
         let container = Container::new(record, directory);
         self.write_record(&container)?;
         undo.is_armed = false;
-        Ok(container)
+        Ok((container, claim))
     }
 
     /// Has the stem that waits for this container mount its root filesystem now. A start does not depend on it.
@@ -309,7 +313,8 @@ impl Drop for Undo<'_> {
         let _ = self.engine.content.remove_snapshot(self.id);
         let _ = file::remove_tree(&self.engine.container_directory(self.id));
         for name in &self.volumes {
-            let _ = self.engine.volumes.delete(name);
+            let users = || self.engine.volume_users(name);
+            let _ = self.engine.volumes.delete_unused(name, users);
         }
     }
 }
@@ -317,6 +322,10 @@ impl Drop for Undo<'_> {
 /// The container takes its address from the bridge.
 pub fn wants_bridge(spec: &ContainerSpec) -> bool {
     spec.network == NetworkMode::Bridge
+}
+
+fn named_volumes(mounts: &[ResolvedMount]) -> Vec<String> {
+    mounts.iter().filter_map(|mount| mount.volume.clone()).collect()
 }
 
 fn first_duplicate(mounts: &[ResolvedMount]) -> String {

@@ -60,12 +60,9 @@ impl Engine {
         let record = container.record();
         if with_anonymous_volumes {
             for mount in record.resolved.mounts.iter().filter(|mount| mount.is_anonymous) {
-                if let Some(name) = mount
-                    .volume
-                    .as_ref()
-                    .filter(|name| self.volume_users(name).is_empty())
-                {
-                    self.volumes.delete(name)?;
+                let Some(name) = &mount.volume else { continue };
+                let users = self.volumes.delete_unused(name, || self.volume_users(name))?;
+                if users.is_empty() {
                     self.volume_event("destroy", name);
                 }
             }

@@ -3,6 +3,7 @@
 //! Needs nothing but the Rust toolchain to start; `setup` brings the rest.
 
 mod arrows;
+mod incidents;
 mod run;
 mod setup;
 mod steps;

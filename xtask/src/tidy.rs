@@ -1,6 +1,6 @@
 //! The project's own rules about its source, each with what to do instead. Reads files; never changes one.
 
-use crate::{arrows, run};
+use crate::{arrows, incidents, run};
 use std::path::{Path, PathBuf};
 
 /// No source file is longer; split it by what its parts do.
@@ -75,6 +75,7 @@ pub fn check_and_report() -> Result<(), String> {
     found.extend(check_unsafe(&sources));
     found.extend(check_banned(&sources));
     found.extend(arrows::check()?);
+    found.extend(incidents::check()?);
     report_direct_files(&sources);
     if found.is_empty() {
         Ok(())

@@ -397,8 +397,8 @@ impl Keeper {
             .map_err(|error| failure("terminal", error.to_string()))
     }
 
-    fn mount_ahead(&self, rootfs: &RootfsPlan) -> Reply {
-        match &self.phase {
+    fn mount_ahead(&mut self, rootfs: &RootfsPlan) -> Reply {
+        match &mut self.phase {
             Phase::Parked { stem: Some(stem) } => match stem.mount_ahead(rootfs) {
                 Ok(()) => Reply::Done,
                 Err(error) => refused(format!("cannot reach the stem: {error}")),

@@ -5,6 +5,7 @@
 use crate::ahead::RootAhead;
 use crate::channel::Channel;
 use crate::command;
+use crate::devices;
 use crate::failure::{invalid, system};
 use crate::mounts;
 use crate::namespaces;
@@ -12,12 +13,13 @@ use crate::parked::{FileSystem, Parked};
 use crate::plan::{ContainerPlan, ExecPlan, SeccompPlan, StartFailure};
 use crate::privileges::{self, Privileges};
 use crate::root::Root;
+use crate::sources::{SourceKind, Sources};
 use crate::stem::Report;
 use crate::users;
 use naru_sys::mount::{MountAttributes, set_attributes};
 use naru_sys::{process, terminal};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,6 +36,7 @@ pub(crate) fn run(
     plan: &ContainerPlan,
     mut parked: Parked,
     ahead: Option<RootAhead>,
+    mut sources: Sources,
     host_mounts: Option<OwnedFd>,
     streams: Streams,
     channel: &Channel,
@@ -49,13 +52,17 @@ pub(crate) fn run(
         .ok_or_else(|| invalid("plan", "the specification has no linux part"))?;
     discard_foreign(plan, &mut parked);
     let init = plan.with_init.then(command::init_file).transpose()?;
-    let root = Root::mount(&plan.rootfs, ahead)?;
-    for mount in spec.mounts().as_deref().unwrap_or_default() {
-        mounts::apply(&root, mount, &mut parked, host_mounts.as_ref())?;
+    let root = match sources.take(SourceKind::Root) {
+        Some(mounted) => Root::mounted(mounted)?,
+        None => Root::mount(&plan.rootfs, ahead)?,
+    };
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        let ready = sources.take(SourceKind::Mount(index));
+        mounts::apply(&root, mount, &mut parked, host_mounts.as_ref(), ready)?;
     }
     drop(parked);
     drop(host_mounts);
-    make_devices(&root, linux)?;
+    devices::make(&root, linux, &mut sources)?;
     set_names(plan)?;
     write_kernel_settings(plan, linux, oci)?;
     // Before the masks, one of which may be on the way to the terminal.
@@ -117,38 +124,6 @@ fn discard_foreign(plan: &ContainerPlan, parked: &mut Parked) {
     if !namespaces::is_own(plan, LinuxNamespaceType::Cgroup) {
         parked.discard("cgroup");
     }
-}
-
-fn make_devices(root: &Root, linux: &Linux) -> Result<(), StartFailure> {
-    for device in linux.devices().as_deref().unwrap_or_default() {
-        let kind = match device.typ().as_str() {
-            "c" | "u" => FileType::CharacterDevice,
-            "b" => FileType::BlockDevice,
-            "p" => FileType::Fifo,
-            other => return Err(invalid("devices", format!("unknown kind of device {other:?}"))),
-        };
-        let path = crate::root::clean(device.path());
-        let what = || format!("make {}", path.display());
-        let name = path
-            .file_name()
-            .ok_or_else(|| invalid("devices", "a device has no name"))?;
-        let parent = root.make_directories(path.parent().unwrap_or(Path::new("/")))?;
-        let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o7777);
-        let number = rustix::fs::makedev(device.major() as u32, device.minor() as u32);
-        match rustix::fs::mknodat(&parent, name, kind, mode, number) {
-            Ok(()) => {}
-            // One of the standard devices named again: as it is.
-            Err(rustix::io::Errno::EXIST) => continue,
-            Err(error) => return Err(system("devices", what())(error)),
-        }
-        let uid = device.uid().map(rustix::fs::Uid::from_raw);
-        let gid = device.gid().map(rustix::fs::Gid::from_raw);
-        if uid.is_some() || gid.is_some() {
-            rustix::fs::chownat(&parent, name, uid, gid, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(system("devices", what()))?;
-        }
-    }
-    Ok(())
 }
 
 /// Host and domain name, in a namespace of the container's own only.

@@ -9,6 +9,7 @@ mod channel;
 mod command;
 mod container;
 mod defaults;
+mod devices;
 mod failure;
 mod mounts;
 mod namespaces;
@@ -17,7 +18,10 @@ pub mod plan;
 mod privileges;
 mod root;
 pub mod seccomp;
+mod sources;
 mod stem;
+mod time;
+mod user_namespace;
 mod users;
 
 pub use defaults::{

@@ -4,11 +4,12 @@ use crate::cgroup::{self, HierarchyKind};
 use crate::failure::{invalid, system};
 use crate::namespaces;
 use crate::parked::{self, FileSystem, Parked};
-use crate::plan::{StartFailure, StartFailureKind};
+use crate::plan::{ContainerPlan, StartFailure, StartFailureKind};
 use crate::root::{Root, TargetKind, attach, clean};
+use crate::user_namespace::UserNamespace;
 use naru_sys::mount::{MountAttributes, set_attributes};
 use oci_spec::runtime::{Mount, Spec};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fstat, symlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid, fstat, symlinkat};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -30,34 +31,82 @@ pub(crate) fn apply(
     mount: &Mount,
     parked: &mut Parked,
     host_mounts: Option<&OwnedFd>,
+    ready: Option<OwnedFd>,
 ) -> Result<(), StartFailure> {
     let options = parse_options(mount.options().as_deref().unwrap_or_default());
     let target = mount.destination();
     let kind = mount.typ().as_deref().unwrap_or("none");
     if kind == "bind" || options.bind {
-        return bind(root, mount, &options, host_mounts);
+        let fd = match ready {
+            Some(fd) => fd,
+            None => copy_source(mount, &options, host_mounts)?,
+        };
+        return bind(root, target, &fd);
+    }
+    if let Some(fd) = ready {
+        place(root, target, &fd, is_system(kind, target))?;
+        return change_propagation(&fd, &options, target);
     }
     if kind == "cgroup" || kind == "cgroup2" {
         return cgroups(root, target, &options, parked);
     }
-    let source = mount.source().as_deref().and_then(Path::to_str).unwrap_or(kind);
-    let file_system = FileSystem {
-        kind: kind.to_owned(),
-        source: source.to_owned(),
-        attributes: options.set.set as u32,
-        data: options.data.clone(),
-    };
+    let file_system = file_system(mount, &options);
     let fd = if let Some(fd) = parked.take(&file_system) {
         fd
     } else {
         let fd = file_system.mount()?;
-        if kind == "tmpfs" && target == Path::new("/dev") {
-            parked::fill_dev(fd.as_fd())?;
+        if is_dev(mount) {
+            parked::fill_dev(fd.as_fd(), None)?;
         }
         fd
     };
     place(root, target, &fd, is_system(kind, target))?;
     change_propagation(&fd, &options, target)
+}
+
+fn file_system(mount: &Mount, options: &Options) -> FileSystem {
+    let kind = mount.typ().as_deref().unwrap_or("none");
+    let source = mount.source().as_deref().and_then(Path::to_str).unwrap_or(kind);
+    FileSystem {
+        kind: kind.to_owned(),
+        source: source.to_owned(),
+        attributes: options.set.set as u32,
+        data: options.data.clone(),
+    }
+}
+
+fn is_dev(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("tmpfs") && mount.destination() == Path::new("/dev")
+}
+
+/// What the keeper must make for a stem in a user namespace: copies of the host's mounts, device nodes, and what shows
+/// a namespace that the container shares with the host. `None` for all else, which the stem makes itself.
+pub(crate) fn make_for_mapped(
+    mount: &Mount,
+    plan: &ContainerPlan,
+    user: &UserNamespace,
+) -> Result<Option<OwnedFd>, StartFailure> {
+    let options = parse_options(mount.options().as_deref().unwrap_or_default());
+    let kind = mount.typ().as_deref().unwrap_or("none");
+    if kind == "bind" || options.bind {
+        // The keeper has never left the host's mount namespace.
+        return copy_source(mount, &options, None).map(Some);
+    }
+    if is_dev(mount) {
+        let fd = file_system(mount, &options).mount()?;
+        let (uid, gid) = (Uid::from_raw(user.root.uid), Gid::from_raw(user.root.gid));
+        rustix::fs::chownat(&fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+            .map_err(system("mount", "give /dev to the container"))?;
+        parked::fill_dev(fd.as_fd(), Some(user.root))?;
+        return Ok(Some(fd));
+    }
+    if !parked::namespace_shown(kind).is_some_and(|shown| namespaces::is_host(plan, shown)) {
+        return Ok(None);
+    }
+    if kind == "cgroup" || kind == "cgroup2" {
+        return cgroup_tree(options.set.set as u32, |_| Ok(())).map(Some);
+    }
+    file_system(mount, &options).mount().map(Some)
 }
 
 /// The mounts whose place the image must not redirect by a symbolic link.
@@ -158,12 +207,12 @@ fn change_propagation(mount: &OwnedFd, options: &Options, target: &Path) -> Resu
     ))
 }
 
-fn bind(
-    root: &Root,
+/// A bind mount's source as a detached mount, its attributes set.
+fn copy_source(
     mount: &Mount,
     options: &Options,
     host_mounts: Option<&OwnedFd>,
-) -> Result<(), StartFailure> {
+) -> Result<OwnedFd, StartFailure> {
     let target = mount.destination();
     let source = mount
         .source()
@@ -174,15 +223,6 @@ fn bind(
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let fd = open_source(source, flags, options, host_mounts)?;
-    let stat = fstat(&fd).map_err(system("mount", source.display()))?;
-    let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let target_kind = if is_directory {
-        TargetKind::Directory
-    } else {
-        TargetKind::File
-    };
-    let target_fd = root.open_target(target, target_kind)?;
-    keep_out_of_proc(root, target, &target_fd, &fd)?;
     // A copy of a shared mount is shared too: made private first, so that attaching it spreads nowhere.
     if options.propagation.is_none() {
         let private = MountAttributes {
@@ -200,7 +240,21 @@ fn bind(
             ))?;
         }
     }
-    attach(fd.as_fd(), target_fd.as_fd()).map_err(system("mount", target.display()))
+    Ok(fd)
+}
+
+/// Attaches a copy of a directory or file at `target`, which is made where missing.
+pub(crate) fn bind(root: &Root, target: &Path, source: &OwnedFd) -> Result<(), StartFailure> {
+    let stat = fstat(source).map_err(system("mount", target.display()))?;
+    let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    let target_kind = if is_directory {
+        TargetKind::Directory
+    } else {
+        TargetKind::File
+    };
+    let target_fd = root.open_target(target, target_kind)?;
+    keep_out_of_proc(root, target, &target_fd, source)?;
+    attach(source.as_fd(), target_fd.as_fd()).map_err(system("mount", target.display()))
 }
 
 /// A copy of the mount at `source`. A tree can be copied only from within its own mount namespace: another process's

@@ -2,8 +2,9 @@
 
 use crate::failure::system;
 use crate::mounts;
-use crate::plan::StartFailure;
-use rustix::fs::{FileType, Mode, mkdirat, mknodat, symlinkat};
+use crate::plan::{MappedRoot, StartFailure, StemPlan};
+use oci_spec::runtime::LinuxNamespaceType;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, mkdirat, mknodat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
     fsmount, fsopen,
@@ -58,15 +59,23 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    /// Made in the stem's own namespaces, with an empty umask.
-    pub(crate) fn make() -> Result<Self, StartFailure> {
+    /// Made in the stem's own namespaces, with an empty umask. In a user namespace /dev, and whatever shows a
+    /// namespace of the host's, is left to the keeper.
+    pub(crate) fn make(plan: &StemPlan) -> Result<Self, StartFailure> {
         let mut mounts = Vec::new();
-        for wish in standard() {
+        let is_keepers = |wish: &FileSystem| {
+            let is_dev = plan.user.is_some() && is_dev(wish);
+            is_dev || namespace_shown(&wish.kind).is_some_and(|kind| plan.shared.contains(&kind))
+        };
+        for wish in standard().into_iter().filter(|wish| !is_keepers(wish)) {
             let mount = wish.mount()?;
-            if wish.kind == "tmpfs" && wish.source == "tmpfs" {
-                fill_dev(mount.as_fd())?;
+            if is_dev(&wish) {
+                fill_dev(mount.as_fd(), None)?;
             }
             mounts.push((wish, mount));
+        }
+        if plan.shared.contains(&LinuxNamespaceType::Cgroup) {
+            return Ok(Self { mounts });
         }
         // On kernels before 6.15 this waits until the container's tree is there.
         let wish = cgroup_wish(read_only());
@@ -85,6 +94,20 @@ impl Parked {
     /// Forgets what belongs to a namespace that the container does not keep.
     pub(crate) fn discard(&mut self, kind: &str) {
         self.mounts.retain(|(parked, _)| parked.kind != kind);
+    }
+}
+
+fn is_dev(wish: &FileSystem) -> bool {
+    wish.kind == "tmpfs" && wish.source == "tmpfs"
+}
+
+/// The kind of namespace that a file system shows, and whose owner alone may mount it.
+pub(crate) fn namespace_shown(kind: &str) -> Option<LinuxNamespaceType> {
+    match kind {
+        "sysfs" => Some(LinuxNamespaceType::Network),
+        "mqueue" => Some(LinuxNamespaceType::Ipc),
+        "cgroup" | "cgroup2" => Some(LinuxNamespaceType::Cgroup),
+        _ => None,
     }
 }
 
@@ -146,8 +169,19 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Fills an empty /dev. Names that are already there (a bind mount of the host's /dev) are left alone.
-pub(crate) fn fill_dev(dev: BorrowedFd<'_>) -> Result<(), StartFailure> {
+/// Fills an empty /dev, for the root of another user namespace where one is named. Names that are already there (a
+/// bind mount of the host's /dev) are left alone.
+pub(crate) fn fill_dev(dev: BorrowedFd<'_>, owner: Option<MappedRoot>) -> Result<(), StartFailure> {
+    let own = |name: &str| match owner {
+        None => Ok(()),
+        Some(root) => {
+            let (uid, gid) = (Uid::from_raw(root.uid), Gid::from_raw(root.gid));
+            chownat(dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(system(
+                "devices",
+                format_args!("give /dev/{name} to the container"),
+            ))
+        }
+    };
     let there = |result: rustix::io::Result<()>| match result {
         Err(rustix::io::Errno::EXIST) => Ok(()),
         other => other,
@@ -157,6 +191,7 @@ pub(crate) fn fill_dev(dev: BorrowedFd<'_>) -> Result<(), StartFailure> {
         let mode = Mode::from_raw_mode(0o666);
         there(mknodat(dev, name, FileType::CharacterDevice, mode, number))
             .map_err(system("devices", format_args!("make /dev/{name}")))?;
+        own(name)?;
     }
     // As runc: only where the kernel has it.
     let core = [("core", "/proc/kcore")]
@@ -164,10 +199,12 @@ pub(crate) fn fill_dev(dev: BorrowedFd<'_>) -> Result<(), StartFailure> {
         .filter(|(_, target)| rustix::fs::stat(*target).is_ok());
     for (name, target) in LINKS.into_iter().chain(core) {
         there(symlinkat(target, dev, name)).map_err(system("devices", format_args!("make /dev/{name}")))?;
+        own(name)?;
     }
     for name in ["pts", "shm", "mqueue"] {
         there(mkdirat(dev, name, Mode::from_raw_mode(0o755)))
             .map_err(system("devices", format_args!("make /dev/{name}")))?;
+        own(name)?;
     }
     Ok(())
 }

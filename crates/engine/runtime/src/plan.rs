@@ -4,7 +4,7 @@
 //! specification leaves to its caller: the layers under the root filesystem, names of users still to be resolved
 //! inside it, and the cgroup that already exists.
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -71,10 +71,37 @@ pub enum RootfsPlan {
 
 /// Which namespaces a stem process makes before it parks. Those that the container is to join instead are joined at
 /// start, from the paths in `spec.linux.namespaces`; the mount namespace is always new.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct StemPlan {
     /// Path of the container's cgroup, relative to the root of every hierarchy: `/naru/<id>`. It exists already.
     pub cgroup: String,
+    /// The user namespace that all others are to belong to; `None` stays in the caller's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserNamespacePlan>,
+    /// Kinds that the container shares with the host. A stem in a user namespace could not go back for them, so it
+    /// never leaves them; any other stem leaves all and goes back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<LinuxNamespaceType>,
+}
+
+/// A user namespace for a stem (OCI runtime specification, "User namespace mappings").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UserNamespacePlan {
+    /// A new one; both mappings have a place for root.
+    New {
+        uid_mappings: Vec<LinuxIdMapping>,
+        gid_mappings: Vec<LinuxIdMapping>,
+    },
+    /// Another container's: `/proc/<pid>/ns/user`.
+    Join { path: PathBuf },
+}
+
+/// The ids that the root of a user namespace has on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedRoot {
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// A process to start in a running container.
@@ -88,6 +115,12 @@ pub struct ExecPlan {
     /// The container's own cgroup path, as in [`StemPlan::cgroup`].
     pub cgroup: String,
     pub seccomp: SeccompPlan,
+    /// The root of the container's user namespace, where it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped_root: Option<MappedRoot>,
+    /// The container has a time namespace of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_time_namespace: bool,
 }
 
 /// Why a container or an exec did not start. Docker's exit codes follow from `kind`: 127, 126 or 125.

@@ -6,15 +6,18 @@
 use crate::ahead::RootAhead;
 use crate::failure::{invalid, system};
 use crate::plan::{RootfsPlan, StartFailure};
+use crate::user_namespace::{UserNamespace, as_mapped_root};
+use naru_sys::mount::{MountAttributes, set_attributes};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree, unmount,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
+    unmount,
 };
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -48,14 +51,17 @@ impl Root {
                     None => return Self::mount_overlay_classic(lower, upper, work),
                 }
             }
-            RootfsPlan::Directory { path } => {
-                let flags = OpenTreeFlags::OPEN_TREE_CLONE
-                    | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                    | OpenTreeFlags::AT_RECURSIVE;
-                let fd = open_tree(CWD, path, flags).map_err(system("rootfs", path.display()))?;
-                (fd, path)
-            }
+            RootfsPlan::Directory { path } => (copy_tree(path)?, path),
         };
+        Self::place(mount_fd, place)
+    }
+
+    /// Takes over a root filesystem that the keeper has mounted. It goes over the root itself, which everyone can reach.
+    pub(crate) fn mounted(mount_fd: OwnedFd) -> Result<Self, StartFailure> {
+        Self::place(mount_fd, Path::new("/"))
+    }
+
+    fn place(mount_fd: OwnedFd, place: &Path) -> Result<Self, StartFailure> {
         move_mount(
             mount_fd.as_fd(),
             "",
@@ -221,6 +227,13 @@ impl Root {
     }
 }
 
+/// The tree at `path` with everything mounted in it, as a detached mount.
+pub(crate) fn copy_tree(path: &Path) -> Result<OwnedFd, StartFailure> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, path, flags).map_err(system("rootfs", path.display()))
+}
+
 /// Attaches a detached mount to the target behind a descriptor.
 pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -269,9 +282,78 @@ pub(crate) fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Op
     .map_err(system("rootfs", "mount the overlay"))
 }
 
-fn common_ancestor(paths: &[PathBuf]) -> PathBuf {
-    let mut common = paths.first().cloned().unwrap_or_else(|| PathBuf::from("/"));
-    while !paths.iter().all(|path| path.starts_with(&common)) {
+/// The overlay with every id in it shifted into a user namespace: on disk the ids are those that the container sees,
+/// so its layers serve any other container too. Overlayfs itself cannot be mounted so; what it is made of can.
+pub(crate) fn overlay_mapped(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    user: &UserNamespace,
+) -> Result<OwnedFd, StartFailure> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(system("rootfs", "open the overlay file system"))?;
+    let add = |key: &str, fd: BorrowedFd<'_>, path: &Path| {
+        fsconfig_set_fd(context.as_fd(), key, fd)
+            .map_err(system("rootfs", format_args!("layer {}", path.display())))
+    };
+    // A detached mount lives as long as its descriptor, and must until the overlay has been made of it.
+    let mut layers = Vec::with_capacity(lower.len());
+    for path in lower {
+        let layer = copy_mapped(path, user)?;
+        add("lowerdir+", layer.as_fd(), path)?;
+        layers.push(layer);
+    }
+    // Both must lie in one mount.
+    let base = common_ancestor(&[upper, work]);
+    let writable = copy_mapped(&base, user)?;
+    for (key, path) in [("upperdir", upper), ("workdir", work)] {
+        let relative = path.strip_prefix(&base).unwrap_or(path);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&writable, relative, flags, Mode::empty())
+            .map_err(system("rootfs", path.display()))?;
+        add(key, fd.as_fd(), path)?;
+    }
+    let what = || format!("mount the overlay of {} layers with mapped ids", lower.len());
+    as_mapped_root(user.root, || {
+        fsconfig_create(context.as_fd()).map_err(system("rootfs", what()))
+    })?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    fsmount(context.as_fd(), flags, MountAttrFlags::empty()).map_err(system("rootfs", what()))
+}
+
+/// A detached mount of one directory, its ids shifted into a user namespace.
+fn copy_mapped(path: &Path, user: &UserNamespace) -> Result<OwnedFd, StartFailure> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let fd = open_tree(CWD, path, flags).map_err(system("rootfs", path.display()))?;
+    map_ids(fd.as_fd(), user.fd.as_fd(), false).map_err(system(
+        "rootfs",
+        format_args!(
+            "map the ids of {} (its file system must allow it)",
+            path.display()
+        ),
+    ))?;
+    Ok(fd)
+}
+
+/// Shifts the ids of a detached mount into a user namespace.
+pub(crate) fn map_ids(
+    mount: BorrowedFd<'_>,
+    user_namespace: BorrowedFd<'_>,
+    recursive: bool,
+) -> std::io::Result<()> {
+    let attributes = MountAttributes {
+        set: libc::MOUNT_ATTR_IDMAP,
+        user_namespace: user_namespace.as_raw_fd() as u64,
+        ..MountAttributes::default()
+    };
+    set_attributes(mount, attributes, recursive)
+}
+
+fn common_ancestor<P: AsRef<Path>>(paths: &[P]) -> PathBuf {
+    let mut common = paths
+        .first()
+        .map_or_else(|| PathBuf::from("/"), |path| path.as_ref().to_owned());
+    while !paths.iter().all(|path| path.as_ref().starts_with(&common)) {
         common.pop();
     }
     common

@@ -3,6 +3,7 @@
 //! ```text
 //!  keeper                     stem                               PID 1
 //!    │── fork ─────────────────▶│ joins the cgroup, unshares
+//!    │                          │ (a user namespace first, where wanted: see `user_namespace`)
 //!    │◀─ Prepared + 3 fds ──────│ parks (dies with the keeper)
 //!    │── root filesystem ──────▶│ mounts it (optional)
 //!    │── plan + streams ───────▶│
@@ -18,8 +19,12 @@ use crate::channel::Channel;
 use crate::container::{self, Streams};
 use crate::failure::system;
 use crate::parked::Parked;
-use crate::plan::{ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, StartFailure, StemPlan};
-use crate::{cgroup, mounts, namespaces};
+use crate::plan::{
+    ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, StartFailure, StemPlan, UserNamespacePlan,
+};
+use crate::sources::{SourceKind, Sources};
+use crate::user_namespace::{self, UserNamespace};
+use crate::{cgroup, mounts, namespaces, time};
 use naru_sys::process::{self, Fork};
 use rustix::process::{DumpableBehavior, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
@@ -34,6 +39,9 @@ pub struct Stem {
     netns: OwnedFd,
     route_socket: OwnedFd,
     mount_namespace: OwnedFd,
+    /// Where it has one of its own: the keeper then mounts for it what only the host's root can.
+    user: Option<UserNamespace>,
+    ahead: Option<RootAhead>,
 }
 
 /// Where the new process reads and writes.
@@ -80,6 +88,8 @@ pub struct Remains {
 /// From stem or PID 1 to the keeper; descriptors come along.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
+    /// It is in a new user namespace, and waits for its ids at the gate.
+    Unshared,
     /// Network namespace, route socket, mount namespace.
     Prepared,
     /// The new process as the keeper's pid namespace numbers it; its pidfd.
@@ -122,19 +132,38 @@ impl Stem {
     /// Forks the stem and waits until it is parked. The calling process must be single-threaded.
     pub fn prepare(plan: &StemPlan) -> Result<Self, StartFailure> {
         let (channel, process) = fork_helper("prepare", |channel| stem_main(&channel, plan))?;
-        match channel
-            .receive()
-            .map_err(system("prepare", "read from the stem"))?
+        let mut report = await_report(&channel)?;
+        if let (
+            Some((Report::Unshared, _)),
+            Some(UserNamespacePlan::New {
+                uid_mappings,
+                gid_mappings,
+            }),
+        ) = (&report, &plan.user)
         {
+            user_namespace::map(process.pid, uid_mappings, gid_mappings)?;
+            channel
+                .open_gate()
+                .map_err(system("prepare", "answer the stem"))?;
+            report = await_report(&channel)?;
+        }
+        match report {
             Some((Report::Prepared, fds)) => {
                 let [netns, route_socket, mount_namespace] = <[OwnedFd; 3]>::try_from(fds)
                     .map_err(|_| system("prepare", "stem")("it sent no descriptors"))?;
+                let pid = process.pid;
                 Ok(Self {
                     channel,
                     process,
                     netns,
                     route_socket,
                     mount_namespace,
+                    user: plan
+                        .user
+                        .as_ref()
+                        .map(|_| UserNamespace::of_process(pid))
+                        .transpose()?,
+                    ahead: None,
                 })
             }
             Some((Report::Failed(failure), _)) => Err(failure),
@@ -158,7 +187,11 @@ impl Stem {
 
     /// Has the stem mount a root filesystem ahead of the start that will name it. There is no answer: what goes wrong
     /// is found again, and reported, at the start.
-    pub fn mount_ahead(&self, rootfs: &RootfsPlan) -> io::Result<()> {
+    pub fn mount_ahead(&mut self, rootfs: &RootfsPlan) -> io::Result<()> {
+        if let Some(user) = &self.user {
+            self.ahead = RootAhead::mount(rootfs.clone(), Some(user));
+            return Ok(());
+        }
         let mut body = serde_json::to_vec(&OrderKind::Rootfs)?;
         serde_json::to_writer(&mut body, rootfs)?;
         self.channel.send_bytes(&body, &[])
@@ -167,17 +200,23 @@ impl Stem {
     /// Starts the container; returns when `execve` has succeeded or a step has failed. What `meanwhile` does happens
     /// while the container is being set up, and has succeeded before its program runs.
     pub fn start<T>(
-        self,
+        mut self,
         plan: &EncodedPlan,
         stdio: ChildStdio,
         meanwhile: impl FnOnce() -> Result<T, StartFailure>,
     ) -> Result<(Init, T), StartFailure> {
+        let ahead = self.ahead.take();
+        if let Some(user) = &self.user {
+            user.own_streams(&stdio);
+            self.send_sources(user, plan, ahead)?;
+        }
         let Self {
             channel,
             process,
             netns,
             route_socket,
             mount_namespace,
+            ..
         } = self;
         let (kind, streams) = split(stdio);
         let borrowed: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
@@ -202,6 +241,31 @@ impl Stem {
         };
         Ok((started.into_init(Some(mount_namespace), remains), done))
     }
+
+    /// What the stem may not do from inside its user namespace is done here, on the host.
+    fn send_sources(
+        &self,
+        user: &UserNamespace,
+        plan: &EncodedPlan,
+        ahead: Option<RootAhead>,
+    ) -> Result<(), StartFailure> {
+        let plan = plan.decode().map_err(system("start", "read the plan"))?;
+        let process = plan.spec.process().as_ref();
+        if let Some(score) = process.and_then(oci_spec::runtime::Process::oom_score_adj) {
+            // Lowering it needs CAP_SYS_RESOURCE, which the engine itself may lack.
+            let path = format!("/proc/{}/oom_score_adj", self.process.pid);
+            let _ = std::fs::write(path, score.to_string());
+        }
+        let order = |kind| serde_json::to_vec(&OrderKind::Source(kind)).unwrap_or_default();
+        Sources::make(&plan, user, ahead)?
+            .send(&self.channel, order)
+            .map_err(system("start", "send mounts to the stem"))
+    }
+}
+
+/// The next report; `None` when the stem has ended.
+fn await_report(channel: &Channel) -> Result<Option<(Report, Vec<OwnedFd>)>, StartFailure> {
+    channel.receive().map_err(system("prepare", "read from the stem"))
 }
 
 fn split(stdio: ChildStdio) -> (StdioKind, Vec<OwnedFd>) {
@@ -220,6 +284,8 @@ fn split(stdio: ChildStdio) -> (StdioKind, Vec<OwnedFd>) {
 enum OrderKind {
     /// A [`RootfsPlan`] follows.
     Rootfs,
+    /// A detached mount came along, for the start that follows.
+    Source(SourceKind),
     /// A [`ContainerPlan`] follows.
     Start(StdioKind),
 }
@@ -227,6 +293,7 @@ enum OrderKind {
 /// An order, read.
 enum Order {
     Rootfs(RootfsPlan),
+    Source(SourceKind, OwnedFd),
     Start(StdioKind, Box<ContainerPlan>, Vec<OwnedFd>),
 }
 
@@ -248,6 +315,10 @@ fn receive_order(channel: &Channel) -> io::Result<Option<Order>> {
     let mut values = serde_json::Deserializer::from_slice(&body);
     let order = match OrderKind::deserialize(&mut values)? {
         OrderKind::Rootfs => Order::Rootfs(RootfsPlan::deserialize(&mut values)?),
+        OrderKind::Source(kind) => {
+            let fd = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+            Order::Source(kind, fd)
+        }
         OrderKind::Start(kind) => Order::Start(kind, Box::deserialize(&mut values)?, fds),
     };
     values.end()?;
@@ -272,6 +343,9 @@ pub fn exec(
     plan: &ExecPlan,
     stdio: ChildStdio,
 ) -> Result<Init, StartFailure> {
+    if let Some(root) = plan.mapped_root {
+        user_namespace::own_streams(&stdio, root);
+    }
     let (kind, streams) = split(stdio);
     let _ = init_pid;
     let mut inherited: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
@@ -331,7 +405,7 @@ fn await_exec(channel: &Channel) -> Result<Started, StartFailure> {
             }
             Ok(Some((Report::Console, fds))) => console = fds.into_iter().next(),
             Ok(Some((Report::Failed(failure), _))) => break failure,
-            Ok(Some((Report::Prepared, _))) => {}
+            Ok(Some((Report::Prepared | Report::Unshared, _))) => {}
             Ok(None) => match init {
                 Some(init) => return Ok(Started { console, ..init }),
                 None => return Err(system("start", "stem")("it ended before it started the process")),
@@ -456,8 +530,12 @@ fn keep_only(channel: &Channel, keep: &[BorrowedFd<'_>]) -> io::Result<(Channel,
 fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
     let _ = rustix::thread::set_name(c"naru-stem");
     cgroup::join(&plan.cgroup).map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
-    namespaces::unshare_all()?;
-    let parked = Parked::make()?;
+    let time_offsets = plan.user.is_some().then(time::open_offsets).flatten();
+    if let Some(user) = &plan.user {
+        user_namespace::enter(channel, user)?;
+    }
+    namespaces::unshare_all(plan)?;
+    let parked = Parked::make(plan)?;
     {
         let netns = namespaces::own("net")?;
         let route_socket = namespaces::open_route_socket()?;
@@ -469,22 +547,25 @@ fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
             )
             .map_err(system("prepare", "report"))?;
     }
+    let stem = plan;
     let mut ahead = None;
+    let mut sources = Sources::default();
     let (kind, plan, fds) = loop {
         match receive_order(channel).map_err(system("start", "read the plan"))? {
-            Some(Order::Rootfs(plan)) => ahead = RootAhead::mount(plan),
+            Some(Order::Rootfs(plan)) => ahead = RootAhead::mount(plan, None),
+            Some(Order::Source(kind, fd)) => sources.add(kind, fd),
             Some(Order::Start(kind, plan, fds)) => break (kind, plan, fds),
             None => process::exit_now(0),
         }
     };
     let streams = join_streams(kind, fds).map_err(system("start", "receive the streams"))?;
     // Here, because PID 1 cannot see its parent.
-    let host_mounts = mounts::needs_host(&plan.spec)
+    let host_mounts = (stem.user.is_none() && mounts::needs_host(&plan.spec))
         .then(|| namespaces::open_host("mnt"))
         .transpose()?;
-    namespaces::arrange(&plan)?;
+    namespaces::arrange(&plan, stem, time_offsets)?;
     clone_process(channel, |channel| {
-        container::run(&plan, parked, ahead, host_mounts, streams, channel)
+        container::run(&plan, parked, ahead, sources, host_mounts, streams, channel)
     })
 }
 
@@ -498,8 +579,11 @@ fn exec_main(
         .pop()
         .ok_or_else(|| system("exec", "container")("no descriptor of its first process"))?;
     cgroup::join(&plan.cgroup).map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
-    namespaces::join_all_of(init.as_fd())?;
+    namespaces::join_all_of(init.as_fd(), plan)?;
     drop(init);
+    if plan.mapped_root.is_some() {
+        user_namespace::become_root()?;
+    }
     let streams = join_streams(kind, fds).map_err(system("exec", "receive the streams"))?;
     clone_process(channel, |channel| container::run_exec(plan, streams, channel))
 }

@@ -15,7 +15,8 @@ const NAMESPACE_KINDS: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWPID
-    | libc::CLONE_NEWUSER;
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWTIME;
 
 /// Moves the calling process into the namespace (or, for a pidfd, the namespaces) behind `fd`; `kinds` says which.
 pub fn join(fd: BorrowedFd<'_>, kinds: i32) -> io::Result<()> {

@@ -146,6 +146,24 @@ pub fn exec_file(file: BorrowedFd<'_>, arguments: &ExecStrings, environment: &Ex
     io::Error::last_os_error()
 }
 
+/// Makes the calling thread act on files as another user and group. Leaving root takes the capabilities over files out
+/// of its effective set, coming back returns them (`setfsuid(2)`).
+pub fn set_file_system_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // Neither call tells whether it succeeded: one with an impossible id changes nothing and returns the present one.
+    const ASK: u32 = u32::MAX;
+    // SAFETY: no memory is involved.
+    let (uid_now, gid_now) = unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+        (libc::setfsuid(ASK), libc::setfsgid(ASK))
+    };
+    if uid_now as u32 == uid && gid_now as u32 == gid {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+}
+
 /// Closes every descriptor from `first` on, in the kernel's table: owners in this process are left with stale
 /// numbers, so only a process about to end or to execute another program may call it.
 pub fn close_from(first: RawFd) -> io::Result<()> {

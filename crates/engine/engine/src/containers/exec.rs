@@ -395,5 +395,7 @@ fn plan_exec(
         } else {
             plan::plan_seccomp(&record.spec, &capabilities)?
         },
+        mapped_root: None,
+        has_time_namespace: false,
     })
 }

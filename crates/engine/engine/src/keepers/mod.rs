@@ -117,6 +117,7 @@ impl Workshop {
             .map_err(|error| EngineError::system(format!("keeper's socket: {error}")))?;
         let request = Request::Prepare(StemPlan {
             cgroup: cgroup_path.to_owned(),
+            ..StemPlan::default()
         });
         let (reply, fds) = connection.request(&request, &[]).await.map_err(keeper_gone)?;
         let endpoint = match (reply, place) {

@@ -111,6 +111,7 @@ impl World {
         };
         let plan = StemPlan {
             cgroup: container.cgroup_path.clone(),
+            ..StemPlan::default()
         };
         send_message(&container.socket, &Request::Prepare(plan), &[]).unwrap();
         let (reply, descriptors) = container.reply();
@@ -237,6 +238,8 @@ impl Container {
             additional_groups: Vec::new(),
             cgroup: self.cgroup_path.clone(),
             seccomp: SeccompPlan::Unconfined,
+            mapped_root: None,
+            has_time_namespace: false,
         };
         let stdio = StdioPlan {
             terminal: false,

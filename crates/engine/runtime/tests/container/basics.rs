@@ -179,7 +179,7 @@ fn a_root_mounted_ahead_serves_its_own_start_only() {
     let other = Sandbox::new();
     let foreign = other.plan(&["true"]).rootfs;
     for case in 0..3 {
-        let (stem, late) = (sandbox.stem().unwrap(), sandbox.stem().unwrap());
+        let (mut stem, mut late) = (sandbox.stem().unwrap(), sandbox.stem().unwrap());
         let ahead = if case == 2 { &foreign } else { &plan.rootfs };
         stem.mount_ahead(ahead).unwrap();
         if case == 1 {

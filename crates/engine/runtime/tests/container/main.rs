@@ -5,6 +5,7 @@
 
 mod attacks;
 mod basics;
+mod namespaces;
 mod support;
 mod timing;
 
@@ -18,7 +19,12 @@ fn main() {
         .find(|argument| !argument.starts_with('-'));
     naru_runtime::warm_up();
     let mut failed = Vec::new();
-    for (name, test) in basics::TESTS.iter().chain(attacks::TESTS).chain(timing::TESTS) {
+    for (name, test) in basics::TESTS
+        .iter()
+        .chain(namespaces::TESTS)
+        .chain(attacks::TESTS)
+        .chain(timing::TESTS)
+    {
         if wanted
             .as_ref()
             .is_some_and(|wanted| !name.contains(wanted.as_str()))

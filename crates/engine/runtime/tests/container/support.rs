@@ -1,7 +1,7 @@
 //! A busybox image, cgroups of its own, and a container started and waited for.
 
 use naru_runtime::plan::{
-    ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, SeccompPlan, StartFailure, StemPlan,
+    ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, SeccompPlan, StartFailure, StemPlan, UserNamespacePlan,
 };
 use naru_runtime::{ChildStdio, Init, Stem};
 use oci_spec::runtime::Spec;
@@ -35,7 +35,7 @@ impl Sandbox {
         fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         for name in [
             "sh", "true", "false", "cat", "id", "ls", "stat", "sleep", "hostname", "tty", "stty", "mount",
-            "grep",
+            "grep", "cut", "mkdir", "chown", "ip",
         ] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
@@ -73,8 +73,14 @@ impl Sandbox {
     }
 
     pub fn stem(&self) -> Result<Stem, StartFailure> {
+        self.stem_in(None)
+    }
+
+    pub fn stem_in(&self, user: Option<UserNamespacePlan>) -> Result<Stem, StartFailure> {
         Stem::prepare(&StemPlan {
             cgroup: self.cgroup.clone(),
+            user,
+            ..StemPlan::default()
         })
     }
 
@@ -90,6 +96,7 @@ impl Sandbox {
             groups: Vec::new(),
             seccomp: SeccompPlan::Default,
             with_init: false,
+            user_namespace: None,
         }
     }
 
@@ -105,12 +112,16 @@ impl Sandbox {
             additional_groups: Vec::new(),
             cgroup: self.cgroup.clone(),
             seccomp: SeccompPlan::Default,
+            mapped_root: None,
+            has_time_namespace: false,
         }
     }
 
     pub fn start(&self, plan: &Plan) -> Result<Running, StartFailure> {
         let (stdio, output) = pipes();
-        let (init, ()) = self.stem()?.start(&plan.build(), stdio, || Ok(()))?;
+        let (init, ()) = self
+            .stem_in(plan.user_namespace.clone())?
+            .start(&plan.build(), stdio, || Ok(()))?;
         Ok(Running { init, output })
     }
 
@@ -160,6 +171,7 @@ pub struct Plan {
     pub groups: Vec<String>,
     pub seccomp: SeccompPlan,
     pub with_init: bool,
+    pub user_namespace: Option<UserNamespacePlan>,
 }
 
 impl Plan {
@@ -177,6 +189,13 @@ impl Plan {
 
     pub fn user(mut self, user: &str) -> Self {
         user.clone_into(&mut self.user);
+        self
+    }
+
+    /// One more namespace, as the specification has it.
+    pub fn namespace(mut self, namespace: Value) -> Self {
+        let namespaces = self.spec.pointer_mut("/linux/namespaces").unwrap();
+        namespaces.as_array_mut().unwrap().push(namespace);
         self
     }
 
@@ -202,6 +221,12 @@ impl Running {
         let mut text = String::new();
         fs::File::from(self.output).read_to_string(&mut text).unwrap();
         (wait(self.init.pid), text)
+    }
+
+    /// Kills it and returns what it had written.
+    pub fn end_and_read(self) -> String {
+        rustix::process::pidfd_send_signal(&self.init.pidfd, Signal::KILL).unwrap();
+        self.finish().1
     }
 
     pub fn kill(self) -> i32 {

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 import time
 import warnings
 
@@ -186,6 +187,39 @@ def test_start_on_a_full_disk_fails_whole_or_works_whole(disk):
     if not started:
         disk.api.start(made)
     assert disk.api.inspect(made)["State"]["Running"]
+
+
+@pytest.mark.parametrize("command,code", [(["no-such-command"], 127), (["/etc"], 126), (["true"], 0)], ids=["not-found", "not-executable", "honest"])
+def test_who_waits_hears_of_a_start_on_a_full_disk(disk, command, code):
+    """A start that fails where its record cannot be written must still wake those who wait for its end."""
+    made = disk.api.create(command)
+    heard = []
+
+    def wait():
+        api = Api(disk.engine.socket, timeout=10)
+        try:
+            heard.append(api.call("POST", f"/containers/{made}/wait?condition=next-exit"))
+        except (ApiError, OSError) as error:
+            heard.append(error)
+        finally:
+            api.close()
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    time.sleep(0.3)
+    disk.fill()
+    try:
+        disk.api.start(made)
+        assert code == 0
+    except ApiError as error:
+        # Docker's own status for a command that is not there; or the disk was the first obstacle.
+        assert error.status in (400, 500), error
+        code = code or 128
+    waiter.join(10)
+    assert not waiter.is_alive() and isinstance(heard[0], dict), heard
+    assert heard[0]["StatusCode"] == code or re.search(NO_SPACE, str(heard[0])), heard
+    disk.empty()
+    wait_for(lambda: not disk.api.inspect(made)["State"]["Running"])
 
 
 def test_removal_needs_no_space(disk):

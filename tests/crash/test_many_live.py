@@ -185,3 +185,28 @@ def test_term_after_many_removals_leaves_nothing(fresh_naru):
         assert fresh_naru.stop() == 0
         assert fresh_naru.settled_leftovers() == [], f"round {round}"
         fresh_naru.start()
+
+
+def test_term_amid_removals_leaves_nothing(fresh_naru):
+    """Told to end in the middle of them: what was not removed is there, can be removed, and then nothing is left."""
+    names = [f"amid-{number}" for number in range(100)]
+    assert in_threads(fresh_naru, names, create_and_start) == []
+    remover = threading.Thread(target=in_threads, args=(fresh_naru, names, remove_quietly))
+    remover.start()
+    time.sleep(0.05)
+    assert fresh_naru.stop() == 0
+    remover.join()
+    fresh_naru.start()
+    api = Api(fresh_naru.socket)
+    for one in api.call("GET", "/containers/json?all=1"):
+        api.remove(one["Id"])
+    api.close()
+    assert fresh_naru.stop() == 0
+    assert fresh_naru.settled_leftovers() == []
+
+
+def remove_quietly(api, name):
+    try:
+        api.remove(name)
+    except (ApiError, OSError, EOFError):
+        api.close()

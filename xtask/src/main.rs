@@ -1,6 +1,6 @@
 //! The project's own commands, for a person and for CI alike: `cargo xtask ci`.
 //!
-//! Needs nothing but the Rust toolchain to start; `setup` brings the rest.
+//! Needs the Rust toolchain and a C linker to start; `setup` brings the rest.
 
 mod arrows;
 mod incidents;

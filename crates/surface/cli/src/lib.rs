@@ -10,6 +10,8 @@ mod args;
 mod commands;
 mod connect;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod http;
 mod json;
 mod options;

@@ -306,14 +306,14 @@ fn write_to(stream: u8, bytes: &[u8]) -> Result<()> {
 
 /// Takes Docker's stream frames apart: stream number, three zero bytes, length (big-endian u32), bytes.
 #[derive(Debug, Default)]
-struct FrameReader {
+pub struct FrameReader {
     header: Vec<u8>,
     stream: u8,
     left: usize,
 }
 
 impl FrameReader {
-    fn accept(&mut self, mut bytes: &[u8], write: &mut dyn FnMut(u8, &[u8]) -> Result<()>) -> Result<()> {
+    pub fn accept(&mut self, mut bytes: &[u8], write: &mut dyn FnMut(u8, &[u8]) -> Result<()>) -> Result<()> {
         while !bytes.is_empty() {
             if self.left == 0 {
                 let wanted = (8 - self.header.len()).min(bytes.len());

@@ -9,6 +9,9 @@ pub const NAMES: &[&str] = &[
     "slice", "json", "join", "split", "lower", "upper", "title", "pad", "truncate",
 ];
 
+/// Widest column a template may ask for: no terminal is wider, and no width may use up the memory.
+const COLUMNS_MAX: usize = 10_000;
+
 pub fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
     let needs = |count: usize| {
         if arguments.len() >= count {
@@ -89,9 +92,9 @@ pub fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         "title" => Value::Text(title(&text(0))),
         "pad" => Value::Text(format!(
             "{}{}{}",
-            " ".repeat(number(1)),
+            " ".repeat(number(1).min(COLUMNS_MAX)),
             text(0),
-            " ".repeat(number(2))
+            " ".repeat(number(2).min(COLUMNS_MAX))
         )),
         "truncate" => Value::Text(text(0).chars().take(number(1)).collect()),
         _ => return Err(format!("function {name:?} not defined")),
@@ -182,7 +185,11 @@ fn print_formatted(arguments: &[Value]) -> String {
                     'x' => format!("{:x}", value.integer()),
                     _ => show(&value),
                 };
-                let columns = width.trim_start_matches('-').parse().unwrap_or(0);
+                let columns = width
+                    .trim_start_matches('-')
+                    .parse()
+                    .unwrap_or(0)
+                    .min(COLUMNS_MAX);
                 text.push_str(&if width.starts_with('-') {
                     format!("{shown:columns$}")
                 } else {

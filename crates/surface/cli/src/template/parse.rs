@@ -51,8 +51,12 @@ enum Token {
     Comma,
 }
 
+/// How deep blocks, parentheses and pipes may nest; each costs some stack. Templates for people use three or four.
+const NESTING_MAX: usize = 50;
+
 pub fn parse(text: &str) -> Result<Vec<Node>, String> {
     let pieces = split(text)?;
+    check_nesting(&pieces)?;
     let mut parser = Parser { pieces, at: 0 };
     let (nodes, end) = parser.nodes()?;
     match end {
@@ -92,6 +96,26 @@ fn split(text: &str) -> Result<Vec<Piece>, String> {
             pieces.push(Piece::Action(tokens(body)?));
         }
     }
+}
+
+fn check_nesting(pieces: &[Piece]) -> Result<(), String> {
+    let mut blocks = 0_usize;
+    for piece in pieces {
+        let Piece::Action(tokens) = piece else { continue };
+        match keyword(tokens) {
+            Some("if" | "with" | "range") => blocks += 1,
+            Some("end") => blocks = blocks.saturating_sub(1),
+            _ => {}
+        }
+        // A pipe nests what is before it in what follows.
+        let inner = tokens
+            .iter()
+            .filter(|token| matches!(token, Token::Open | Token::Pipe));
+        if blocks.max(inner.count()) > NESTING_MAX {
+            return Err(format!("nested too deep (at most {NESTING_MAX})"));
+        }
+    }
+    Ok(())
 }
 
 /// Where `}}` ends the action, outside strings.

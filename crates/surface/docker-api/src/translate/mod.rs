@@ -3,6 +3,8 @@
 pub mod create;
 pub mod exec;
 pub mod filters;
+#[cfg(test)]
+mod fuzz;
 pub mod image;
 pub mod inspect;
 pub mod list;

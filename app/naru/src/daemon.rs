@@ -63,6 +63,7 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
         exec_root: options.exec_root.clone(),
         bridge_address: options.bridge_address,
         live_restore: options.live_restore,
+        registry: options.registry.clone(),
     })
     .await
     .map_err(|error| error.to_string())?;

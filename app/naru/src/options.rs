@@ -1,9 +1,11 @@
 //! The daemon's options: the command line over the configuration file, with dockerd's names.
 
 use clap::Parser;
+use naru_engine::registry::RegistryOptions;
 use serde::Deserialize;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub const DATA_ROOT: &str = "/var/lib/naru";
 pub const EXEC_ROOT: &str = "/run/naru";
@@ -30,12 +32,24 @@ struct Arguments {
     /// A JSON file with these options under the same names
     #[arg(long)]
     config_file: Option<PathBuf>,
-    /// Registries spoken to without TLS
+    /// A registry spoken to without TLS or a trusted certificate: HOST[:PORT] or CIDR
     #[arg(long = "insecure-registry")]
     insecure_registries: Vec<String>,
-    /// Registries asked before docker.io
+    /// A registry asked before docker.io, by its URL
     #[arg(long = "registry-mirror")]
     registry_mirrors: Vec<String>,
+    /// Seconds a registry may be silent [default: 30]
+    #[arg(long)]
+    registry_timeout: Option<u64>,
+    /// Layers of one image downloaded at once [default: 3]
+    #[arg(long)]
+    max_concurrent_downloads: Option<usize>,
+    /// Layers of one image uploaded at once [default: 5]
+    #[arg(long)]
+    max_concurrent_uploads: Option<usize>,
+    /// Tries of one download before it fails [default: 5]
+    #[arg(long)]
+    max_download_attempts: Option<u32>,
     /// Leave containers running when the daemon ends by SIGTERM [default: true]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     live_restore: Option<bool>,
@@ -58,6 +72,10 @@ struct ConfigFile {
     bip: Option<String>,
     insecure_registries: Vec<String>,
     registry_mirrors: Vec<String>,
+    registry_timeout: Option<u64>,
+    max_concurrent_downloads: Option<usize>,
+    max_concurrent_uploads: Option<usize>,
+    max_download_attempts: Option<u32>,
     live_restore: Option<bool>,
     log_level: Option<String>,
     debug: Option<bool>,
@@ -72,6 +90,7 @@ pub struct DaemonOptions {
     pub pidfile: PathBuf,
     pub bridge_address: Option<(Ipv4Addr, u8)>,
     pub live_restore: bool,
+    pub registry: RegistryOptions,
     pub log_level: String,
 }
 
@@ -91,6 +110,7 @@ fn resolve(arguments: Arguments) -> Result<DaemonOptions, String> {
         Some(path) => read_config(path)?,
         None => ConfigFile::default(),
     };
+    let registry = registry_options(&arguments, &file)?;
     let exec_root = absolute(
         arguments
             .exec_root
@@ -104,21 +124,6 @@ fn resolve(arguments: Arguments) -> Result<DaemonOptions, String> {
     };
     if hosts.is_empty() {
         hosts.push(format!("unix://{}", exec_root.join("naru.sock").display()));
-    }
-    for registry in arguments.registry_mirrors.iter().chain(&file.registry_mirrors) {
-        if !registry.starts_with("http://") && !registry.starts_with("https://") {
-            return Err(format!(
-                "invalid mirror {registry:?}: it must begin with http:// or https://"
-            ));
-        }
-    }
-    if let Some(empty) = arguments
-        .insecure_registries
-        .iter()
-        .chain(&file.insecure_registries)
-        .find(|name| name.is_empty())
-    {
-        return Err(format!("invalid insecure registry {empty:?}"));
     }
     let is_debug = arguments.debug || file.debug.unwrap_or(false);
     let log_level = arguments
@@ -151,9 +156,65 @@ fn resolve(arguments: Arguments) -> Result<DaemonOptions, String> {
             .map(|text| parse_bip(&text))
             .transpose()?,
         live_restore: arguments.live_restore.or(file.live_restore).unwrap_or(true),
+        registry,
         log_level: if is_debug { "debug".to_owned() } else { log_level },
         exec_root,
     })
+}
+
+fn registry_options(arguments: &Arguments, file: &ConfigFile) -> Result<RegistryOptions, String> {
+    let both = |first: &[String], second: &[String]| [first, second].concat();
+    let mirrors = both(&arguments.registry_mirrors, &file.registry_mirrors);
+    if let Some(mirror) = mirrors
+        .iter()
+        .find(|mirror| !mirror.starts_with("http://") && !mirror.starts_with("https://"))
+    {
+        return Err(format!(
+            "invalid mirror {mirror:?}: it must begin with http:// or https://"
+        ));
+    }
+    let insecure = both(&arguments.insecure_registries, &file.insecure_registries);
+    if let Some(wrong) = insecure
+        .iter()
+        .find(|name| name.is_empty() || name.contains("://"))
+    {
+        return Err(format!(
+            "invalid insecure registry {wrong:?}: it is HOST, HOST:PORT or a CIDR"
+        ));
+    }
+    let defaults = RegistryOptions::default();
+    let chosen = RegistryOptions {
+        mirrors,
+        insecure,
+        timeout: arguments
+            .registry_timeout
+            .or(file.registry_timeout)
+            .map_or(defaults.timeout, Duration::from_secs),
+        concurrent_downloads: arguments
+            .max_concurrent_downloads
+            .or(file.max_concurrent_downloads)
+            .unwrap_or(defaults.concurrent_downloads),
+        concurrent_uploads: arguments
+            .max_concurrent_uploads
+            .or(file.max_concurrent_uploads)
+            .unwrap_or(defaults.concurrent_uploads),
+        attempts: arguments
+            .max_download_attempts
+            .or(file.max_download_attempts)
+            .unwrap_or(defaults.attempts),
+        certificate_folders: defaults.certificate_folders,
+    };
+    let is_zero = chosen.timeout.is_zero()
+        || chosen.attempts == 0
+        || chosen.concurrent_downloads.min(chosen.concurrent_uploads) == 0;
+    if is_zero {
+        return Err(
+            "--registry-timeout, --max-concurrent-downloads, --max-concurrent-uploads and --max-download-attempts \
+             must be 1 or more"
+                .to_owned(),
+        );
+    }
+    Ok(chosen)
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, String> {

@@ -249,6 +249,9 @@ impl<R: Read> Read for ProgressReader<'_, R> {
     }
 }
 
+/// Parsed, and its bytes.
+type FoundManifest<'a> = (Manifest, &'a [u8]);
+
 struct Members(HashMap<String, Member>);
 
 impl Members {
@@ -333,7 +336,7 @@ impl Members {
             let Some(manifest) = self.find_manifest(descriptor, 0)? else {
                 continue;
             };
-            let mut plan = self.plan_manifest(&manifest)?;
+            let mut plan = self.plan_manifest(manifest)?;
             plan.names.extend(annotated_name(descriptor));
             match plans.iter_mut().find(|other| other.raw_config == plan.raw_config) {
                 Some(other) => other.names.append(&mut plan.names),
@@ -355,7 +358,11 @@ impl Members {
     }
 
     /// The manifest behind a descriptor: itself, or the one for this platform. `None` where nothing is for it.
-    fn find_manifest(&self, descriptor: &Descriptor, depth: u32) -> Result<Option<Manifest>, ContentError> {
+    fn find_manifest(
+        &self,
+        descriptor: &Descriptor,
+        depth: u32,
+    ) -> Result<Option<FoundManifest<'_>>, ContentError> {
         let host = Platform::host();
         let is_foreign = descriptor
             .platform
@@ -366,7 +373,7 @@ impl Members {
         }
         let bytes = self.blob(descriptor)?;
         match parse_document(descriptor.digest.as_str(), bytes, Some(&descriptor.media_type))? {
-            ManifestDocument::Manifest(manifest) => Ok(Some(manifest)),
+            ManifestDocument::Manifest(manifest) => Ok(Some((manifest, bytes))),
             ManifestDocument::Index(index) => self.choose_manifest(&index, &host, depth),
         }
     }
@@ -376,14 +383,14 @@ impl Members {
         index: &Index,
         host: &Platform,
         depth: u32,
-    ) -> Result<Option<Manifest>, ContentError> {
+    ) -> Result<Option<FoundManifest<'_>>, ContentError> {
         match index.choose(host) {
             Some(descriptor) => self.find_manifest(descriptor, depth + 1),
             None => Ok(None),
         }
     }
 
-    fn plan_manifest(&self, manifest: &Manifest) -> Result<ImagePlan, ContentError> {
+    fn plan_manifest(&self, (manifest, bytes): FoundManifest<'_>) -> Result<ImagePlan, ContentError> {
         let raw_config = self.blob(&manifest.config)?;
         let mut layers = Vec::new();
         for descriptor in &manifest.layers {
@@ -393,7 +400,9 @@ impl Members {
             }
             layers.push(diff_id.clone());
         }
-        plan_image(raw_config, &layers, Vec::new())
+        let mut plan = plan_image(raw_config, &layers, Vec::new())?;
+        plan.manifest = Some(bytes.to_vec());
+        Ok(plan)
     }
 }
 
@@ -418,7 +427,7 @@ fn annotated_name(descriptor: &Descriptor) -> Option<Reference> {
 }
 
 /// Compares an image's layers with what its configuration says they are.
-fn plan_image(
+pub(crate) fn plan_image(
     raw_config: &[u8],
     layers: &[Digest],
     names: Vec<Reference>,
@@ -442,5 +451,6 @@ fn plan_image(
         raw_config: raw_config.to_vec(),
         config,
         names,
+        manifest: None,
     })
 }

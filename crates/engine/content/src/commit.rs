@@ -11,12 +11,12 @@
 use crate::error::{ContentError, LayerError};
 use crate::frame::FrameReader;
 use crate::image::{Image, LoadedImage};
-use crate::layout::LayerRecord;
+use crate::layout::{KeptBlob, LayerRecord};
 use crate::recovery::remove_any;
-use crate::stage::{StagedLayer, stage_layer};
+use crate::stage::{Compression, Keep, StagedLayer, stage_layer};
 use crate::store::{ContentStore, StoredImage, chain_ids, digest_of};
 use naru_base::{Digest, Timestamp};
-use naru_oci::{ImageConfig, Reference};
+use naru_oci::{ImageConfig, ManifestDocument, Reference};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use std::collections::HashMap;
 use std::io::Read;
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Layers gathered for one or more images. Dropped without [`Ingest::commit`], nothing of it stays.
-pub(crate) struct Ingest<'a> {
+pub struct Ingest<'a> {
     store: &'a ContentStore,
     staged: HashMap<Digest, StagedLayer>,
     pins: Vec<Digest>,
@@ -35,6 +35,8 @@ pub(crate) struct ImagePlan {
     pub raw_config: Vec<u8>,
     pub config: ImageConfig,
     pub names: Vec<Reference>,
+    /// The manifest's bytes, where it came with one.
+    pub manifest: Option<Vec<u8>>,
 }
 
 /// Something in `temporary/` that goes when this is dropped, unless it was moved to its place before.
@@ -87,11 +89,35 @@ impl<'a> Ingest<'a> {
         input: impl Read,
         label: &str,
     ) -> Result<(Digest, Digest), ContentError> {
-        let staged = stage_layer(input, self.store.layout.temporary())
+        let staged = stage_layer(input, self.store.layout.temporary(), Keep::Blob)
             .map_err(|source| self.store.layer_error(label, source))?;
         let ids = (staged.diff_id.clone(), staged.blob.clone());
-        self.staged.entry(staged.diff_id.clone()).or_insert(staged);
+        self.adopt(staged);
         Ok(ids)
+    }
+
+    /// Takes over a layer that was unpacked elsewhere.
+    pub(crate) fn adopt(&mut self, staged: StagedLayer) {
+        self.staged.entry(staged.diff_id.clone()).or_insert(staged);
+    }
+
+    pub(crate) fn store(&self) -> &'a ContentStore {
+        self.store
+    }
+
+    /// Gives a staged layer the file it was downloaded to, where that is worth keeping.
+    pub(crate) fn keep_download(&self, staged: &mut StagedLayer) -> Result<(), ContentError> {
+        if staged.compression == Compression::None {
+            return Ok(());
+        }
+        let (from, to) = (self.store.layout.download(&staged.blob), staged.path.join("blob"));
+        std::fs::hard_link(&from, &to).map_err(|error| ContentError::io(&from, error))?;
+        staged.kept = Some(KeptBlob {
+            digest: staged.blob.clone(),
+            bytes: staged.blob_bytes,
+            compression: staged.compression,
+        });
+        Ok(())
     }
 
     /// Finds a layer that the store has already, by the digest of its archive or of its blob, and keeps it.
@@ -136,6 +162,7 @@ impl<'a> Ingest<'a> {
                 entries: staged.unpacked.entries,
                 blob: staged.blob.clone(),
                 blob_bytes: staged.blob_bytes,
+                kept: staged.kept.clone(),
                 displaced: staged.unpacked.displaced.clone(),
             };
             let lower: Vec<PathBuf> = chain[..index]
@@ -164,7 +191,7 @@ impl<'a> Ingest<'a> {
     }
 
     /// Keeps a layer that is there already.
-    fn pin_chain(&mut self, chain: &Digest) -> bool {
+    pub(crate) fn pin_chain(&mut self, chain: &Digest) -> bool {
         let mut state = self.store.write();
         if !state.layers.contains_key(chain) {
             return false;
@@ -182,12 +209,16 @@ impl<'a> Ingest<'a> {
         }
         let (record, path) = self.find_tree(diff_id, ready)?;
         let frame = FrameReader::open(&path, record.displaced).map_err(|e| ContentError::io(&path, e))?;
-        let mut staged = stage_layer(frame, self.store.layout.temporary())
+        let mut staged = stage_layer(frame, self.store.layout.temporary(), Keep::Nothing)
             .map_err(|source| self.store.layer_error(diff_id.short(), source))?;
         if staged.diff_id != *diff_id {
             return Err(mismatch("a layer made again", diff_id, &staged.diff_id));
         }
         (staged.blob, staged.blob_bytes) = (record.blob, record.blob_bytes);
+        // Without its compressed form the layer is as good; a push compresses it anew.
+        if std::fs::hard_link(path.join("blob"), staged.path.join("blob")).is_ok() {
+            staged.kept = record.kept;
+        }
         Ok(staged)
     }
 
@@ -216,6 +247,11 @@ impl<'a> Ingest<'a> {
             let blob = Temporary(store.layout.temporary());
             std::fs::write(&blob.0, &plan.raw_config).map_err(|e| ContentError::io(&blob.0, e))?;
             blobs.push((digest_of(&plan.raw_config), blob));
+            if let Some(manifest) = &plan.manifest {
+                let blob = Temporary(store.layout.temporary());
+                std::fs::write(&blob.0, manifest).map_err(|e| ContentError::io(&blob.0, e))?;
+                blobs.push((digest_of(manifest), blob));
+            }
         }
         store.layout.sync_filesystem()?;
         let _change = store.begin_change();
@@ -256,6 +292,7 @@ impl ContentStore {
             raw_config,
             config,
             names,
+            manifest: None,
         }])?;
         loaded
             .pop()
@@ -305,14 +342,32 @@ impl ContentStore {
             (state.images.clone(), state.names.clone())
         };
         let mut loaded = Vec::new();
+        let mut replaced = Vec::new();
         for plan in plans {
             let id = digest_of(&plan.raw_config);
-            images.entry(id.clone()).or_insert_with(|| StoredImage {
+            let image = images.entry(id.clone()).or_insert_with(|| StoredImage {
                 config: Arc::new(plan.config.clone()),
                 raw_config: plan.raw_config.as_slice().into(),
                 chain_ids: chain_ids(&plan.config.rootfs.diff_ids),
                 arrived_at,
+                manifest: None,
             });
+            if let Some(manifest) = &plan.manifest {
+                let digest = digest_of(manifest);
+                // An image keeps the manifest it has, if that can still be pushed as it is.
+                let has_better = image.manifest.as_ref().is_some_and(|old| self.has_blobs_of(old));
+                if image.manifest.as_ref() != Some(&digest) {
+                    let (new, unused) = match image.manifest.take() {
+                        Some(old) if has_better => (old, digest),
+                        Some(old) => (digest, old),
+                        None => (digest.clone(), digest),
+                    };
+                    if new != unused {
+                        replaced.push(unused);
+                    }
+                    image.manifest = Some(new);
+                }
+            }
             for name in &plan.names {
                 names.insert(name.to_string(), id.clone());
             }
@@ -330,7 +385,41 @@ impl ContentStore {
         let mut state = self.write();
         state.images = next.images;
         state.names = next.names;
+        drop(state);
+        for unused in replaced {
+            remove_any(&self.layout.blob(&unused))?;
+        }
         Ok(loaded)
+    }
+
+    /// Whether every layer of this manifest could be sent byte for byte.
+    pub(crate) fn has_blobs_of(&self, manifest: &Digest) -> bool {
+        let document = self.read_blob(manifest).ok();
+        let document = document.and_then(|bytes| ManifestDocument::parse(&bytes, None).ok());
+        let Some(ManifestDocument::Manifest(manifest)) = document else {
+            return false;
+        };
+        let state = self.read();
+        manifest.layers.iter().all(|wanted| {
+            state.layers.values().any(|layer| {
+                layer.diff_id == wanted.digest
+                    || layer
+                        .kept
+                        .as_ref()
+                        .is_some_and(|kept| kept.digest == wanted.digest)
+            })
+        })
+    }
+
+    /// A whole small blob, compared with its digest.
+    pub(crate) fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, ContentError> {
+        let path = self.layout.blob(digest);
+        let bytes = std::fs::read(&path).map_err(|error| ContentError::io(&path, error))?;
+        let found = digest_of(&bytes);
+        if found != *digest {
+            return Err(mismatch(&path.display().to_string(), digest, &found));
+        }
+        Ok(bytes)
     }
 
     /// Deletes layers that nothing needs, top down; returns them. The caller holds the lock on changes.

@@ -2,6 +2,7 @@
 
 use crate::error::ContentError;
 use crate::frame::Displacement;
+use crate::stage::Compression;
 use naru_base::{ContainerId, Digest, Timestamp};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -28,8 +29,19 @@ pub(crate) struct LayerRecord {
     /// The blob it came in; compressed as it was, so not what the frame makes.
     pub blob: Digest,
     pub blob_bytes: u64,
+    /// The compressed form at `blob` in the layer's directory, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptBlob>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub displaced: Vec<Displacement>,
+}
+
+/// A layer's archive, compressed, as registries know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptBlob {
+    pub digest: Digest,
+    pub bytes: u64,
+    pub compression: Compression,
 }
 
 /// `images.json`.
@@ -43,6 +55,9 @@ pub(crate) struct IndexRecord {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ImageRecord {
     pub arrived_at: Timestamp,
+    /// The manifest it came with, a blob.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
 }
 
 #[derive(Debug)]
@@ -65,7 +80,7 @@ impl Layout {
             next: AtomicU64::new(0),
             _lock: lock,
         };
-        for name in ["blobs/sha256", "layers", "snapshots", "temporary"] {
+        for name in ["blobs/sha256", "downloads", "layers", "snapshots", "temporary"] {
             let path = layout.root.join(name);
             std::fs::create_dir_all(&path).map_err(|e| ContentError::io(&path, e))?;
         }
@@ -78,6 +93,10 @@ impl Layout {
 
     pub(crate) fn layer(&self, chain: &Digest) -> PathBuf {
         self.root.join("layers").join(chain.hex())
+    }
+
+    pub(crate) fn download(&self, digest: &Digest) -> PathBuf {
+        self.root.join("downloads").join(digest.hex())
     }
 
     pub(crate) fn diff(&self, chain: &Digest) -> PathBuf {

@@ -4,9 +4,11 @@
 //! <root>/format                     "naru-content 1"; anything else is refused
 //! <root>/lock                       flock, held by the one daemon that has the store open
 //! <root>/images.json                images and names; replaced by rename, always whole
-//! <root>/blobs/sha256/<hex>         image configurations, verbatim
+//! <root>/blobs/sha256/<hex>         image configurations and manifests, verbatim
+//! <root>/downloads/<hex>            layer blobs as far as they have come (see `download`)
 //! <root>/layers/<chain id>/diff/        the layer, unpacked, as overlay wants it
 //! <root>/layers/<chain id>/layer.json   what it is: diff id, parent, sizes, original blob
+//! <root>/layers/<chain id>/blob         its archive as it came compressed, or as it was compressed for a push
 //! <root>/layers/<chain id>/frame.zst    what makes its archive again, bit for bit (see `frame`)
 //! <root>/init/diff/                 topmost read-only layer of every container
 //! <root>/snapshots/<container id>/  layers, upper, work (see `snapshot`)
@@ -29,6 +31,7 @@
 mod archive;
 mod commit;
 mod copy_up;
+mod download;
 mod error;
 mod frame;
 mod image;
@@ -41,6 +44,7 @@ mod store;
 mod tarball;
 mod unpack;
 
+pub use download::{Assembly, Download, DownloadReader, DownloadWatch, parse_config};
 pub use error::{ContentError, LayerError};
 pub use image::{
     DiskUsage, HistoryEntry, Image, ImageUsage, ImageUser, LoadProgress, LoadedImage, OpenReport, Removed,
@@ -48,4 +52,5 @@ pub use image::{
 };
 pub use naru_oci::ImageConfig;
 pub use snapshot::Snapshot;
+pub use stage::{Compression, StagedLayer};
 pub use store::ContentStore;

@@ -51,6 +51,7 @@ pub(crate) fn read_state(layout: &Layout, report: &mut OpenReport) -> Result<Sta
         match read_image(layout, id, &state) {
             Some((config, raw_config, chain_ids)) => {
                 let arrived_at = record.arrived_at;
+                let manifest = record.manifest.clone();
                 state.images.insert(
                     id.clone(),
                     StoredImage {
@@ -58,6 +59,7 @@ pub(crate) fn read_state(layout: &Layout, report: &mut OpenReport) -> Result<Sta
                         raw_config,
                         chain_ids,
                         arrived_at,
+                        manifest,
                     },
                 );
             }
@@ -78,7 +80,11 @@ pub(crate) fn read_state(layout: &Layout, report: &mut OpenReport) -> Result<Sta
         report.layers_removed += 1;
     }
     for (name, path) in children(&layout.root.join("blobs/sha256"))? {
-        if !state.images.keys().any(|id| id.hex() == name) {
+        let mut needed = state
+            .images
+            .iter()
+            .flat_map(|(id, image)| std::iter::once(id).chain(&image.manifest));
+        if !needed.any(|digest| digest.hex() == name) {
             remove_any(&path)?;
         }
     }

@@ -87,13 +87,15 @@ impl ContentStore {
             index.images.remove(id);
         }
         self.layout.write_index(&index)?;
-        {
+        let manifest = {
             let mut state = self.write();
             state.names.retain(|name, _| !names.contains(name));
             if plan.deletes_image {
-                state.images.remove(id);
+                state.images.remove(id).and_then(|image| image.manifest)
+            } else {
+                None
             }
-        }
+        };
         let mut removed: Vec<Removed> = plan
             .untag
             .iter()
@@ -101,7 +103,9 @@ impl ContentStore {
             .collect();
         if plan.deletes_image {
             removed.push(Removed::Deleted(id.clone()));
-            remove_any(&self.layout.blob(id))?;
+            for blob in manifest.iter().chain([id]) {
+                remove_any(&self.layout.blob(blob))?;
+            }
             let layers = self.collect_layers()?;
             removed.extend(
                 layers

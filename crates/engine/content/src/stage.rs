@@ -2,10 +2,13 @@
 //! digest and decompresses; the other checks the archive's digest and unpacks.
 
 use crate::error::LayerError;
+use crate::layout::KeptBlob;
 use crate::unpack::{Unpacked, unpack};
 use naru_base::Digest;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -18,12 +21,23 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// An unpacked layer that no image has yet. Its files go when it is dropped, unless it was moved away.
 #[derive(Debug)]
-pub(crate) struct StagedLayer {
-    pub path: PathBuf,
-    pub diff_id: Digest,
-    pub blob: Digest,
-    pub blob_bytes: u64,
-    pub unpacked: Unpacked,
+pub struct StagedLayer {
+    pub(crate) path: PathBuf,
+    pub(crate) diff_id: Digest,
+    pub(crate) blob: Digest,
+    pub(crate) blob_bytes: u64,
+    pub(crate) compression: Compression,
+    /// Its compressed form, in `blob` below `path`.
+    pub(crate) kept: Option<KeptBlob>,
+    pub(crate) unpacked: Unpacked,
+}
+
+/// Whether a blob that comes compressed is written to `blob` in the layer's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Blob,
+    /// It is somewhere already, or can be made again.
+    Nothing,
 }
 
 impl Drop for StagedLayer {
@@ -33,8 +47,10 @@ impl Drop for StagedLayer {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compression {
+/// How a layer's archive is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
     None,
     Gzip,
     Zstd,
@@ -115,19 +131,25 @@ pub(crate) fn read_full(input: &mut impl Read, target: &mut [u8]) -> io::Result<
 }
 
 /// Unpacks the blob in `input` into `path`, which is made here and gone again if this fails.
-pub(crate) fn stage_layer(input: impl Read, path: PathBuf) -> Result<StagedLayer, LayerError> {
+pub(crate) fn stage_layer(input: impl Read, path: PathBuf, keep: Keep) -> Result<StagedLayer, LayerError> {
     let make = |source| LayerError::Io {
         name: path.display().to_string(),
         action: "create",
         source,
     };
     std::fs::create_dir(&path).map_err(make)?;
-    match stage_into(input, &path) {
-        Ok((diff_id, (blob, blob_bytes), unpacked)) => Ok(StagedLayer {
+    match stage_into(input, &path, keep) {
+        Ok((diff_id, (blob, blob_bytes), compression, unpacked)) => Ok(StagedLayer {
             path,
             diff_id,
+            kept: (keep == Keep::Blob && compression != Compression::None).then(|| KeptBlob {
+                digest: blob.clone(),
+                bytes: blob_bytes,
+                compression,
+            }),
             blob,
             blob_bytes,
+            compression,
             unpacked,
         }),
         Err(error) => {
@@ -137,11 +159,43 @@ pub(crate) fn stage_layer(input: impl Read, path: PathBuf) -> Result<StagedLayer
     }
 }
 
-type Staged = (Digest, (Digest, u64), Unpacked);
+/// Passes on what is read, and writes it to a file where there is one.
+struct KeepingReader<R> {
+    input: R,
+    file: Option<File>,
+}
 
-fn stage_into(input: impl Read, path: &Path) -> Result<Staged, LayerError> {
+impl<R: Read> Read for KeepingReader<R> {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let length = self.input.read(target)?;
+        if let Some(file) = &mut self.file {
+            file.write_all(&target[..length])?;
+        }
+        Ok(length)
+    }
+}
+
+type Staged = (Digest, (Digest, u64), Compression, Unpacked);
+
+fn stage_into(mut input: impl Read, path: &Path, keep: Keep) -> Result<Staged, LayerError> {
+    let mut head = [0; 4];
+    let length = read_full(&mut input, &mut head).map_err(LayerError::Read)?;
+    let compression = Compression::of(&head[..length]);
+    let file = if keep == Keep::Blob && compression != Compression::None {
+        let made = File::create_new(path.join("blob"));
+        Some(made.map_err(|source| LayerError::Io {
+            name: "blob".to_owned(),
+            action: "create",
+            source,
+        })?)
+    } else {
+        None
+    };
+    let input = KeepingReader {
+        input: io::Cursor::new(head[..length].to_vec()).chain(input),
+        file,
+    };
     let mut input = BufReader::with_capacity(PIECE_BYTES, HashingReader::new(input));
-    let compression = Compression::of(input.fill_buf().map_err(LayerError::Read)?);
     let (full_sender, full_receiver) = sync_channel(PIECES_MAX);
     let (empty_sender, empty_receiver) = sync_channel(PIECES_MAX);
     let is_compressed = compression != Compression::None;
@@ -165,7 +219,8 @@ fn stage_into(input: impl Read, path: &Path) -> Result<Staged, LayerError> {
         let buffered = input.buffer().len();
         input.consume(buffered);
         let blob = input.into_inner().finish().map_err(LayerError::Read)?;
-        Ok((diff_id.unwrap_or_else(|| blob.0.clone()), blob, unpacked))
+        let diff_id = diff_id.unwrap_or_else(|| blob.0.clone());
+        Ok((diff_id, blob, compression, unpacked))
     })
 }
 

@@ -17,6 +17,7 @@ pub(crate) struct StoredImage {
     pub raw_config: Arc<[u8]>,
     pub chain_ids: Vec<Digest>,
     pub arrived_at: Timestamp,
+    pub manifest: Option<Digest>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +58,7 @@ impl ContentStore {
             copying: Mutex::new(()),
             report,
         };
+        store.sweep_downloads();
         Ok(store)
     }
 
@@ -179,6 +181,7 @@ impl State {
     pub(crate) fn index(&self) -> IndexRecord {
         let record = |image: &StoredImage| ImageRecord {
             arrived_at: image.arrived_at,
+            manifest: image.manifest.clone(),
         };
         IndexRecord {
             images: self

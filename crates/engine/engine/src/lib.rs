@@ -28,8 +28,11 @@ mod views;
 mod volumes;
 
 pub use error::{EngineError, Result};
+pub use images::{PullRequest, Teller, TransferStep};
 pub use keepers::SPAWNER_ROLE;
 pub use naru_content as content;
+pub use naru_oci as oci;
+pub use naru_registry as registry;
 pub use views::*;
 
 use containers::{Container, Registry};
@@ -57,6 +60,7 @@ pub struct Engine {
     id: String,
     content: Arc<ContentStore>,
     network: Arc<Network>,
+    blob_locks: images::BlobLocks,
     volumes: volumes::Volumes,
     registry: Registry,
     workshop: Arc<Workshop>,
@@ -93,6 +97,7 @@ impl Engine {
         let engine = Arc::new(Self {
             id: read_or_make_id(&options.data_root)?,
             volumes: volumes::Volumes::open(options.data_root.join("volumes"), syncer.clone())?,
+            blob_locks: images::BlobLocks::default(),
             registry: Registry::default(),
             workshop: Workshop::new(spawner, Arc::clone(&network), names.cgroup_parent),
             pool: Pool::new(),

@@ -19,6 +19,7 @@ pub struct EngineOptions {
     pub bridge_address: Option<(std::net::Ipv4Addr, u8)>,
     /// Leave containers running when the daemon ends by SIGTERM.
     pub live_restore: bool,
+    pub registry: naru_registry::RegistryOptions,
 }
 
 #[derive(Debug, Clone)]

@@ -11,6 +11,8 @@ pub enum ErrorKind {
     Conflict,
     /// The state asked for is already so (304).
     NotModified,
+    /// Credentials are missing or wrong (401).
+    Unauthorized,
     /// The operation is not permitted (403).
     Forbidden,
     /// Naru does not do this, and says so (501).

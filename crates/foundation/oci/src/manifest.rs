@@ -62,6 +62,42 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// Reads `os/architecture/variant`, `os/architecture` or an architecture alone, as `--platform` has it. `None`
+    /// where it is none of them.
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (os, architecture, variant) = match parts.as_slice() {
+            [os, architecture, variant] => (*os, *architecture, *variant),
+            [os, architecture] => (*os, *architecture, ""),
+            ["linux"] => ("linux", "", ""),
+            [architecture] => ("linux", *architecture, ""),
+            _ => return None,
+        };
+        let is_word = |part: &&str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        };
+        if !parts.iter().all(is_word) {
+            return None;
+        }
+        let (architecture, variant) = match (architecture, variant) {
+            ("", _) => (Self::host().architecture, ""),
+            ("x86_64" | "x86-64", variant) => ("amd64".to_owned(), variant),
+            // Version 8 is the only one there is, and images say it or not.
+            ("aarch64" | "arm64", "v8" | "8") => ("arm64".to_owned(), ""),
+            ("aarch64", variant) => ("arm64".to_owned(), variant),
+            ("i386", variant) => ("386".to_owned(), variant),
+            (other, variant) => (other.to_owned(), variant),
+        };
+        Some(Self {
+            architecture,
+            os: os.to_owned(),
+            variant: variant.to_owned(),
+        })
+    }
+
     /// What this machine runs, in Go's words for architectures.
     pub fn host() -> Self {
         let architecture = match std::env::consts::ARCH {

@@ -166,32 +166,15 @@ pub async fn prune(call: Call) -> ApiResult<Answer> {
     }))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> ApiResult<T> + Send + 'static) -> ApiResult<T> {
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> ApiResult<T> + Send + 'static,
+) -> ApiResult<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         Err(ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("the operation did not finish: {error}"),
         ))
     })
-}
-
-/// Docker's client comes here when create knew no such image.
-pub fn pull(call: &Call) -> ApiResult<Answer> {
-    let name = call.query.get("fromImage").unwrap_or_default();
-    let what = if call.query.non_empty("fromSrc").is_some() {
-        "importing a file system"
-    } else {
-        "pulling images"
-    };
-    let hint = if name.is_empty() {
-        String::new()
-    } else {
-        format!("cannot get {name}: ")
-    };
-    Err(ApiError::new(
-        StatusCode::NOT_IMPLEMENTED,
-        format!("{hint}{what} is not available yet; load the image from an archive (docker load)"),
-    ))
 }
 
 /// The archive is unpacked while it arrives; the answer is a stream of progress, and errors come in it.
@@ -252,7 +235,7 @@ fn progress_line(step: LoadProgress) -> ProgressLine {
     }
 }
 
-fn human_size(bytes: u64) -> String {
+pub fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut size = bytes as f64;
     let mut unit = 0;

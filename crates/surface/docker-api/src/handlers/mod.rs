@@ -5,10 +5,13 @@ mod events;
 mod exec;
 mod images;
 mod networks;
+mod registry;
 mod streams;
 mod system;
 mod unavailable;
 mod volumes;
+
+pub use images::human_size;
 
 use crate::error::ApiResult;
 use crate::request::Call;
@@ -49,7 +52,7 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::ExecInspect => exec::inspect(call).await,
 
         Endpoint::ImageList => images::list(call).await,
-        Endpoint::ImagePull => images::pull(&call),
+        Endpoint::ImagePull => registry::pull(call).await,
         Endpoint::ImageLoad => images::load(call),
         Endpoint::ImagePrune => images::prune(call).await,
         Endpoint::ImageInspect => images::inspect(&call),

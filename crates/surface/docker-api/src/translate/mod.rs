@@ -15,4 +15,5 @@ mod resources;
 mod security;
 pub mod stats;
 pub mod status;
+pub mod transfer;
 pub mod update;

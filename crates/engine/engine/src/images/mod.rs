@@ -1,5 +1,12 @@
 //! Images, as far as the engine has a say: who uses them, and what is told of their changes.
 
+mod pull;
+mod transfer;
+
+pub use pull::PullRequest;
+pub(crate) use transfer::BlobLocks;
+pub use transfer::{Teller, TransferStep};
+
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use naru_base::{Digest, ErrorKind};

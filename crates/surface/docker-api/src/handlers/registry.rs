@@ -1,0 +1,118 @@
+//! What needs a registry: pull.
+
+use crate::error::{ApiError, ApiResult};
+use crate::request::Call;
+use crate::respond::{self, Answer};
+use crate::translate::transfer::{error_line, progress_line};
+use bytes::Bytes;
+use futures_util::stream;
+use hyper::StatusCode;
+use naru_engine::oci::{Platform, Reference};
+use naru_engine::registry::Credentials;
+use naru_engine::{EngineError, PullRequest, Teller, TransferStep};
+use std::collections::VecDeque;
+use std::io;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Steps in flight; a client that reads slower sees fewer of them.
+const STEPS_MAX: usize = 64;
+
+/// `POST /images/create`: a pull, or with `fromSrc` an import.
+pub async fn pull(call: Call) -> ApiResult<Answer> {
+    if call.query.non_empty("fromSrc").is_some() {
+        return Err(ApiError::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "importing a file system is not available yet",
+        ));
+    }
+    let name = call.query.get("fromImage").unwrap_or_default();
+    let reference = parse_reference(name, call.query.non_empty("tag"))?;
+    let platform = call.query.non_empty("platform").map(parse_platform).transpose()?;
+    let request = PullRequest {
+        reference,
+        platform,
+        credentials: credentials(&call)?,
+    };
+    let (steps, told) = mpsc::channel(STEPS_MAX);
+    let work = tokio::task::spawn_blocking(move || call.engine.pull_image(&request, &Teller::new(steps)));
+    answer_with_steps(told, work).await
+}
+
+/// A name with what the `tag` parameter says: a tag or a digest.
+fn parse_reference(name: &str, tag: Option<&str>) -> ApiResult<Reference> {
+    let text = match tag {
+        Some(tag) if tag.contains(':') => format!("{name}@{tag}"),
+        Some(tag) => format!("{name}:{tag}"),
+        None => name.to_owned(),
+    };
+    Reference::parse(&text).map_err(|error| ApiError::invalid(error.to_string()))
+}
+
+fn parse_platform(text: &str) -> ApiResult<Platform> {
+    Platform::parse(text).ok_or_else(|| {
+        ApiError::invalid(format!(
+            "\"{text}\": unknown operating system or architecture: invalid argument"
+        ))
+    })
+}
+
+/// The credentials the client sent along.
+fn credentials(call: &Call) -> ApiResult<Option<Credentials>> {
+    let Some(header) = call.headers.get("x-registry-auth") else {
+        return Ok(None);
+    };
+    let text = header
+        .to_str()
+        .map_err(|_| ApiError::invalid("invalid X-Registry-Auth header: it is not ASCII"))?;
+    Ok(Some(Credentials::decode(text).map_err(EngineError::from)?)
+        .filter(|known| *known != Credentials::default()))
+}
+
+/// Answers with the steps as they come. What fails before the first of them has a status of its own; later it is too
+/// late for that, and the error is the last line.
+async fn answer_with_steps(
+    mut told: mpsc::Receiver<TransferStep>,
+    work: JoinHandle<Result<(), EngineError>>,
+) -> ApiResult<Answer> {
+    let Some(first) = told.recv().await else {
+        return match work.await {
+            Ok(Ok(())) => Ok(respond::stream(respond::JSON, stream::empty())),
+            Ok(Err(error)) => Err(error.into()),
+            Err(error) => Err(ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                error.to_string(),
+            )),
+        };
+    };
+    let state = Steps {
+        told,
+        waiting: VecDeque::from(progress_line(first)),
+        work: Some(work),
+    };
+    Ok(respond::stream(respond::JSON, stream::unfold(state, next_line)))
+}
+
+struct Steps {
+    told: mpsc::Receiver<TransferStep>,
+    waiting: VecDeque<Bytes>,
+    work: Option<JoinHandle<Result<(), EngineError>>>,
+}
+
+async fn next_line(mut steps: Steps) -> Option<(io::Result<Bytes>, Steps)> {
+    loop {
+        if let Some(line) = steps.waiting.pop_front() {
+            return Some((Ok(line), steps));
+        }
+        if let Some(step) = steps.told.recv().await {
+            steps.waiting.extend(progress_line(step));
+            continue;
+        }
+        let failure = match steps.work.take()?.await {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => error.message,
+            Err(error) => error.to_string(),
+        };
+        steps.waiting.push_back(error_line(&failure));
+    }
+}

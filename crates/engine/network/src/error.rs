@@ -1,6 +1,7 @@
 //! What can go wrong, in Docker's words where Docker has any.
 
 use crate::Protocol;
+use crate::address::Subnet;
 use naru_base::ErrorKind;
 use naru_sys::netlink::Refusal;
 use std::net::Ipv4Addr;
@@ -45,8 +46,16 @@ pub enum NetworkError {
     InvalidPort(String),
     #[error("no available IPv4 addresses on this network's address pool: {subnet}/{prefix_length}")]
     AddressesExhausted { subnet: Ipv4Addr, prefix_length: u8 },
-    #[error("address {0} is already in use")]
+    #[error("Address already in use: {0}")]
     AddressInUse(Ipv4Addr),
+    #[error("Pool overlaps with other one on this address space: {0}")]
+    SubnetOverlaps(Subnet),
+    #[error(
+        "{subnet} overlaps the host's own address {address}: its neighbours could not be reached any more"
+    )]
+    SubnetOfHost { subnet: Subnet, address: Ipv4Addr },
+    #[error("an interface {0} exists already on the host; choose another com.docker.network.bridge.name")]
+    InterfaceExists(String),
     #[error("address {address} does not belong to {subnet}/{prefix_length} or is reserved there")]
     AddressOutside {
         address: Ipv4Addr,
@@ -55,7 +64,9 @@ pub enum NetworkError {
     },
     #[error("bridge {bridge} is full: a bridge takes {max} containers", max = crate::BRIDGE_PORTS_MAX)]
     BridgeFull { bridge: String },
-    #[error("could not find an available, non-overlapping IPv4 address pool for bridge {bridge}; set --bip")]
+    #[error(
+        "could not find an available, non-overlapping IPv4 address pool for bridge {bridge}; name a subnet, or widen --default-address-pool"
+    )]
     NoFreeSubnet { bridge: String },
     #[error("invalid network option: {0}")]
     InvalidOption(String),
@@ -71,7 +82,10 @@ impl NetworkError {
             }
             Self::Ipv6NotSupported(_) => ErrorKind::NotImplemented,
             Self::BridgeFull { .. } | Self::AddressesExhausted { .. } => ErrorKind::Unavailable,
-            Self::AddressInUse(_) => ErrorKind::Conflict,
+            Self::AddressInUse(_) | Self::SubnetOverlaps(_) | Self::SubnetOfHost { .. } => {
+                ErrorKind::Forbidden
+            }
+            Self::InterfaceExists(_) => ErrorKind::Conflict,
             // Docker answers 500 when a port is taken at start.
             Self::PortAllocated { .. }
             | Self::PortInUse { .. }

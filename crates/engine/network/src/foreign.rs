@@ -1,7 +1,7 @@
-//! The one thing Naru changes in other programs' tables: an accept for its bridge where forwarding is dropped.
+//! The one thing Naru changes in other programs' tables: an accept for its bridges where forwarding is dropped.
 //!
 //! An accept in Naru's own table does not outvote a drop in another. Docker, ufw and firewalld leave a FORWARD chain
-//! that drops, so two rules (into and out of the bridge) are put first in `ip filter` `DOCKER-USER`, which Docker
+//! that drops, so two rules for each bridge (into and out of it) are put first in `ip filter` `DOCKER-USER`, which Docker
 //! leaves to others, or else in `FORWARD`, and in firewalld's own forward chain. They are written exactly as
 //! `iptables-nft` writes them, so that the host's tools go on printing the table. What they let through still meets
 //! Naru's own forward chain.
@@ -44,6 +44,7 @@ const FIREWALLD: ForeignChain = ForeignChain {
 struct Found {
     place: ForeignChain,
     handle: u64,
+    bridge: String,
     /// Which of the two it is; `None` for one that somebody changed.
     key: Option<u32>,
 }
@@ -62,8 +63,7 @@ impl Network {
         // firewalld may own its table so that nobody else can write there; the rest of the host is still served.
         if let Some(refusal) = refusal {
             self.warn(format!(
-                "cannot accept forwarding for bridge {} in the host's firewall: {refusal}",
-                self.options.bridge
+                "cannot accept forwarding for containers in the host's firewall: {refusal}"
             ));
         }
         Ok(())
@@ -79,19 +79,23 @@ impl Network {
             .chain(chains.contains(&FIREWALLD).then_some(FIREWALLD))
             .collect();
         let found = self.find_foreign_rules(nft, &chains)?;
+        let bridges = self.bridges();
         let mut transaction = Transaction::new();
         for rule in &found {
-            if rule.key.is_none() || !wanted.contains(&rule.place) {
+            let has_bridge = bridges.iter().any(|bridge| bridge.name() == rule.bridge);
+            if rule.key.is_none() || !wanted.contains(&rule.place) || !has_bridge {
                 delete_rule(&mut transaction, rule);
             }
         }
         for place in wanted {
-            for key in [META_OIFNAME, META_IIFNAME] {
-                if !found
-                    .iter()
-                    .any(|rule| rule.place == place && rule.key == Some(key))
-                {
-                    self.insert_rule(&mut transaction, place, key);
+            for bridge in &bridges {
+                for key in [META_OIFNAME, META_IIFNAME] {
+                    let is_wanted = |rule: &Found| {
+                        rule.place == place && rule.key == Some(key) && rule.bridge == bridge.name()
+                    };
+                    if !found.iter().any(is_wanted) {
+                        self.insert_rule(&mut transaction, place, bridge.name(), key);
+                    }
                 }
             }
         }
@@ -109,19 +113,15 @@ impl Network {
         transaction.commit(nft.as_fd()).map_err(failed())
     }
 
-    /// By its comment a rule is known to be ours.
-    fn comment(&self) -> String {
-        format!("naru {}", self.options.bridge)
-    }
-
-    fn insert_rule(&self, transaction: &mut Transaction, place: ForeignChain, key: u32) {
+    /// By its comment a rule is known to be ours: the table's name and the bridge's.
+    fn insert_rule(&self, transaction: &mut Transaction, place: ForeignChain, bridge: &str, key: u32) {
         // Without APPEND and a position a rule becomes the first of its chain.
         let batch = transaction.message(place.family, NEW_RULE, FLAG_CREATE);
         batch.attribute_text(1, place.table);
         batch.attribute_text(2, place.chain);
         let nested = batch.begin_nested(4);
         // iptables-nft compares a whole name at its length with the zero; nft would take 16 bytes.
-        let mut name = self.options.bridge.clone().into_bytes();
+        let mut name = bridge.to_owned().into_bytes();
         name.push(0);
         Expressions(batch)
             .meta(key, REGISTER)
@@ -129,7 +129,7 @@ impl Network {
             .counter()
             .verdict(ACCEPT);
         batch.end_nested(nested);
-        batch.attribute(7, &encode_comment(&self.comment()));
+        batch.attribute(7, &encode_comment(&format!("{} {bridge}", self.options.table)));
     }
 
     fn find_foreign_rules(
@@ -137,7 +137,7 @@ impl Network {
         nft: BorrowedFd<'_>,
         chains: &[ForeignChain],
     ) -> std::result::Result<Vec<Found>, Refusal> {
-        let comment = self.comment();
+        let table = &self.options.table;
         let mut found = Vec::new();
         for place in chains {
             let filter = [(1, place.table), (2, place.chain)];
@@ -145,14 +145,17 @@ impl Network {
                 let attributes = message.attributes(FIXED_BYTES);
                 let is_here =
                     attributes.text(1) == Some(place.table) && attributes.text(2) == Some(place.chain);
-                let is_ours = attributes.get(7).and_then(decode_comment).as_ref() == Some(&comment);
+                let comment = attributes.get(7).and_then(decode_comment).unwrap_or_default();
                 if is_here
-                    && is_ours
                     && let Some(handle) = handle(attributes, 3)
+                    && let Some(bridge) = comment
+                        .strip_prefix(table.as_str())
+                        .and_then(|rest| rest.strip_prefix(' '))
                 {
                     found.push(Found {
                         place: *place,
                         handle,
+                        bridge: bridge.to_owned(),
                         key: rule_key(attributes),
                     });
                 }

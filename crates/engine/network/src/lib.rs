@@ -1,4 +1,4 @@
-//! The network of containers: one bridge, its addresses, outgoing NAT and published ports.
+//! The networks of containers: bridges, their addresses, outgoing NAT, isolation and published ports.
 //!
 //! ```text
 //!   container netns            the daemon's netns
@@ -18,30 +18,39 @@
 //! namespace [`Network::open`] was called in.
 
 mod address;
+mod attach;
 mod bridge;
+mod conntrack;
 mod error;
 mod foreign;
 mod hosts;
+mod links;
 mod nftables;
 mod ports;
 mod publish;
+mod redirect;
 mod ruleset;
+mod sysctl;
 mod watch;
 
+pub use address::{Subnet, SubnetPool, choose_subnet};
+pub use attach::{FIRST_INTERFACE, Place};
+pub use bridge::{Bridge, BridgeOptions, BridgeRequest};
 pub use error::{NetworkError, Result};
 pub use hosts::{hosts_file, resolv_conf};
+pub use redirect::redirect_dns;
 pub use watch::RulesetWatch;
 
-use address::AddressPool;
 use naru_sys::netlink::{self, Protocol as Family};
 use ports::PortTable;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// `BR_MAX_PORTS` less the one number the kernel keeps (`net/bridge/br_private.h`).
 pub const BRIDGE_PORTS_MAX: usize = 1023;
@@ -58,29 +67,63 @@ pub struct NetworkOptions {
     pub address: Option<(Ipv4Addr, u8)>,
     /// Remembers the chosen range, so that containers keep their addresses over a reboot.
     pub state_file: PathBuf,
+    /// `--fixed-cidr`: the part of the default bridge's subnet from which addresses are given out.
+    pub range: Option<Subnet>,
+    /// `--mtu`, for the default bridge.
+    pub mtu: Option<u32>,
+    /// `--icc`: whether containers on the default bridge reach each other.
+    pub allows_between: bool,
+    /// `--ip-masq`, for the default bridge.
+    pub masquerades: bool,
+    /// `--default-address-pool`: where networks without a subnet of their own take one.
+    pub pools: Vec<SubnetPool>,
+    /// The other networks, as they were made.
+    pub bridges: Vec<BridgeOptions>,
 }
 
-/// The default bridge network of one engine.
+impl NetworkOptions {
+    /// Docker's defaults for a bridge and a table of these names.
+    pub fn new(bridge: String, table: String, state_file: PathBuf) -> Self {
+        Self {
+            bridge,
+            table,
+            address: None,
+            state_file,
+            range: None,
+            mtu: None,
+            allows_between: true,
+            masquerades: true,
+            pools: SubnetPool::defaults(),
+            bridges: Vec::new(),
+        }
+    }
+}
+
+/// The networks of one engine on its host.
 #[derive(Debug)]
 pub struct Network {
     options: NetworkOptions,
-    gateway: Ipv4Addr,
-    prefix_length: u8,
-    bridge_index: u32,
+    default: Arc<Bridge>,
+    /// All that are up, the default one first.
+    bridges: Mutex<Vec<Arc<Bridge>>>,
+    pools: Vec<SubnetPool>,
     /// First and last port to choose from when none is asked for (`net.ipv4.ip_local_port_range`).
     ephemeral_ports: (u16, u16),
     /// Makes interface names differ, also for one container started twice: the old veth may still be going away.
     interface_counter: AtomicU32,
     route: Mutex<OwnedFd>,
     nft: Mutex<OwnedFd>,
-    addresses: Mutex<AddressPool>,
     ports: Mutex<PortTable>,
     warnings: Mutex<Vec<String>>,
 }
 
-/// A container's place on the bridge.
+/// A container's place on a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
+    /// The name of the network's bridge.
+    pub bridge: String,
+    /// The interface's name inside: `eth0`.
+    pub interface: String,
     pub address: Ipv4Addr,
     pub prefix_length: u8,
     pub gateway: Ipv4Addr,
@@ -143,23 +186,76 @@ pub struct PublishedEntry {
 }
 
 impl Network {
-    /// The bridge's own address: the containers' gateway, and what `host-gateway` means.
+    /// Makes the bridges and the table, or takes over what an earlier daemon left. May be called while containers of
+    /// that daemon run; nothing they use is interrupted. A network that cannot be made is left out, with a warning.
+    pub fn open(options: NetworkOptions) -> Result<Self> {
+        let route = open_socket(Family::Route)?;
+        let nft = open_socket(Family::Netfilter)?;
+        let default = Arc::new(bridge::open_default(route.as_fd(), &options)?);
+        let mut bridges = vec![Arc::clone(&default)];
+        let mut warnings = Vec::new();
+        for other in &options.bridges {
+            match bridge::open_bridge(route.as_fd(), other.clone()) {
+                Ok(bridge) => bridges.push(Arc::new(bridge)),
+                Err(error) => warnings.push(format!("network on bridge {} is not up: {error}", other.name)),
+            }
+        }
+        sysctl::write("net/ipv4/ip_forward", "1")?;
+        let network = Self {
+            default,
+            bridges: Mutex::new(bridges),
+            pools: options.pools.clone(),
+            ephemeral_ports: sysctl::read_ephemeral_ports(),
+            interface_counter: AtomicU32::new(RandomState::new().hash_one(&options.bridge) as u32),
+            route: Mutex::new(route),
+            nft: Mutex::new(nft),
+            ports: Mutex::new(PortTable::default()),
+            warnings: Mutex::new(Vec::new()),
+            options,
+        };
+        for warning in warnings {
+            network.warn(warning);
+        }
+        network.adopt_table()?;
+        network.ensure_foreign_accept()?;
+        network.warn_of_legacy_tables();
+        Ok(network)
+    }
+
+    /// Removes the table, the foreign rules and the bridges. Containers still attached lose their network.
+    pub fn close(&self) -> Result<()> {
+        self.remove_foreign_accept()?;
+        self.remove_table()?;
+        for bridge in self.bridges() {
+            match links::delete_link(lock(&self.route).as_fd(), bridge.name()) {
+                Err(refusal) if refusal.errno == rustix::io::Errno::NODEV => {}
+                result => result.map_err(error::refused(format!("delete bridge {}", bridge.name())))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The network of containers that ask for none in particular.
+    pub fn default_bridge(&self) -> &Arc<Bridge> {
+        &self.default
+    }
+
+    /// The default bridge's own address: what `host-gateway` means.
     pub fn gateway(&self) -> Ipv4Addr {
-        self.gateway
+        self.default.gateway()
     }
 
     pub fn prefix_length(&self) -> u8 {
-        self.prefix_length
+        self.default.subnet().prefix_length
     }
 
-    /// The bridge's subnet, as `172.17.0.0/16`.
+    /// The default bridge's subnet, as `172.17.0.0/16`.
     pub fn subnet(&self) -> String {
-        let subnet = address::Subnet::containing(self.gateway, self.prefix_length);
-        format!("{}/{}", subnet.network, subnet.prefix_length)
+        self.default.subnet().to_string()
     }
 
     pub fn bridge(&self) -> &str {
-        &self.options.bridge
+        self.default.name()
     }
 
     /// What a person should know about this host, for `info` and the log. Each once.

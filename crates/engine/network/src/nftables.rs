@@ -34,7 +34,13 @@ pub const FIXED_BYTES: usize = 4;
 pub const REGISTER: u32 = 1;
 pub const REGISTER_SECOND: u32 = 9;
 pub const REGISTER_THIRD: u32 = 10;
+/// The second 16-byte register.
+pub const REGISTER_WIDE_SECOND: u32 = 2;
 const REGISTER_VERDICT: u32 = 0;
+/// `NFT_LOOKUP_F_INV`.
+const LOOKUP_INVERTED: u32 = 1;
+/// `NFT_PAYLOAD_CSUM_INET`.
+const CHECKSUM_INTERNET: u32 = 1;
 
 pub const META_IIFNAME: u32 = 6;
 pub const META_OIFNAME: u32 = 7;
@@ -207,6 +213,49 @@ impl Expressions<'_> {
         self.conntrack(key).masked(&bits.to_ne_bytes()).differs(&[0; 4])
     }
 
+    /// The key that starts at register 1 is in a set.
+    pub fn within(&mut self, set: &str) -> &mut Self {
+        self.expression("lookup", |batch| {
+            batch.attribute_be32(2, REGISTER);
+            batch.attribute_text(1, set);
+        });
+        self
+    }
+
+    /// The key that starts at register 1 is not in a set.
+    pub fn not_within(&mut self, set: &str) -> &mut Self {
+        self.expression("lookup", |batch| {
+            batch.attribute_be32(2, REGISTER);
+            batch.attribute_text(1, set);
+            batch.attribute_be32(5, LOOKUP_INVERTED);
+        });
+        self
+    }
+
+    /// Writes the bytes of register 1 into the packet's transport header and keeps its checksum right.
+    pub fn write_transport(&mut self, offset: u32, length: u32, checksum_offset: u32) -> &mut Self {
+        self.expression("payload", |batch| {
+            batch.attribute_be32(5, REGISTER);
+            batch.attribute_be32(2, TRANSPORT_HEADER);
+            batch.attribute_be32(3, offset);
+            batch.attribute_be32(4, length);
+            batch.attribute_be32(6, CHECKSUM_INTERNET);
+            batch.attribute_be32(7, checksum_offset);
+        });
+        self
+    }
+
+    /// Puts a value into register 1.
+    pub fn load(&mut self, value: &[u8]) -> &mut Self {
+        self.expression("immediate", |batch| {
+            batch.attribute_be32(1, REGISTER);
+            let data = batch.begin_nested(2);
+            batch.attribute(1, value);
+            batch.end_nested(data);
+        });
+        self
+    }
+
     /// Looks the key that starts at register 1 up in a map; the rule ends here without a hit.
     pub fn lookup(&mut self, map: &str) -> &mut Self {
         self.expression("lookup", |batch| {
@@ -254,7 +303,7 @@ impl Expressions<'_> {
     }
 }
 
-fn padded_name(name: &str) -> [u8; 16] {
+pub fn padded_name(name: &str) -> [u8; 16] {
     let mut padded = [0; 16];
     padded[..name.len()].copy_from_slice(name.as_bytes());
     padded

@@ -1,10 +1,9 @@
 //! Publishing ports: reserve, one nftables transaction, hold.
 
-use crate::address::Subnet;
 use crate::error::{NetworkError, Result, refused};
 use crate::nftables::{DELETE_TABLE, FAMILY_IPV4, Transaction};
 use crate::ruleset::{self, Layout};
-use crate::{Network, PublishRequest, Published, PublishedEntry, lock};
+use crate::{Network, Protocol, PublishRequest, Published, PublishedEntry, conntrack, lock};
 use naru_base::ContainerId;
 use naru_sys::netlink::Refusal;
 use rustix::io::Errno;
@@ -44,7 +43,23 @@ impl Network {
             self.unpublish(container, &published)?;
             return Err(error);
         }
+        self.forget_udp(&published);
         Ok(published)
+    }
+
+    /// Senders that never pause go to the container that has the port now. Failing leaves them where they went before.
+    fn forget_udp(&self, published: &[Published]) {
+        let ports: Vec<u16> = published
+            .iter()
+            .filter(|port| port.protocol == Protocol::Udp)
+            .map(|port| port.host_port)
+            .collect();
+        if ports.is_empty() {
+            return;
+        }
+        if let Err(error) = conntrack::forget_udp(lock(&self.nft).as_fd(), &ports) {
+            tracing::warn!(%error, "cannot forget tracked connections to published UDP ports");
+        }
     }
 
     /// Takes published ports back. Ports that are not there are no error.
@@ -53,7 +68,9 @@ impl Network {
         self.delete_elements(published).map_err(refused(format!(
             "take back the published ports of container {}",
             container.short()
-        )))
+        )))?;
+        self.forget_udp(published);
+        Ok(())
     }
 
     /// The published ports as the kernel has them, in no particular order.
@@ -150,46 +167,50 @@ impl Network {
             .map_err(refused("remove published ports of containers that are gone"))
     }
 
-    fn layout(&self) -> Layout<'_> {
-        Layout {
-            table: &self.options.table,
-            bridge: &self.options.bridge,
-            subnet: Subnet::containing(self.gateway, self.prefix_length),
-        }
-    }
-
-    /// Takes the table of an earlier daemon over, or makes it. Rules are rewritten in one transaction together with
-    /// the published ports, so that no packet meets a table without them.
-    pub(crate) fn adopt_table(&self) -> Result<()> {
+    /// Writes the rules for the bridges there are, in one transaction together with the published ports, so that no
+    /// packet meets a table without them. Takes an earlier daemon's table over; makes one that is missing.
+    pub(crate) fn write_table(&self) -> Result<()> {
         let table = &self.options.table;
         let nft = lock(&self.nft);
         let failed = || refused(format!("write nft table {table}"));
+        // What is in the kernel counts, not what is known here: another thread may be publishing just now.
         let entries = if ruleset::is_table_present(nft.as_fd(), table).map_err(failed())? {
             ruleset::list_elements(nft.as_fd(), table).map_err(failed())?
         } else {
-            Vec::new()
+            lock(&self.ports).entries()
+        };
+        let bridges = self.bridges();
+        let layout = Layout {
+            table,
+            bridges: &bridges,
         };
         let mut transaction = Transaction::new();
-        ruleset::write_table(&mut transaction, &self.layout(), &entries);
-        transaction.commit(nft.as_fd()).map_err(failed())?;
-        let mut ports = lock(&self.ports);
-        for entry in &entries {
-            ports.restore(entry);
+        ruleset::write_table(&mut transaction, &layout, &entries);
+        transaction.commit(nft.as_fd()).map_err(failed())
+    }
+
+    /// Takes the table of an earlier daemon over with its published ports, or makes it.
+    pub(crate) fn adopt_table(&self) -> Result<()> {
+        let table = &self.options.table;
+        let failed = || refused(format!("read nft table {table}"));
+        {
+            let nft = lock(&self.nft);
+            if ruleset::is_any_table_present(nft.as_fd(), table).map_err(failed())? {
+                let mut ports = lock(&self.ports);
+                for entry in ruleset::list_elements(nft.as_fd(), table).map_err(failed())? {
+                    ports.restore(&entry);
+                }
+            }
         }
-        Ok(())
+        self.write_table()
     }
 
     /// Writes the table anew if somebody removed it (`nft flush ruleset`).
     pub(crate) fn ensure_table(&self) -> Result<()> {
         let table = &self.options.table;
-        let failed = || refused(format!("write nft table {table}"));
-        let nft = lock(&self.nft);
-        if ruleset::is_table_present(nft.as_fd(), table).map_err(failed())? {
-            return Ok(());
-        }
-        let mut transaction = Transaction::new();
-        ruleset::write_table(&mut transaction, &self.layout(), &lock(&self.ports).entries());
-        transaction.commit(nft.as_fd()).map_err(failed())
+        let is_present = ruleset::is_table_present(lock(&self.nft).as_fd(), table)
+            .map_err(refused(format!("read nft table {table}")))?;
+        if is_present { Ok(()) } else { self.write_table() }
     }
 
     pub(crate) fn remove_table(&self) -> Result<()> {

@@ -4,33 +4,46 @@
 //! table ip naru
 //!   map ports          protocol . port           → container address . port     (published on every address)
 //!   map address_ports  protocol . address . port → container address . port     (published on one address)
+//!   set bridges        every bridge of the engine
+//!   set between        bridge . bridge, for each whose containers reach each other
+//!   set internal       bridges without a way out or in
 //!   chain guard        prerouting, raw       loopback addresses come from lo only (CVE-2020-8558)
 //!   chain prerouting   prerouting, dstnat    local destination: look the two maps up
 //!   chain output       output, dstnat        the same for the host's own connections, 127.0.0.1 included
 //!   chain postrouting  postrouting, srcnat   masquerade: outgoing; hairpin; from the host's loopback addresses
-//!   chain forward      forward, filter       from the bridge, published, established; anything else to it is dropped
+//!   chain forward      forward, filter       within a bridge; out; established; published; anything else to a bridge,
+//!                                            from outside or from another bridge, is dropped
 //! ```
 //! The guard runs before conntrack (-200) takes the address rewriting of answers back: an answer to the host's own
 //! 127.0.0.1 connection passes it while its destination is still the bridge's address.
 
-use crate::address::Subnet;
+use crate::bridge::Bridge;
 use crate::nftables::{
     ACCEPT, CT_STATE, CT_STATUS, DELETE_ELEMENT, DELETE_TABLE, DROP, Expressions, FAMILY_IPV4, FIXED_BYTES,
     GET_CHAIN, GET_ELEMENT, META_IIFNAME, META_L4PROTO, META_OIFNAME, NETWORK_HEADER, NEW_CHAIN, NEW_ELEMENT,
-    NEW_RULE, NEW_SET, NEW_TABLE, REGISTER, REGISTER_SECOND, REGISTER_THIRD, STATE_ESTABLISHED_RELATED,
-    STATUS_DNAT, TRANSPORT_HEADER, Transaction, decode_comment, encode_comment, list,
+    NEW_RULE, NEW_SET, NEW_TABLE, REGISTER, REGISTER_SECOND, REGISTER_THIRD, REGISTER_WIDE_SECOND,
+    STATE_ESTABLISHED_RELATED, STATUS_DNAT, TRANSPORT_HEADER, Transaction, decode_comment, encode_comment,
+    list, padded_name,
 };
 use crate::{Protocol, Published, PublishedEntry};
 use naru_sys::netlink::{Attributes, FLAG_APPEND, FLAG_CREATE, FLAG_EXCLUSIVE, Message, Refusal};
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 const PORTS: &str = "ports";
 const ADDRESS_PORTS: &str = "address_ports";
+const BRIDGES: &str = "bridges";
+const BETWEEN: &str = "between";
+const INTERNAL: &str = "internal";
 /// nft's numbers of data types, six bits each in a concatenation (`include/datatype.h` of nftables).
 const TYPE_ADDRESS: u32 = 7;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
+const TYPE_INTERFACE: u32 = 41;
+const INTERFACE_BYTES: u32 = 16;
+/// `NFTNL_UDATA_SET_KEYBYTEORDER`, its length and `BYTEORDER_HOST_ENDIAN`: without it `nft` prints names backwards.
+const KEY_IN_HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
 /// `NFT_SET_MAP`.
 const SET_MAP: u32 = 0x8;
 /// `RTN_LOCAL`.
@@ -39,13 +52,12 @@ const SOURCE: u32 = 12;
 const DESTINATION: u32 = 16;
 const LOOPBACK: ([u8; 4], u8) = ([127, 0, 0, 0], 8);
 /// Changed whenever the rules below change, so that a newer daemon replaces the rules of an older one.
-const GUARD_CHAIN: &str = "guard_v1";
+const GUARD_CHAIN: &str = "guard_v2";
 
 /// What the rules depend on.
 pub struct Layout<'a> {
     pub table: &'a str,
-    pub bridge: &'a str,
-    pub subnet: Subnet,
+    pub bridges: &'a [Arc<Bridge>],
 }
 
 /// Adds the whole table to a transaction, in place of any older one.
@@ -67,9 +79,69 @@ pub fn write_table(transaction: &mut Transaction, layout: &Layout<'_>, entries: 
     for entry in entries {
         add_element(transaction, table, entry);
     }
+    write_interface_sets(transaction, layout);
     write_chains(transaction, table);
     write_nat_rules(transaction, layout);
-    write_filter_rules(transaction, layout);
+    write_filter_rules(transaction, table);
+}
+
+fn write_interface_sets(transaction: &mut Transaction, layout: &Layout<'_>) {
+    let Layout { table, bridges } = *layout;
+    let names = |wanted: &dyn Fn(&Bridge) -> bool| -> Vec<Vec<u8>> {
+        let bridges = bridges.iter().filter(|bridge| wanted(bridge));
+        bridges
+            .map(|bridge| padded_name(bridge.name()).to_vec())
+            .collect()
+    };
+    let between: Vec<Vec<u8>> = names(&|bridge| bridge.options().allows_between)
+        .iter()
+        .map(|name| name.repeat(2))
+        .collect();
+    let pair_type = TYPE_INTERFACE << 6 | TYPE_INTERFACE;
+    write_set(transaction, table, BRIDGES, 3, TYPE_INTERFACE, &names(&|_| true));
+    write_set(transaction, table, BETWEEN, 4, pair_type, &between);
+    write_set(
+        transaction,
+        table,
+        INTERNAL,
+        5,
+        TYPE_INTERFACE,
+        &names(&|bridge| bridge.options().is_internal),
+    );
+}
+
+fn write_set(
+    transaction: &mut Transaction,
+    table: &str,
+    name: &str,
+    id: u32,
+    key_type: u32,
+    keys: &[Vec<u8>],
+) {
+    let parts = if key_type > TYPE_INTERFACE { 2 } else { 1 };
+    let batch = transaction.message(FAMILY_IPV4, NEW_SET, FLAG_CREATE);
+    batch.attribute_text(1, table);
+    batch.attribute_text(2, name);
+    batch.attribute_be32(3, 0);
+    batch.attribute_be32(4, key_type);
+    batch.attribute_be32(5, INTERFACE_BYTES * parts);
+    batch.attribute_be32(10, id);
+    batch.attribute(13, &KEY_IN_HOST_ORDER);
+    if keys.is_empty() {
+        return;
+    }
+    let batch = transaction.message(FAMILY_IPV4, NEW_ELEMENT, FLAG_CREATE);
+    batch.attribute_text(1, table);
+    batch.attribute_text(2, name);
+    let elements = batch.begin_nested(3);
+    for bytes in keys {
+        let element = batch.begin_nested(1);
+        let key = batch.begin_nested(1);
+        batch.attribute(1, bytes);
+        batch.end_nested(key);
+        batch.end_nested(element);
+    }
+    batch.end_nested(elements);
 }
 
 fn write_map(transaction: &mut Transaction, table: &str, name: &str, id: u32, key_type: u32, key_bytes: u32) {
@@ -120,11 +192,7 @@ fn write_rule(
 }
 
 fn write_nat_rules(transaction: &mut Transaction, layout: &Layout<'_>) {
-    let Layout {
-        table,
-        bridge,
-        subnet,
-    } = *layout;
+    let Layout { table, bridges } = *layout;
     for chain in ["prerouting", "output"] {
         write_rule(transaction, table, chain, |rule| {
             rule.destination_type()
@@ -144,29 +212,37 @@ fn write_nat_rules(transaction: &mut Transaction, layout: &Layout<'_>) {
                 .destination_nat();
         });
     }
+    for bridge in bridges.iter().filter(|bridge| !bridge.options().is_internal) {
+        write_masquerading(transaction, table, bridge);
+    }
+}
+
+fn write_masquerading(transaction: &mut Transaction, table: &str, bridge: &Bridge) {
+    let (subnet, name) = (bridge.subnet(), bridge.name());
     let network = subnet.network.octets();
-    write_rule(transaction, table, "postrouting", |rule| {
-        rule.address_within(SOURCE, network, subnet.prefix_length)
-            .interface_other_than(META_OIFNAME, bridge)
-            .masquerade();
-    });
+    if bridge.options().masquerades {
+        write_rule(transaction, table, "postrouting", |rule| {
+            rule.address_within(SOURCE, network, subnet.prefix_length)
+                .interface_other_than(META_OIFNAME, name)
+                .masquerade();
+        });
+    }
     // A container that reached a container by a published port: without this the answer would take the short way
     // over the bridge and arrive from an address nobody asked.
     write_rule(transaction, table, "postrouting", |rule| {
-        rule.interface(META_OIFNAME, bridge)
+        rule.interface(META_OIFNAME, name)
             .address_within(SOURCE, network, subnet.prefix_length)
             .conntrack_any(CT_STATUS, STATUS_DNAT)
             .masquerade();
     });
     write_rule(transaction, table, "postrouting", |rule| {
-        rule.interface(META_OIFNAME, bridge)
+        rule.interface(META_OIFNAME, name)
             .address_within(SOURCE, LOOPBACK.0, LOOPBACK.1)
             .masquerade();
     });
 }
 
-fn write_filter_rules(transaction: &mut Transaction, layout: &Layout<'_>) {
-    let Layout { table, bridge, .. } = *layout;
+fn write_filter_rules(transaction: &mut Transaction, table: &str) {
     for side in [DESTINATION, SOURCE] {
         write_rule(transaction, table, GUARD_CHAIN, |rule| {
             rule.interface_other_than(META_IIFNAME, "lo")
@@ -175,10 +251,21 @@ fn write_filter_rules(transaction: &mut Transaction, layout: &Layout<'_>) {
         });
     }
     write_rule(transaction, table, "forward", |rule| {
-        rule.interface_other_than(META_OIFNAME, bridge).verdict(ACCEPT);
+        rule.meta(META_IIFNAME, REGISTER)
+            .meta(META_OIFNAME, REGISTER_WIDE_SECOND)
+            .within(BETWEEN)
+            .verdict(ACCEPT);
     });
+    // Before everything that accepts: not even a published port leads into or out of an internal network.
+    for side in [META_IIFNAME, META_OIFNAME] {
+        write_rule(transaction, table, "forward", |rule| {
+            rule.meta(side, REGISTER).within(INTERNAL).counter().verdict(DROP);
+        });
+    }
     write_rule(transaction, table, "forward", |rule| {
-        rule.interface(META_IIFNAME, bridge).verdict(ACCEPT);
+        rule.meta(META_OIFNAME, REGISTER)
+            .not_within(BRIDGES)
+            .verdict(ACCEPT);
     });
     write_rule(transaction, table, "forward", |rule| {
         rule.conntrack_any(CT_STATE, STATE_ESTABLISHED_RELATED)
@@ -194,10 +281,19 @@ fn write_filter_rules(transaction: &mut Transaction, layout: &Layout<'_>) {
 
 /// Whether the table of this version is there.
 pub fn is_table_present(socket: BorrowedFd<'_>, table: &str) -> Result<bool, Refusal> {
+    has_chain(socket, table, |chain| chain == GUARD_CHAIN)
+}
+
+/// Whether the table is there, of this version or an older one.
+pub fn is_any_table_present(socket: BorrowedFd<'_>, table: &str) -> Result<bool, Refusal> {
+    has_chain(socket, table, |_| true)
+}
+
+fn has_chain(socket: BorrowedFd<'_>, table: &str, wanted: impl Fn(&str) -> bool) -> Result<bool, Refusal> {
     let mut is_present = false;
     list(socket, FAMILY_IPV4, GET_CHAIN, &[], |message| {
         let attributes = message.attributes(FIXED_BYTES);
-        is_present |= attributes.text(1) == Some(table) && attributes.text(3) == Some(GUARD_CHAIN);
+        is_present |= attributes.text(1) == Some(table) && attributes.text(3).is_some_and(&wanted);
     })?;
     Ok(is_present)
 }

@@ -216,7 +216,7 @@ fn loopback_addresses_are_refused_from_other_interfaces() {
     assert_eq!(ask_tcp(&container.namespace, "127.0.0.1:9998"), None);
     assert_eq!(ask_udp(&container.namespace, "127.0.0.1:9999"), None);
     // The naive twin: without the guard the attack gets through, so the attack above is a real one.
-    host.namespace.run(|| run("nft flush chain ip naru guard_v1"));
+    host.namespace.run(|| run("nft flush chain ip naru guard_v2"));
     assert!(
         ask_tcp(&container.namespace, "127.0.0.1:9998").is_some(),
         "the attack works without the guard"

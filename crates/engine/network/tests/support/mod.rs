@@ -119,12 +119,11 @@ impl Host {
     }
 
     pub fn options(&self) -> NetworkOptions {
-        NetworkOptions {
-            bridge: "naru0".to_owned(),
-            table: "naru".to_owned(),
-            address: None,
-            state_file: self.directory.path().join("network.json"),
-        }
+        NetworkOptions::new(
+            "naru0".to_owned(),
+            "naru".to_owned(),
+            self.directory.path().join("network.json"),
+        )
     }
 
     /// Publishes in the host's namespace, where the ports are bound.

@@ -1,0 +1,34 @@
+//! Settings of the calling thread's network namespace under `/proc/sys`.
+
+use crate::error::{NetworkError, Result};
+use std::path::{Path, PathBuf};
+
+pub fn path(name: &str) -> PathBuf {
+    Path::new("/proc/sys").join(name)
+}
+
+/// Writes a setting unless it has the value already.
+pub fn write(name: &str, value: &str) -> Result<()> {
+    let path = path(name);
+    let failed = |what| {
+        let path = path.clone();
+        move |source| NetworkError::File { what, path, source }
+    };
+    let present = std::fs::read_to_string(&path).map_err(failed("read"))?;
+    if present.trim() == value {
+        return Ok(());
+    }
+    std::fs::write(&path, value).map_err(failed("write"))
+}
+
+/// First and last port to choose from when none is asked for.
+pub fn read_ephemeral_ports() -> (u16, u16) {
+    // The kernel's own default, for a /proc that does not show it.
+    let default = (32768, 60999);
+    let text = std::fs::read_to_string(path("net/ipv4/ip_local_port_range")).unwrap_or_default();
+    let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(first), Some(last)) if first > 0 && first <= last => (first, last),
+        _ => default,
+    }
+}

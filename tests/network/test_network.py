@@ -116,7 +116,7 @@ def test_loopback_of_the_host_is_not_reachable_from_outside(naru, api):
 
 def test_range_is_published_port_by_port(naru, api):
     bindings = {f"{80 + n}/tcp": [{"HostPort": str(18100 + n)}] for n in range(5)}
-    command = ["sh", "-c", "for p in 80 81 82 83 84; do echo served >/index; httpd -p $p -h /; done; sleep 100"]
+    command = ["sh", "-c", "echo served >/index; for p in 80 81 82 83 84; do httpd -p $p -h /; done; sleep 100"]
     run(api, command, host={"PortBindings": bindings}, ports=tuple(bindings))
     assert [fetch(naru, 18100 + n) for n in range(5)] == ["served\n"] * 5
 

@@ -85,10 +85,8 @@ impl Engine {
         file::make_directories(&options.exec_root.join("keepers"), 0o700)?;
         let content = ContentStore::open(&options.data_root).map_err(images::error)?;
         let network = Network::open(NetworkOptions {
-            bridge: names.bridge,
-            table: names.table,
             address: options.bridge_address,
-            state_file: options.data_root.join("network.json"),
+            ..NetworkOptions::new(names.bridge, names.table, options.data_root.join("network.json"))
         })
         .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
         let network = Arc::new(network);

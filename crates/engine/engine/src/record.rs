@@ -151,9 +151,13 @@ pub struct RunRecord {
     pub published: Vec<PublishedPort>,
 }
 
-/// The container's place on the bridge.
+/// The container's place on a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointRecord {
+    /// The name of the network's bridge.
+    pub bridge: String,
+    /// The interface's name inside: `eth0`.
+    pub interface: String,
     pub address: Ipv4Addr,
     pub prefix_length: u8,
     pub gateway: Ipv4Addr,

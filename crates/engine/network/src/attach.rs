@@ -21,6 +21,10 @@ use std::sync::atomic::Ordering;
 
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+/// `IN6_ADDR_GEN_MODE_NONE`.
+const ADDRESS_MODE_NONE: u8 = 1;
 const VETH_INFO_PEER: u16 = 1;
 /// What the bridge's end of a veth is called; nothing else on a bridge of ours is.
 const INTERFACE_PREFIX: &str = "nv";
@@ -96,7 +100,7 @@ impl Network {
             host_interface: self.interface_name(container),
         };
         let attached = self.make_veth(bridge, &endpoint, netns).and_then(|()| {
-            configure_inside(&endpoint, place, route_socket).inspect_err(|_| {
+            configure_inside(&endpoint, place, route_socket, self.has_ipv6).inspect_err(|_| {
                 // Slow (it waits for RCU), but this is the failing path only.
                 let _ = delete_link(lock(&self.route).as_fd(), &endpoint.host_interface);
             })
@@ -191,7 +195,7 @@ impl Network {
 
     fn make_veth(&self, bridge: &Bridge, endpoint: &Endpoint, netns: BorrowedFd<'_>) -> Result<()> {
         let mut batch = Batch::new();
-        batch.begin(RTM_NEWLINK, FLAG_CREATE | FLAG_EXCLUSIVE, &link_message(0, UP));
+        batch.begin(RTM_NEWLINK, FLAG_CREATE | FLAG_EXCLUSIVE, &link_message(0, 0));
         batch.acknowledge();
         batch.attribute_text(IFLA_IFNAME, &endpoint.host_interface);
         batch.attribute_u32(IFLA_MASTER, bridge.index);
@@ -200,7 +204,8 @@ impl Network {
         batch.attribute_text(IFLA_INFO_KIND, "veth");
         let data = batch.begin_nested(IFLA_INFO_DATA);
         let peer = batch.begin_nested(VETH_INFO_PEER);
-        // The peer cannot come up in this message: it is made before the end it belongs to.
+        // Neither end comes up in this message: the peer is made before the end it belongs to, and an interface that
+        // is up has an IPv6 address already.
         batch.raw(&link_message(0, 0));
         batch.attribute_text(IFLA_IFNAME, &endpoint.interface);
         batch.attribute(IFLA_ADDRESS, &endpoint.mac_address);
@@ -214,10 +219,15 @@ impl Network {
             &endpoint.host_interface,
             !bridge.options.allows_between,
         );
+        if self.has_ipv6 {
+            write_no_ipv6(&mut batch);
+        }
+        batch.begin(RTM_NEWLINK, 0, &link_message(0, UP));
+        batch.attribute_text(IFLA_IFNAME, &endpoint.host_interface);
         let route = lock(&self.route);
         netlink::exchange(route.as_fd(), batch).map_err(|refusal| {
             // Refused in the first message, nothing was made, and what has the name is not ours to delete.
-            if refusal.message == Some(1) {
+            if refusal.message != Some(0) {
                 let _ = delete_link(route.as_fd(), &endpoint.host_interface);
             }
             if refusal.errno == Errno::XFULL {
@@ -276,8 +286,23 @@ fn write_port(batch: &mut Batch, interface: &str, is_isolated: bool) {
     batch.end_nested(info);
 }
 
+/// No IPv6 address of its own for an interface on a network that has no IPv6 (CVE-2024-32473), and none of the work that
+/// comes with one: routers asked for, groups joined, duplicates looked for. Before the interface is up.
+fn write_no_ipv6(batch: &mut Batch) {
+    let families = batch.begin_nested(IFLA_AF_SPEC);
+    let family = batch.begin_nested(libc::AF_INET6 as u16);
+    batch.attribute(IFLA_INET6_ADDR_GEN_MODE, &[ADDRESS_MODE_NONE]);
+    batch.end_nested(family);
+    batch.end_nested(families);
+}
+
 /// Addresses, up and default route in one batch; a route needs an interface that is up.
-fn configure_inside(endpoint: &Endpoint, place: &Place<'_>, route_socket: BorrowedFd<'_>) -> Result<()> {
+fn configure_inside(
+    endpoint: &Endpoint,
+    place: &Place<'_>,
+    route_socket: BorrowedFd<'_>,
+    has_ipv6: bool,
+) -> Result<()> {
     let what = || format!("configure {} of address {}", endpoint.interface, endpoint.address);
     let index = netlink::interface_index(route_socket, &endpoint.interface)
         .map_err(|errno| refused(what())(errno.into()))?;
@@ -300,6 +325,10 @@ fn configure_inside(endpoint: &Endpoint, place: &Place<'_>, route_socket: Borrow
             *address,
             LINK_LOCAL_PREFIX_LENGTH,
         );
+    }
+    if has_ipv6 {
+        batch.begin(RTM_NEWLINK, 0, &link_message(index, 0));
+        write_no_ipv6(&mut batch);
     }
     batch.begin(RTM_NEWLINK, 0, &link_message(index, UP));
     if place.is_gateway {

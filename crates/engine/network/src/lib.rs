@@ -107,6 +107,8 @@ pub struct Network {
     /// All that are up, the default one first.
     bridges: Mutex<Vec<Arc<Bridge>>>,
     pools: Vec<SubnetPool>,
+    /// Whether the kernel knows IPv6 at all.
+    has_ipv6: bool,
     /// First and last port to choose from when none is asked for (`net.ipv4.ip_local_port_range`).
     ephemeral_ports: (u16, u16),
     /// Makes interface names differ, also for one container started twice: the old veth may still be going away.
@@ -205,6 +207,7 @@ impl Network {
             default,
             bridges: Mutex::new(bridges),
             pools: options.pools.clone(),
+            has_ipv6: sysctl::path("net/ipv6").exists(),
             ephemeral_ports: sysctl::read_ephemeral_ports(),
             interface_counter: AtomicU32::new(RandomState::new().hash_one(&options.bridge) as u32),
             route: Mutex::new(route),

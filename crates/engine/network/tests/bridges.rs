@@ -107,7 +107,12 @@ fn networks_are_kept_apart_and_published_ports_lead_in() {
         .unwrap();
     let host_address = Ipv4Addr::new(203, 0, 113, 1);
     assert!(can_reach(&host.outside, &first.namespace, host_address, PATIENCE));
-    assert!(can_reach(&other.namespace, &first.namespace, host_address, PATIENCE));
+    assert!(can_reach(
+        &other.namespace,
+        &first.namespace,
+        host_address,
+        PATIENCE
+    ));
     assert_ne!(at.address, second_at.address);
     // A reload of the host's firewall takes everything away; what comes back keeps networks apart.
     host.namespace.run(|| {
@@ -184,12 +189,7 @@ fn an_internal_network_has_no_way_out_or_in() {
         &[wanted.clone()],
     )
     .unwrap();
-    assert!(!can_reach(
-        &first.namespace,
-        &neighbour.namespace,
-        gateway,
-        BRIEF
-    ));
+    assert!(!can_reach(&first.namespace, &neighbour.namespace, gateway, BRIEF));
 }
 
 #[test]
@@ -203,12 +203,7 @@ fn without_icc_containers_reach_the_gateway_only() {
     let lonely = create(&host, &network, &lonely).unwrap();
     let (first, _) = Member::on(&network, &lonely);
     let (second, at) = Member::on(&network, &lonely);
-    assert!(!can_reach(
-        &first.namespace,
-        &second.namespace,
-        at.address,
-        BRIEF
-    ));
+    assert!(!can_reach(&first.namespace, &second.namespace, at.address, BRIEF));
     assert!(can_reach(
         &first.namespace,
         &host.namespace,
@@ -249,12 +244,7 @@ fn one_container_joins_and_leaves_several_networks() {
     let second = member.join(&network, &red, &place).unwrap();
     assert_eq!(second.address, Ipv4Addr::new(10, 9, 0, 129));
     let inside = member.namespace.run(|| run("ip addr show eth1"));
-    for wanted in [
-        "10.9.0.129/24",
-        "169.254.8.8/16",
-        "mtu 1400",
-        "02:00:00:00:00:09",
-    ] {
+    for wanted in ["10.9.0.129/24", "169.254.8.8/16", "mtu 1400", "02:00:00:00:00:09"] {
         assert!(inside.contains(wanted), "{wanted}: {inside}");
     }
     let (neighbour, _) = Member::on(&network, &red);

@@ -505,6 +505,8 @@ fn parse_mac(text: &str) -> Result<[u8; 6]> {
 
 pub(crate) fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
     EndpointRecord {
+        bridge: endpoint.bridge.clone(),
+        interface: endpoint.interface.clone(),
         address: endpoint.address,
         prefix_length: endpoint.prefix_length,
         gateway: endpoint.gateway,
@@ -515,6 +517,8 @@ pub(crate) fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
 
 pub(crate) fn endpoint_of_record(record: &EndpointRecord) -> Endpoint {
     Endpoint {
+        bridge: record.bridge.clone(),
+        interface: record.interface.clone(),
         address: record.address,
         prefix_length: record.prefix_length,
         gateway: record.gateway,

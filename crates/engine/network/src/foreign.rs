@@ -15,6 +15,7 @@ use crate::nftables::{
 use crate::{Network, lock};
 use naru_sys::netlink::{FLAG_CREATE, Refusal};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 
 /// A chain of somebody else that may hold our rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,9 @@ impl Network {
         self.ensure_table()?;
         let refusal = {
             let nft = lock(&self.nft);
+            if self.is_closed.load(Ordering::Acquire) {
+                return Ok(());
+            }
             self.plan_foreign(nft.as_fd())
                 .and_then(|transaction| transaction.commit(nft.as_fd()))
                 .err()

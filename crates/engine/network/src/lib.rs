@@ -49,7 +49,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// `BR_MAX_PORTS` less the one number the kernel keeps (`net/bridge/br_private.h`).
@@ -117,6 +117,8 @@ pub struct Network {
     nft: Mutex<OwnedFd>,
     ports: Mutex<PortTable>,
     warnings: Mutex<Vec<String>>,
+    /// Set by [`Network::close`]; a repair that was on its way must not bring back what is being removed.
+    is_closed: AtomicBool,
 }
 
 /// A container's place on a network.
@@ -214,6 +216,7 @@ impl Network {
             nft: Mutex::new(nft),
             ports: Mutex::new(PortTable::default()),
             warnings: Mutex::new(Vec::new()),
+            is_closed: AtomicBool::new(false),
             options,
         };
         for warning in warnings {
@@ -227,6 +230,7 @@ impl Network {
 
     /// Removes the table, the foreign rules and the bridges. Containers still attached lose their network.
     pub fn close(&self) -> Result<()> {
+        self.is_closed.store(true, Ordering::Release);
         self.remove_foreign_accept()?;
         self.remove_table()?;
         for bridge in self.bridges() {

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
 impl Network {
     /// Publishes ports of a container; all or none.
@@ -172,6 +173,9 @@ impl Network {
     pub(crate) fn write_table(&self) -> Result<()> {
         let table = &self.options.table;
         let nft = lock(&self.nft);
+        if self.is_closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let failed = || refused(format!("write nft table {table}"));
         // What is in the kernel counts, not what is known here: another thread may be publishing just now.
         let entries = if ruleset::is_table_present(nft.as_fd(), table).map_err(failed())? {

@@ -186,7 +186,7 @@ fn an_internal_network_has_no_way_out_or_in() {
         &neighbour.id,
         "web",
         neighbour_at.address,
-        &[wanted.clone()],
+        std::slice::from_ref(&wanted),
     )
     .unwrap();
     assert!(!can_reach(&first.namespace, &neighbour.namespace, gateway, BRIEF));

@@ -144,6 +144,18 @@ impl From<OwnedFd> for SeqPacket {
     }
 }
 
+impl From<OwnedFd> for SeqPacketListener {
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+}
+
+impl From<SeqPacketListener> for OwnedFd {
+    fn from(listener: SeqPacketListener) -> Self {
+        listener.socket
+    }
+}
+
 impl From<SeqPacket> for OwnedFd {
     fn from(packet: SeqPacket) -> Self {
         packet.socket
@@ -157,6 +169,12 @@ impl AsFd for SeqPacket {
 }
 
 impl AsRawFd for SeqPacket {
+    fn as_raw_fd(&self) -> i32 {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsRawFd for SeqPacketListener {
     fn as_raw_fd(&self) -> i32 {
         self.socket.as_raw_fd()
     }

@@ -1,7 +1,7 @@
 //! The daemon's role: roots locked, socket bound, engine opened, API served until a signal.
 
 use crate::options::{self, DaemonOptions};
-use naru_engine::{Engine, EngineOptions};
+use naru_engine::{Engine, EngineOptions, Remap};
 use naru_sys::file;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -64,6 +64,7 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
         bridge_address: options.bridge_address,
         live_restore: options.live_restore,
         registry: options.registry.clone(),
+        remap: find_remap(options.userns_remap.as_deref())?,
     })
     .await
     .map_err(|error| error.to_string())?;
@@ -98,6 +99,19 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
         server.abort();
     }
     Ok(())
+}
+
+/// Whom containers are remapped to; root means nobody, as with dockerd.
+fn find_remap(text: Option<&str>) -> Result<Option<Remap>, String> {
+    let Some(text) = text else { return Ok(None) };
+    let remap = Remap::find(text).map_err(|error| error.to_string())?;
+    match &remap {
+        Some(remap) => tracing::info!(root = ?remap.root(), "containers have a user namespace of their own"),
+        None => {
+            tracing::warn!("root cannot be remapped with itself; containers share the host's user namespace");
+        }
+    }
+    Ok(remap)
 }
 
 /// Every running container and every published port takes a descriptor; the customary soft limit of 1,024 is for

@@ -53,6 +53,10 @@ struct Arguments {
     /// Leave containers running when the daemon ends by SIGTERM [default: true]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     live_restore: Option<bool>,
+    /// Give containers ids of their own on the host, those set aside for a user in /etc/subuid and /etc/subgid:
+    /// default, USER, UID, USER:GROUP or UID:GID
+    #[arg(long)]
+    userns_remap: Option<String>,
     /// debug, info, warn, error
     #[arg(short = 'l', long)]
     log_level: Option<String>,
@@ -77,6 +81,7 @@ struct ConfigFile {
     max_concurrent_uploads: Option<usize>,
     max_download_attempts: Option<u32>,
     live_restore: Option<bool>,
+    userns_remap: Option<String>,
     log_level: Option<String>,
     debug: Option<bool>,
 }
@@ -91,6 +96,7 @@ pub struct DaemonOptions {
     pub bridge_address: Option<(Ipv4Addr, u8)>,
     pub live_restore: bool,
     pub registry: RegistryOptions,
+    pub userns_remap: Option<String>,
     pub log_level: String,
 }
 
@@ -157,6 +163,10 @@ fn resolve(arguments: Arguments) -> Result<DaemonOptions, String> {
             .transpose()?,
         live_restore: arguments.live_restore.or(file.live_restore).unwrap_or(true),
         registry,
+        userns_remap: arguments
+            .userns_remap
+            .or(file.userns_remap)
+            .filter(|text| !text.is_empty()),
         log_level: if is_debug { "debug".to_owned() } else { log_level },
         exec_root,
     })

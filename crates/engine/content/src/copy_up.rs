@@ -27,8 +27,14 @@ const DEPTH_MAX: usize = 2048;
 impl ContentStore {
     /// Copies the image's files at `path` into `destination`, an empty directory, with owners, modes, times and
     /// extended attributes, the directory's own too. False, and nothing done, when `destination` is not empty or the
-    /// image has no directory there.
-    pub fn copy_up(&self, image: &Digest, path: &str, destination: &Path) -> Result<bool, ContentError> {
+    /// image has no directory there. `owner` says who gets what belongs to a user and group of the image's.
+    pub fn copy_up(
+        &self,
+        image: &Digest,
+        path: &str,
+        destination: &Path,
+        owner: &dyn Fn(u32, u32) -> (u32, u32),
+    ) -> Result<bool, ContentError> {
         let _one_at_a_time = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |errno: Errno| ContentError::io(destination, errno);
         let lower = {
@@ -53,7 +59,7 @@ impl ContentStore {
         let partial = partial_path(destination);
         remove_any(&partial)?;
         let copied =
-            copy_directory(&source, &partial).and_then(|()| rustix::fs::rename(&partial, destination));
+            copy_directory(&source, &partial, owner).and_then(|()| rustix::fs::rename(&partial, destination));
         match copied {
             Ok(()) => Ok(true),
             Err(errno) => {
@@ -95,20 +101,26 @@ fn mount_layers(lower: &[PathBuf]) -> Result<OwnedFd, Errno> {
     )
 }
 
-struct Copier {
+struct Copier<'a> {
+    owner: &'a dyn Fn(u32, u32) -> (u32, u32),
     /// Files with several links, to the place of their copy.
     links: HashMap<(u64, u64), PathBuf>,
 }
 
-fn copy_directory(source: &OwnedFd, target: &Path) -> Result<(), Errno> {
+fn copy_directory(
+    source: &OwnedFd,
+    target: &Path,
+    owner: &dyn Fn(u32, u32) -> (u32, u32),
+) -> Result<(), Errno> {
     rustix::fs::mkdir(target, Mode::from_raw_mode(0o700))?;
     let mut copier = Copier {
+        owner,
         links: HashMap::new(),
     };
     copier.copy_children(source.as_fd(), target, 0)
 }
 
-impl Copier {
+impl Copier<'_> {
     /// Copies everything in `source` into `target`, then gives `target` the attributes of `source`.
     fn copy_children(&mut self, source: BorrowedFd<'_>, target: &Path, depth: usize) -> Result<(), Errno> {
         if depth > DEPTH_MAX {
@@ -121,13 +133,19 @@ impl Copier {
                 self.copy_entry(source, name, target, depth)?;
             }
         }
-        let stat = rustix::fs::fstat(source)?;
+        let stat = self.as_copied(rustix::fs::fstat(source)?);
         let directory = rustix::fs::open(
             target,
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
         copy_attributes(source, directory.as_fd(), &stat)
+    }
+
+    /// The attributes that the copy is to have.
+    fn as_copied(&self, mut stat: Stat) -> Stat {
+        (stat.st_uid, stat.st_gid) = (self.owner)(stat.st_uid, stat.st_gid);
+        stat
     }
 
     fn copy_entry(
@@ -138,7 +156,7 @@ impl Copier {
         depth: usize,
     ) -> Result<(), Errno> {
         use std::os::unix::ffi::OsStrExt;
-        let stat = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = self.as_copied(rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?);
         let target = target.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
         let kind = FileType::from_raw_mode(stat.st_mode);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -241,9 +241,10 @@ fn a_volume_is_filled_from_the_image_only_while_it_is_empty() {
         .clone();
     let volume = root.path().join("volume/_data");
     std::fs::create_dir_all(&volume).unwrap();
-    assert!(!store.copy_up(&id, "/absent", &volume).unwrap());
-    assert!(!store.copy_up(&id, "/srv/data/a", &volume).unwrap());
-    assert!(store.copy_up(&id, "/link", &volume).unwrap());
+    let as_it_is = |uid, gid| (uid, gid);
+    assert!(!store.copy_up(&id, "/absent", &volume, &as_it_is).unwrap());
+    assert!(!store.copy_up(&id, "/srv/data/a", &volume, &as_it_is).unwrap());
+    assert!(store.copy_up(&id, "/link", &volume, &as_it_is).unwrap());
     let stat = |name: &str| std::fs::symlink_metadata(volume.join(name)).unwrap();
     assert_eq!(
         (stat("").mode() & 0o7777, stat("").uid(), stat("").mtime()),
@@ -257,8 +258,20 @@ fn a_volume_is_filled_from_the_image_only_while_it_is_empty() {
         std::fs::read_link(volume.join("c")).unwrap().to_str(),
         Some("/etc/passwd")
     );
+    let mapped = root.path().join("mapped/_data");
+    std::fs::create_dir_all(&mapped).unwrap();
+    let shift = |uid, gid| (uid + 100_000, gid + 200_000);
+    assert!(store.copy_up(&id, "/link", &mapped, &shift).unwrap());
+    let owner = |name: &str| {
+        let metadata = std::fs::symlink_metadata(mapped.join(name)).unwrap();
+        (metadata.uid(), metadata.gid() >= 200_000)
+    };
+    assert_eq!(
+        (owner(""), owner("a").1, owner("c").1),
+        ((100_005, true), true, true)
+    );
     std::fs::write(volume.join("a"), "mine").unwrap();
-    assert!(!store.copy_up(&id, "/srv/data", &volume).unwrap());
+    assert!(!store.copy_up(&id, "/srv/data", &volume, &as_it_is).unwrap());
     assert_eq!(std::fs::read(volume.join("a")).unwrap(), b"mine");
     assert_eq!(std::fs::read_dir(root.path().join("volume")).unwrap().count(), 1);
 }

@@ -29,6 +29,7 @@ impl Engine {
             spawner_pid: self.workshop.spawner.pid(),
             bridge: Some(self.network.bridge().to_owned()),
             live_restore: self.options.live_restore,
+            is_remapped: self.options.remap.is_some(),
         }
     }
 

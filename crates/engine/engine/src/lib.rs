@@ -23,6 +23,7 @@ mod keepers;
 mod plan;
 pub mod record;
 mod recovery;
+mod remap;
 pub mod spec;
 mod views;
 mod volumes;
@@ -33,11 +34,12 @@ pub use keepers::SPAWNER_ROLE;
 pub use naru_content as content;
 pub use naru_oci as oci;
 pub use naru_registry as registry;
+pub use remap::Remap;
 pub use views::*;
 
 use containers::{Container, Registry};
 use events::Events;
-use keepers::{Pool, Spawner, Workshop};
+use keepers::{Pool, Spawner, StemNeeds, Workshop};
 use naru_base::{ContainerId, ExecId};
 use naru_content::ContentStore;
 use naru_network::{Network, NetworkOptions};
@@ -90,14 +92,19 @@ impl Engine {
         })
         .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
         let network = Arc::new(network);
+        let root = options.remap.as_ref().map(Remap::root);
         let spawner = Spawner::start()?;
+        let parked_with = StemNeeds {
+            user: options.remap.as_ref().map(Remap::plan),
+            ..StemNeeds::default()
+        };
         let syncer = naru_store::Syncer::start();
         let engine = Arc::new(Self {
             id: read_or_make_id(&options.data_root)?,
-            volumes: volumes::Volumes::open(options.data_root.join("volumes"), syncer.clone())?,
             blob_locks: images::BlobLocks::default(),
+            volumes: volumes::Volumes::open(options.data_root.join("volumes"), syncer.clone(), root)?,
             registry: Registry::default(),
-            workshop: Workshop::new(spawner, Arc::clone(&network), names.cgroup_parent),
+            workshop: Workshop::new(spawner, Arc::clone(&network), names.cgroup_parent, parked_with),
             pool: Pool::new(),
             events: Events::new(),
             syncer,

@@ -2,6 +2,7 @@
 
 use crate::spec::{ContainerPort, ContainerSpec};
 use naru_base::{ContainerId, Digest, Timestamp};
+use naru_runtime::plan::MappedRoot;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -149,6 +150,9 @@ pub struct RunRecord {
     pub cgroup: String,
     pub endpoint: Option<EndpointRecord>,
     pub published: Vec<PublishedPort>,
+    /// The host's ids of its root, where it is in a user namespace of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped_root: Option<MappedRoot>,
 }
 
 /// The container's place on a network.

@@ -84,6 +84,8 @@ pub struct ContainerSpec {
     pub pid_mode: NamespaceMode,
     pub ipc_mode: NamespaceMode,
     pub uts_mode: NamespaceMode,
+    /// `Host` leaves it in the host's user namespace where the engine remaps ids.
+    pub user_mode: NamespaceMode,
     /// `private` unless `Host`; a privileged container on cgroup v1 has `Host` by default, as with Docker.
     pub cgroup_namespace: NamespaceMode,
     /// Relative to every hierarchy's root; `None` for the engine's own.

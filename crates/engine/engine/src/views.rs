@@ -20,6 +20,8 @@ pub struct EngineOptions {
     /// Leave containers running when the daemon ends by SIGTERM.
     pub live_restore: bool,
     pub registry: naru_registry::RegistryOptions,
+    /// `--userns-remap`: the user namespace of containers; `None` for the host's.
+    pub remap: Option<crate::Remap>,
 }
 
 #[derive(Debug, Clone)]
@@ -219,4 +221,6 @@ pub struct EngineInfo {
     pub spawner_pid: Option<u32>,
     pub bridge: Option<String>,
     pub live_restore: bool,
+    /// Containers have a user namespace of their own.
+    pub is_remapped: bool,
 }

@@ -12,6 +12,7 @@ use crate::containers::lock;
 use crate::error::{EngineError, Result};
 use crate::views::VolumeView;
 use naru_base::{ContainerId, ErrorKind, Timestamp};
+use naru_runtime::plan::MappedRoot;
 use naru_sys::file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ struct VolumeRecord {
 #[derive(Debug)]
 pub struct Volumes {
     root: PathBuf,
+    /// Who a new volume belongs to: the root of the engine's containers, where that is not the host's.
+    owner: Option<MappedRoot>,
     /// Volumes of containers that are being created, and by how many: in use before any record says so.
     claimed: Mutex<BTreeMap<String, u32>>,
     syncer: naru_store::Syncer,
@@ -75,10 +78,11 @@ pub fn parse_name(name: &str) -> Result<String> {
 }
 
 impl Volumes {
-    pub fn open(root: PathBuf, syncer: naru_store::Syncer) -> Result<Self> {
+    pub fn open(root: PathBuf, syncer: naru_store::Syncer, owner: Option<MappedRoot>) -> Result<Self> {
         file::make_directories(&root, 0o711)?;
         Ok(Self {
             root,
+            owner,
             claimed: Mutex::default(),
             syncer,
         })
@@ -123,7 +127,12 @@ impl Volumes {
             return Ok(false);
         }
         file::make_directories(&self.root.join(name), 0o701)?;
-        file::make_directories(&self.data_path(name), 0o755)?;
+        let data = self.data_path(name);
+        file::make_directories(&data, 0o755)?;
+        if let Some(root) = self.owner {
+            std::os::unix::fs::lchown(&data, Some(root.uid), Some(root.gid))
+                .map_err(file::FileError::at("change the owner of", &data))?;
+        }
         let record = VolumeRecord {
             created_at: Timestamp::now(),
             labels,

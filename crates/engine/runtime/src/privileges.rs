@@ -1,10 +1,11 @@
 //! Resource limits, capabilities, user and seccomp filter of the calling process.
 
-use crate::failure::system;
+use crate::failure::{invalid, system};
 use crate::plan::{SeccompPlan, StartFailure};
 use crate::seccomp::{self, Filter};
 use crate::users::User;
 use oci_spec::runtime::{Capabilities, Capability, PosixRlimit, PosixRlimitType, Process};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups, set_thread_res_gid,
@@ -58,11 +59,11 @@ impl Privileges {
             .iter()
             .map(|&gid| rustix::fs::Gid::from_raw(gid))
             .collect();
-        set_thread_groups(&groups).map_err(failed("set the supplementary groups"))?;
+        set_thread_groups(&groups).map_err(unmapped("set the supplementary groups", "group"))?;
         let gid = rustix::fs::Gid::from_raw(user.gid);
-        set_thread_res_gid(gid, gid, gid).map_err(failed("set the group"))?;
+        set_thread_res_gid(gid, gid, gid).map_err(unmapped("set the group", "group"))?;
         let uid = rustix::fs::Uid::from_raw(user.uid);
-        set_thread_res_uid(uid, uid, uid).map_err(failed("set the user"))?;
+        set_thread_res_uid(uid, uid, uid).map_err(unmapped("set the user", "user"))?;
         rustix::thread::set_keep_capabilities(false).map_err(failed("keep capabilities"))?;
         if self.forbids_new {
             rustix::thread::set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
@@ -96,6 +97,17 @@ impl Privileges {
                 .map_err(failed("raise an ambient one"))?;
         }
         Ok(())
+    }
+}
+
+/// The kernel takes no id that the user namespace does not have.
+fn unmapped(what: &'static str, kind: &'static str) -> impl FnOnce(Errno) -> StartFailure {
+    move |error| match error {
+        Errno::INVAL => invalid(
+            "user",
+            format!("cannot change to a {kind} that is unmapped in the container's user namespace"),
+        ),
+        other => system("privileges", what)(other),
     }
 }
 
@@ -214,7 +226,7 @@ fn set_limit(limit: &PosixRlimit) -> Result<(), StartFailure> {
         maximum: value(limit.hard()),
     };
     match setrlimit(resource, wanted) {
-        Err(rustix::io::Errno::PERM) => {
+        Err(Errno::PERM) => {
             let maximum = getrlimit(resource).maximum;
             let least = |a: Option<u64>, b: Option<u64>| match (a, b) {
                 (Some(a), Some(b)) => Some(a.min(b)),

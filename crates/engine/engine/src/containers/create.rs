@@ -56,6 +56,9 @@ impl Engine {
         self.resolve_joined(&mut spec)?;
         let mut resolved = resolve(id, &spec, image)?;
         check(&spec, &resolved)?;
+        if self.options.remap.is_some() {
+            plan::check_remapped(&spec)?;
+        }
         resolved.mounts = self.resolve_mounts(&spec, &resolved)?;
         let directory = self.container_directory(id);
         let record = ContainerRecord {
@@ -94,7 +97,11 @@ impl Engine {
 
     /// Has the stem that waits for this container mount its root filesystem now. A start does not depend on it.
     async fn mount_ahead(&self, record: &ContainerRecord, snapshot: naru_content::Snapshot) {
-        let is_for_pool = record.spec.mac_address.is_none() && record.spec.cgroup_parent.is_none();
+        let is_for_pool = record.spec.mac_address.is_none()
+            && record.spec.cgroup_parent.is_none()
+            && self
+                .plan_user(record)
+                .is_ok_and(|(needs, _)| needs == self.workshop.parked_with);
         let Some(connection) = is_for_pool.then(|| self.pool.offered(&record.id)).flatten() else {
             return;
         };
@@ -272,6 +279,7 @@ impl Engine {
 
     /// Makes the volumes that do not exist and fills new, empty ones from the image.
     fn make_volumes(&self, record: &ContainerRecord, image: &Image, made: &mut Vec<String>) -> Result<()> {
+        let remap = self.options.remap.as_ref();
         for mount in record
             .resolved
             .mounts
@@ -289,7 +297,9 @@ impl Engine {
             });
             if !no_copy {
                 self.content
-                    .copy_up(&image.id, &mount.target, &mount.source)
+                    .copy_up(&image.id, &mount.target, &mount.source, &|uid, gid| {
+                        remap.map_or((uid, gid), |remap| remap.owner(uid, gid))
+                    })
                     .map_err(crate::images::error)?;
             }
         }

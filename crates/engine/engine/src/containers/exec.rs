@@ -395,7 +395,7 @@ fn plan_exec(
         } else {
             plan::plan_seccomp(&record.spec, &capabilities)?
         },
-        mapped_root: None,
+        mapped_root: record.run.as_ref().and_then(|run| run.mapped_root),
         has_time_namespace: false,
     })
 }

@@ -4,7 +4,7 @@ use super::{Container, RunResources, lock};
 use crate::Engine;
 use crate::containers::create::wants_bridge;
 use crate::error::{EngineError, Result};
-use crate::keepers::{BridgePlace, KeeperGone, Parked, keeper_gone};
+use crate::keepers::{BridgePlace, KeeperGone, Parked, StemNeeds, keeper_gone};
 use crate::plan::{self, StartContext};
 use crate::record::{
     ContainerRecord, ContainerState, EndpointRecord, FailedStart, MountKind, PublishedPort, RunRecord,
@@ -13,13 +13,13 @@ use crate::spec::{NamespaceMode, NetworkMode, Protocol};
 use naru_base::{ContainerId, ErrorKind, Timestamp};
 use naru_keeper::protocol::{Reply, Request};
 use naru_network::{Endpoint, PublishRequest};
-use naru_runtime::plan::{RootfsPlan, StartFailure, StartFailureKind};
+use naru_runtime::plan::{MappedRoot, RootfsPlan, StartFailure, StartFailureKind};
 use naru_sys::file;
 use oci_spec::runtime::LinuxNamespaceType;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -91,8 +91,9 @@ impl Engine {
     ) -> std::result::Result<(), FailedToStart> {
         let record = container.record();
         let joined = self.joined_namespaces(&record)?;
-        make_bind_sources(&record)?;
-        let parked = self.ready_keeper(&record).await?;
+        let (needs, mapped_root) = self.plan_user(&record)?;
+        make_bind_sources(&record, mapped_root)?;
+        let parked = self.ready_keeper(&record, &needs).await?;
         let Parked {
             connection,
             notices,
@@ -117,7 +118,8 @@ impl Engine {
         if let Some(endpoint) = &resources.endpoint {
             resources.published = self.publish(&record, endpoint)?;
         }
-        let network_files = self.write_network_files(container, &record, resources.endpoint.as_ref())?;
+        let network_files =
+            self.write_network_files(container, &record, resources.endpoint.as_ref(), mapped_root)?;
         let snapshot = self
             .content
             .snapshot(&container.id)
@@ -137,6 +139,7 @@ impl Engine {
                 cgroup: &cgroup_path,
                 joined,
                 network_files,
+                user: needs.user,
                 attached,
             },
         )?;
@@ -145,6 +148,7 @@ impl Engine {
             cgroup: cgroup_path,
             endpoint: resources.endpoint.as_ref().map(endpoint_record),
             published: resources.published.clone(),
+            mapped_root,
         };
         // An earlier run's, or that of a start whose daemon died.
         let _ = std::fs::remove_file(container.exit_record_path());
@@ -184,7 +188,7 @@ impl Engine {
     }
 
     /// A keeper parked ahead of need, or one made now.
-    async fn ready_keeper(&self, record: &ContainerRecord) -> Result<Parked> {
+    async fn ready_keeper(&self, record: &ContainerRecord, needs: &StemNeeds) -> Result<Parked> {
         let wants_bridge = wants_bridge(&record.spec);
         let mac_address = record
             .spec
@@ -195,6 +199,7 @@ impl Engine {
             .transpose()?;
         if mac_address.is_none()
             && record.spec.cgroup_parent.is_none()
+            && *needs == self.workshop.parked_with
             && let Some(parked) = self.pool.take(&record.id, wants_bridge)
         {
             return Ok(parked);
@@ -211,8 +216,33 @@ impl Engine {
                 ContainerId::generate(),
                 &parent,
                 wants_bridge.then_some(BridgePlace { mac_address }),
+                needs,
             )
             .await
+    }
+
+    /// The user namespace the container is to be in: that of containers whose namespaces it joins, else the engine's.
+    pub(super) fn plan_user(&self, record: &ContainerRecord) -> Result<(StemNeeds, Option<MappedRoot>)> {
+        let spec = &record.spec;
+        let joined = match &spec.network {
+            NetworkMode::Container(id) => Some(id),
+            _ => None,
+        };
+        let modes = [&spec.pid_mode, &spec.ipc_mode, &spec.uts_mode];
+        let joined = joined
+            .into_iter()
+            .chain(modes.into_iter().filter_map(|mode| match mode {
+                NamespaceMode::Container(id) => Some(id),
+                _ => None,
+            }));
+        let mut donors: Vec<plan::Donor> = Vec::new();
+        for id in joined {
+            let other = self.registry.find(id)?.record();
+            let root = other.run.as_ref().and_then(|run| run.mapped_root);
+            let pid = other.pid().unwrap_or_default();
+            donors.push(root.map(|root| (PathBuf::from(format!("/proc/{pid}/ns/user")), root)));
+        }
+        plan::plan_user(spec, self.options.remap.as_ref(), &donors)
     }
 
     /// `/proc/<pid>/ns/<type>` of the containers whose namespaces this one shares.
@@ -327,6 +357,7 @@ impl Engine {
         container: &Container,
         record: &ContainerRecord,
         endpoint: Option<&Endpoint>,
+        owner: Option<MappedRoot>,
     ) -> Result<Vec<(&'static str, PathBuf)>> {
         if let NetworkMode::Container(other) = &record.spec.network {
             let other = self.registry.find(other)?;
@@ -370,6 +401,7 @@ impl Engine {
         ] {
             let path = container.directory.join(name);
             std::fs::write(&path, contents).map_err(file::FileError::at("write", &path))?;
+            give_to(owner, &path)?;
             files.push((target, path));
         }
         Ok(files)
@@ -463,7 +495,7 @@ fn apply_limits(record: &ContainerRecord, cgroup: &naru_cgroup::Cgroup) -> Resul
 }
 
 /// `-v` makes a missing source a directory, at each start, as Docker does.
-fn make_bind_sources(record: &ContainerRecord) -> Result<()> {
+fn make_bind_sources(record: &ContainerRecord, owner: Option<MappedRoot>) -> Result<()> {
     for mount in record
         .resolved
         .mounts
@@ -482,8 +514,32 @@ fn make_bind_sources(record: &ContainerRecord) -> Result<()> {
                 mount.source.display()
             )));
         }
+        let missing = first_missing(&mount.source);
         file::make_directories(&mount.source, 0o755)?;
+        for made in mount
+            .source
+            .ancestors()
+            .take_while(|path| path.starts_with(missing))
+        {
+            give_to(owner, made)?;
+        }
     }
+    Ok(())
+}
+
+/// The highest directory on the way to `path` that is not there.
+fn first_missing(path: &Path) -> &Path {
+    path.ancestors()
+        .take_while(|ancestor| std::fs::symlink_metadata(ancestor).is_err())
+        .last()
+        .unwrap_or(path)
+}
+
+/// What the engine makes for a container in a user namespace belongs to that one's root.
+fn give_to(owner: Option<MappedRoot>, path: &Path) -> Result<()> {
+    let Some(root) = owner else { return Ok(()) };
+    std::os::unix::fs::lchown(path, Some(root.uid), Some(root.gid))
+        .map_err(file::FileError::at("change the owner of", path))?;
     Ok(())
 }
 

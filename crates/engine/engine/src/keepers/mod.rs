@@ -13,7 +13,8 @@ use naru_base::ContainerId;
 use naru_cgroup::Cgroup;
 use naru_keeper::protocol::{Reply, Request};
 use naru_network::{Endpoint, Network};
-use naru_runtime::plan::StemPlan;
+use naru_runtime::plan::{StemPlan, UserNamespacePlan};
+use oci_spec::runtime::LinuxNamespaceType;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,15 +47,31 @@ pub struct Workshop {
     pub network: Arc<Network>,
     /// The parent of every container's cgroup: `/naru`.
     pub cgroup_parent: String,
+    /// What stems are parked with.
+    pub parked_with: StemNeeds,
     is_open: AtomicBool,
 }
 
+/// What a stem must have been made with, since it cannot be changed in one that is parked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StemNeeds {
+    pub user: Option<UserNamespacePlan>,
+    /// Kinds of namespaces that a container with a user namespace of its own shares with the host.
+    pub shared: Vec<LinuxNamespaceType>,
+}
+
 impl Workshop {
-    pub fn new(spawner: Arc<Spawner>, network: Arc<Network>, cgroup_parent: String) -> Arc<Self> {
+    pub fn new(
+        spawner: Arc<Spawner>,
+        network: Arc<Network>,
+        cgroup_parent: String,
+        parked_with: StemNeeds,
+    ) -> Arc<Self> {
         Arc::new(Self {
             spawner,
             network,
             cgroup_parent,
+            parked_with,
             is_open: AtomicBool::new(true),
         })
     }
@@ -70,7 +87,8 @@ impl Workshop {
 
     /// A ready keeper under the engine's own cgroup parent.
     pub async fn park(&self, id: ContainerId, with_bridge: bool) -> Result<Parked> {
-        self.prepare(id, &self.cgroup_parent, with_bridge.then(BridgePlace::default))
+        let place = with_bridge.then(BridgePlace::default);
+        self.prepare(id, &self.cgroup_parent, place, &self.parked_with)
             .await
     }
 
@@ -81,10 +99,11 @@ impl Workshop {
         id: ContainerId,
         cgroup_parent: &str,
         place: Option<BridgePlace>,
+        needs: &StemNeeds,
     ) -> Result<Parked> {
         let cgroup_path = format!("{}/{id}", cgroup_parent.trim_end_matches('/'));
         let cgroup = Cgroup::create(&cgroup_path).map_err(|error| EngineError::system(error.to_string()))?;
-        match self.prepare_in(id, &cgroup_path, place).await {
+        match self.prepare_in(id, &cgroup_path, place, needs).await {
             Ok((id, connection, notices, endpoint)) => Ok(Parked {
                 id,
                 connection,
@@ -106,6 +125,7 @@ impl Workshop {
         id: ContainerId,
         cgroup_path: &str,
         place: Option<BridgePlace>,
+        needs: &StemNeeds,
     ) -> Result<(
         ContainerId,
         Arc<KeeperConnection>,
@@ -117,7 +137,8 @@ impl Workshop {
             .map_err(|error| EngineError::system(format!("keeper's socket: {error}")))?;
         let request = Request::Prepare(StemPlan {
             cgroup: cgroup_path.to_owned(),
-            ..StemPlan::default()
+            user: needs.user.clone(),
+            shared: needs.shared.clone(),
         });
         let (reply, fds) = connection.request(&request, &[]).await.map_err(keeper_gone)?;
         let endpoint = match (reply, place) {

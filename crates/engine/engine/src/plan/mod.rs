@@ -3,16 +3,18 @@
 mod devices;
 mod limits;
 mod mounts;
+mod user;
 
 pub use devices::plan_device_rules;
 pub use limits::plan_resources;
 pub use mounts::mount_kind;
+pub use user::{Donor, check_remapped, plan_user};
 
 use crate::error::{EngineError, Result};
 use crate::record::ContainerRecord;
 use crate::spec::{ContainerSpec, NamespaceMode, NetworkMode, SeccompSpec};
 use naru_keeper::protocol::{AttachOptions, KeeperPlan, LogPlan, StdioPlan};
-use naru_runtime::plan::{ContainerPlan, EncodedPlan, RootfsPlan, SeccompPlan};
+use naru_runtime::plan::{ContainerPlan, EncodedPlan, RootfsPlan, SeccompPlan, UserNamespacePlan};
 use oci_spec::runtime as oci;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -33,6 +35,8 @@ pub struct StartContext<'a> {
     pub joined: HashMap<oci::LinuxNamespaceType, PathBuf>,
     /// Host paths bound over the container's `/etc/hosts` and so on; `None` leaves the image's file.
     pub network_files: Vec<(&'static str, PathBuf)>,
+    /// The container's user namespace, where it has one of its own; the stem is in it.
+    pub user: Option<UserNamespacePlan>,
     pub attached: Vec<AttachOptions>,
 }
 
@@ -292,7 +296,11 @@ pub fn plan_rlimits(spec: &ContainerSpec) -> Result<Vec<oci::PosixRlimit>> {
 fn plan_linux(record: &ContainerRecord, context: &StartContext<'_>) -> Result<oci::Linux> {
     let spec = &record.spec;
     let mut linux = oci::Linux::default();
-    linux.set_namespaces(Some(plan_namespaces(spec, &context.joined)));
+    let mut namespaces = plan_namespaces(spec, &context.joined);
+    if let Some(user) = &context.user {
+        namespaces.push(plan_user_namespace(&mut linux, user));
+    }
+    linux.set_namespaces(Some(namespaces));
     linux.set_sysctl(Some(
         spec.sysctls
             .iter()
@@ -364,6 +372,24 @@ fn plan_namespaces(
         namespace
     })
     .collect()
+}
+
+fn plan_user_namespace(linux: &mut oci::Linux, user: &UserNamespacePlan) -> oci::LinuxNamespace {
+    let mut namespace = oci::LinuxNamespace::default();
+    namespace.set_typ(oci::LinuxNamespaceType::User);
+    match user {
+        UserNamespacePlan::New {
+            uid_mappings,
+            gid_mappings,
+        } => {
+            linux.set_uid_mappings(Some(uid_mappings.clone()));
+            linux.set_gid_mappings(Some(gid_mappings.clone()));
+        }
+        UserNamespacePlan::Join { path } => {
+            namespace.set_path(Some(path.clone()));
+        }
+    }
+    namespace
 }
 
 #[cfg(test)]

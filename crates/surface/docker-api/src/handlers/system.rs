@@ -85,6 +85,12 @@ pub async fn info(call: Call) -> Answer {
     respond::ok(&system_info(&engine))
 }
 
+fn security_options(engine: &EngineInfo) -> Vec<String> {
+    let mut options = vec!["name=seccomp,profile=default".to_owned()];
+    options.extend(engine.is_remapped.then(|| "name=userns".to_owned()));
+    options
+}
+
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
@@ -165,7 +171,7 @@ fn system_info(engine: &EngineInfo) -> SystemInfo {
         }),
         live_restore_enabled: engine.live_restore,
         init_binary: "naru".to_owned(),
-        security_options: texts(&["name=seccomp,profile=default"]),
+        security_options: security_options(engine),
         ..SystemInfo::default()
     }
 }

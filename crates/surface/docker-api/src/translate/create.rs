@@ -6,7 +6,7 @@
 //! | `Config.OnBuild`, `Shell`, `ArgsEscaped` | kept for `inspect`; they mean nothing to a running container |
 //! | `HostConfig.ContainerIDFile`, `Annotations`, `VolumeDriver` `local` | kept for `inspect` |
 //! | `Links`, `Cgroup`, `CpuRealtime*`, `BlkioWeightDevice` | refused, 501 |
-//! | `StorageOpt`, `DeviceRequests`, `CpuCount`, `CpuPercent`, `IOMaximum*`, `UsernsMode` | refused, 400, unless empty or the default |
+//! | `StorageOpt`, `DeviceRequests`, `CpuCount`, `CpuPercent`, `IOMaximum*` | refused, 400, unless empty or the default |
 //! | `KernelMemory`, `KernelMemoryTCP` | warning: the kernel has dropped them |
 //! | `NetworkingConfig` addresses and aliases | refused, 400, as Docker does on its default networks |
 //! | everything else in `HostConfig` | mapped, see the modules beside this one |

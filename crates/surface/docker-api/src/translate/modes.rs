@@ -20,9 +20,11 @@ pub fn apply(spec: &mut ContainerSpec, host: &HostConfig) -> ApiResult<()> {
             host.cgroupns_mode
         )));
     }
-    if !matches!(host.userns_mode.as_str(), "" | "host") {
-        return Err(ApiError::invalid("invalid USER mode"));
-    }
+    spec.user_mode = match host.userns_mode.as_str() {
+        "" => NamespaceMode::Private,
+        "host" => NamespaceMode::Host,
+        other => return Err(ApiError::invalid(format!("invalid user namespace mode: {other}"))),
+    };
     spec.dns = host
         .dns
         .iter()

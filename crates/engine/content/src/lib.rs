@@ -31,6 +31,7 @@
 mod archive;
 mod commit;
 mod copy_up;
+mod derive;
 mod download;
 mod error;
 mod frame;
@@ -41,7 +42,7 @@ mod remove;
 mod snapshot;
 mod stage;
 mod store;
-mod tarball;
+pub mod tarball;
 mod unpack;
 
 pub use download::{Assembly, Download, DownloadReader, DownloadWatch, parse_config};
@@ -52,5 +53,5 @@ pub use image::{
 };
 pub use naru_oci::ImageConfig;
 pub use snapshot::Snapshot;
-pub use stage::{Compression, StagedLayer};
+pub use stage::{Compression, StagedLayer, decompress};
 pub use store::ContentStore;

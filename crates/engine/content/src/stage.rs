@@ -58,7 +58,7 @@ pub enum Compression {
 
 impl Compression {
     /// Tells the compression by the first bytes.
-    pub(crate) fn of(head: &[u8]) -> Self {
+    pub fn of(head: &[u8]) -> Self {
         match head {
             [0x1f, 0x8b, ..] => Self::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
@@ -68,10 +68,7 @@ impl Compression {
 }
 
 /// Reads the decompressed form of `input`.
-pub(crate) fn decompress<'a>(
-    input: impl BufRead + 'a,
-    compression: Compression,
-) -> io::Result<Box<dyn Read + 'a>> {
+pub fn decompress<'a>(input: impl BufRead + 'a, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match compression {
         Compression::None => Box::new(input),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),

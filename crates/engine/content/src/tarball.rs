@@ -16,12 +16,13 @@ const TRAILING_BYTES_MAX: u64 = 64 << 20;
 const SPARSE_SEGMENTS_MAX: usize = 1 << 20;
 
 /// Receives the bytes of an archive that are not content of plain files.
-pub(crate) trait Tap {
+pub trait Tap {
     fn raw(&mut self, bytes: &[u8]) -> Result<(), LayerError>;
 }
 
 /// Receives nothing.
-pub(crate) struct NoTap;
+#[derive(Debug)]
+pub struct NoTap;
 
 impl Tap for NoTap {
     fn raw(&mut self, _bytes: &[u8]) -> Result<(), LayerError> {
@@ -29,8 +30,9 @@ impl Tap for NoTap {
     }
 }
 
+/// What a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EntryKind {
+pub enum EntryKind {
     File,
     HardLink,
     Symlink,
@@ -42,7 +44,7 @@ pub(crate) enum EntryKind {
 
 /// One member of an archive.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
+pub struct Entry {
     pub kind: EntryKind,
     pub name: Vec<u8>,
     /// Target of a link.
@@ -75,7 +77,9 @@ struct Overrides {
     sparse_major: u64,
 }
 
-pub(crate) struct TarReader<R, T> {
+/// An archive being read, entry by entry.
+#[derive(Debug)]
+pub struct TarReader<R, T> {
     input: R,
     pub(crate) tap: T,
     /// Content of the current entry not read yet, as it is in the archive.
@@ -85,7 +89,7 @@ pub(crate) struct TarReader<R, T> {
 }
 
 impl<R: BufRead, T: Tap> TarReader<R, T> {
-    pub(crate) fn new(input: R, tap: T) -> Self {
+    pub fn new(input: R, tap: T) -> Self {
         Self {
             input,
             tap,
@@ -97,7 +101,7 @@ impl<R: BufRead, T: Tap> TarReader<R, T> {
 
     /// Skips what is left of the current entry and decodes the next; `None` at the end of the archive, after
     /// everything behind the end marker was read too.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
         let mut overrides = Overrides::default();
         loop {
             self.finish_entry()?;
@@ -116,7 +120,7 @@ impl<R: BufRead, T: Tap> TarReader<R, T> {
     }
 
     /// The next piece of the current entry's content; empty at its end. Follow with [`Self::consume`].
-    pub(crate) fn content(&mut self) -> Result<&[u8], LayerError> {
+    pub fn content(&mut self) -> Result<&[u8], LayerError> {
         if self.remaining == 0 {
             return Ok(&[]);
         }
@@ -130,7 +134,8 @@ impl<R: BufRead, T: Tap> TarReader<R, T> {
         Ok(&buffer[..length])
     }
 
-    pub(crate) fn consume(&mut self, length: usize) {
+    /// Passes over what has been used of the piece.
+    pub fn consume(&mut self, length: usize) {
         self.input.consume(length);
         self.remaining -= length as u64;
     }
@@ -154,7 +159,7 @@ impl<R: BufRead, T: Tap> TarReader<R, T> {
     }
 
     /// Bytes of the current entry's content still to be read.
-    pub(crate) fn remaining(&self) -> u64 {
+    pub fn remaining(&self) -> u64 {
         self.remaining
     }
 

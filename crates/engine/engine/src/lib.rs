@@ -13,6 +13,7 @@
 // Callers await every operation alike; which of them wait for anything is the engine's affair.
 #![allow(clippy::unused_async)]
 
+pub mod archive;
 mod containers;
 mod error;
 mod events;

@@ -41,6 +41,9 @@ pub struct ResolvedConfig {
     pub exposed_ports: std::collections::BTreeSet<ContainerPort>,
     pub volumes: std::collections::BTreeSet<String>,
     pub stop_signal: String,
+    /// `None`: its health is not looked after.
+    #[serde(default)]
+    pub healthcheck: Option<crate::spec::HealthcheckSpec>,
     pub hostname: String,
     pub mounts: Vec<ResolvedMount>,
     /// Rejected or adjusted wishes, in Docker's words; returned by create.

@@ -23,6 +23,7 @@ mod stem;
 mod time;
 mod user_namespace;
 mod users;
+pub mod view;
 
 pub use defaults::{
     default_capabilities, default_masked_paths, default_readonly_paths, supported_capabilities,

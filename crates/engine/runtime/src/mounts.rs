@@ -243,6 +243,13 @@ fn copy_source(
     Ok(fd)
 }
 
+/// Mounts one bind entry, for whoever looks at a container that does not run.
+pub(crate) fn apply_bind(root: &Root, mount: &Mount) -> Result<(), StartFailure> {
+    let options = parse_options(mount.options().as_deref().unwrap_or_default());
+    let source = copy_source(mount, &options, None)?;
+    bind(root, mount.destination(), &source)
+}
+
 /// Attaches a copy of a directory or file at `target`, which is made where missing.
 pub(crate) fn bind(root: &Root, target: &Path, source: &OwnedFd) -> Result<(), StartFailure> {
     let stat = fstat(source).map_err(system("mount", target.display()))?;

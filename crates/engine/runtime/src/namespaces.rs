@@ -61,9 +61,9 @@ fn set_network_defaults(is_mapped: bool) -> Result<(), StartFailure> {
     Ok(())
 }
 
-/// A descriptor of one of the calling process's own namespaces.
+/// A descriptor of one of the calling thread's own namespaces.
 pub(crate) fn own(name: &str) -> Result<OwnedFd, StartFailure> {
-    open(Path::new(&format!("/proc/self/ns/{name}")))
+    open(Path::new(&format!("/proc/thread-self/ns/{name}")))
 }
 
 fn open(path: &Path) -> Result<OwnedFd, StartFailure> {

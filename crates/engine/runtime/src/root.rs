@@ -61,7 +61,7 @@ impl Root {
         Self::place(mount_fd, Path::new("/"))
     }
 
-    fn place(mount_fd: OwnedFd, place: &Path) -> Result<Self, StartFailure> {
+    pub(crate) fn place(mount_fd: OwnedFd, place: &Path) -> Result<Self, StartFailure> {
         move_mount(
             mount_fd.as_fd(),
             "",
@@ -78,6 +78,15 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open("/", flags, Mode::empty()).map_err(system("rootfs", "/"))?;
         Ok(Self { fd })
+    }
+
+    /// The tree whose root a descriptor is.
+    pub(crate) fn of(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     /// For kernels before 6.8, which cannot take layers one by one: everything in one string of at most a page, its
@@ -232,6 +241,22 @@ pub(crate) fn copy_tree(path: &Path) -> Result<OwnedFd, StartFailure> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     open_tree(CWD, path, flags).map_err(system("rootfs", path.display()))
+}
+
+/// A read-only overlay of directories, topmost first, as a detached mount.
+pub(crate) fn read_only_overlay(layers: &[PathBuf]) -> Result<OwnedFd, StartFailure> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(system("rootfs", "open the overlay file system"))?;
+    for path in layers {
+        fsconfig_set_string(context.as_fd(), "lowerdir+", path)
+            .map_err(system("rootfs", format_args!("layer {}", path.display())))?;
+    }
+    let described = format!("mount {} layers to look at them", layers.len());
+    fsconfig_create(context.as_fd()).map_err(system("rootfs", &described))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(system("rootfs", described))
 }
 
 /// Attaches a detached mount to the target behind a descriptor.

@@ -421,7 +421,7 @@ fn await_exec(channel: &Channel) -> Result<Started, StartFailure> {
 }
 
 /// Field 22 of `/proc/<pid>/stat`; the command's name before it may contain anything, so count from its end.
-fn start_time(pid: i32) -> Option<u64> {
+pub(crate) fn start_time(pid: i32) -> Option<u64> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     let file = rustix::fs::open(format!("/proc/{pid}/stat"), flags, rustix::fs::Mode::empty()).ok()?;
     // The file is some 350 bytes long and read whole by one call.

@@ -18,6 +18,13 @@ const NAMESPACE_KINDS: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWTIME;
 
+/// Gives the calling thread a root, a working directory and a umask of its own: a process of several threads may enter
+/// a mount namespace only so.
+pub fn unshare_file_system_state() -> io::Result<()> {
+    // SAFETY: no memory is shared or copied; other threads keep the state they had.
+    check(unsafe { libc::unshare(libc::CLONE_FS) })
+}
+
 /// Moves the calling process into the namespace (or, for a pidfd, the namespaces) behind `fd`; `kinds` says which.
 pub fn join(fd: BorrowedFd<'_>, kinds: i32) -> io::Result<()> {
     // SAFETY: no memory is involved.

@@ -15,5 +15,6 @@ mod respond;
 mod server;
 mod stream;
 mod translate;
+mod upload;
 
 pub use server::serve;

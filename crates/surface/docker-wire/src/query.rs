@@ -22,6 +22,14 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
+    /// Every value of this key, in order.
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+    }
+
     /// The first value of this key, unless it is empty.
     pub fn non_empty(&self, key: &str) -> Option<&str> {
         self.get(key).filter(|value| !value.is_empty())

@@ -5,7 +5,7 @@ use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::plan;
 use crate::record::{ContainerRecord, ContainerState, MountKind, ResolvedConfig, ResolvedMount};
-use crate::spec::{ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode};
+use crate::spec::{ContainerSpec, HealthcheckSpec, MountSource, MountSpec, NamespaceMode, NetworkMode};
 use crate::views::Created;
 use crate::volumes::Claim;
 use naru_base::{ContainerId, Timestamp};
@@ -417,10 +417,28 @@ fn resolve(id: &ContainerId, spec: &ContainerSpec, image: &Image) -> Result<Reso
         exposed_ports,
         volumes,
         stop_signal: given(&spec.stop_signal, &config.stop_signal),
+        healthcheck: resolve_healthcheck(spec, config),
         hostname: resolve_hostname(id, spec),
         mounts: Vec::new(),
         warnings: Vec::new(),
     })
+}
+
+/// The creator's check, with the image's wherever it says nothing; none where either says `NONE`.
+fn resolve_healthcheck(spec: &ContainerSpec, image: &naru_oci::ContainerConfig) -> Option<HealthcheckSpec> {
+    let image = image.healthcheck.clone().unwrap_or_default();
+    let own = spec.healthcheck.clone().unwrap_or_default();
+    let number = |own: i64, image: i64| if own == 0 { image } else { own };
+    let merged = HealthcheckSpec {
+        test: if own.test.is_empty() { image.test } else { own.test },
+        interval_ns: number(own.interval_ns, image.interval),
+        timeout_ns: number(own.timeout_ns, image.timeout),
+        start_period_ns: number(own.start_period_ns, image.start_period),
+        start_interval_ns: number(own.start_interval_ns, image.start_interval),
+        retries: number(own.retries, image.retries),
+    };
+    let kind = merged.test.first()?;
+    (kind != "NONE").then_some(merged)
 }
 
 fn resolve_hostname(id: &ContainerId, spec: &ContainerSpec) -> String {

@@ -16,6 +16,7 @@ mod update;
 pub use exec::Exec;
 pub use exit::{ExitCause, derive_started_at};
 pub(crate) use start::{endpoint_of_record, published_of_record};
+pub(crate) use stop::parse_signal;
 
 use crate::error::{EngineError, Result};
 use crate::keepers::KeeperConnection;

@@ -7,7 +7,7 @@ mod user;
 
 pub use devices::plan_device_rules;
 pub use limits::plan_resources;
-pub use mounts::mount_kind;
+pub use mounts::{mount_kind, plan_binds};
 pub use user::{Donor, check_remapped, plan_user};
 
 use crate::error::{EngineError, Result};

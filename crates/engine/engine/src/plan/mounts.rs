@@ -127,6 +127,23 @@ pub(super) fn plan_mounts(record: &ContainerRecord, context: &StartContext<'_>) 
     mounts
 }
 
+/// What a container that does not run would see mounted: its binds and volumes, and the network files of its last run.
+pub fn plan_binds(record: &ContainerRecord, directory: &Path) -> Vec<oci::Mount> {
+    let own = |mount: &&ResolvedMount| mount.kind != MountKind::Tmpfs && mount.source.exists();
+    let mut own: Vec<&ResolvedMount> = record.resolved.mounts.iter().filter(own).collect();
+    own.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
+    let is_taken = |target: &str| own.iter().any(|mount| mount.target == target);
+    let files =
+        ["hostname", "hosts", "resolv.conf"].map(|name| (format!("/etc/{name}"), directory.join(name)));
+    let mut binds: Vec<oci::Mount> = files
+        .iter()
+        .filter(|(target, source)| !is_taken(target) && source.exists())
+        .map(|(target, source)| mount(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"]))
+        .collect();
+    binds.extend(own.into_iter().map(plan_own_mount));
+    binds
+}
+
 fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
     if own.kind == MountKind::Tmpfs {
         let mut options = vec!["noexec", "nosuid", "nodev"];

@@ -1,5 +1,7 @@
 //! One function an endpoint: decode, translate, one call into the engine, encode.
 
+mod archive;
+mod commit;
 mod containers;
 mod events;
 mod exec;
@@ -44,6 +46,12 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::ContainerResize => containers::resize(call).await,
         Endpoint::ContainerAttach => streams::attach(call).await,
         Endpoint::ContainerWait => streams::wait(call).await,
+        Endpoint::ContainerChanges => archive::changes(call).await,
+        Endpoint::ContainerExport => archive::export(call).await,
+        Endpoint::ContainerArchiveHead => archive::head(call).await,
+        Endpoint::ContainerArchiveGet => archive::get(call).await,
+        Endpoint::ContainerArchivePut => archive::put(call).await,
+        Endpoint::ContainerCommit => commit::commit(call).await,
         Endpoint::ContainerRemove => containers::remove(call).await,
 
         Endpoint::ExecCreate => exec::create(call).await,

@@ -67,14 +67,8 @@ fn what(endpoint: Endpoint) -> &'static str {
     use Endpoint as E;
     match endpoint {
         E::Auth => "logging in to a registry",
-        E::ContainerChanges => "listing a container's changed files",
-        E::ContainerExport => "exporting a container's file system",
-        E::ContainerArchiveHead | E::ContainerArchiveGet | E::ContainerArchivePut => {
-            "copying files from and to containers"
-        }
         E::ContainerCheckpointCreate => "checkpointing a container",
         E::ContainerAttachWebsocket => "attaching by websocket",
-        E::ContainerCommit => "making an image from a container",
         E::ImageSearch => "searching a registry",
         E::ImageSave | E::ImageSaveMany => "saving images",
         E::ImagePush => "pushing images",

@@ -3,6 +3,7 @@
 //! One struct serves both directions. Reading is as lenient as Go's decoder, which Docker's clients were written
 //! against: an absent key and `null` both mean the zero value, unknown keys are ignored. A wrong type is an error.
 
+mod archive;
 mod container;
 mod host_config;
 mod image;
@@ -10,6 +11,7 @@ mod network;
 mod stats;
 mod system;
 
+pub use archive::*;
 pub use container::*;
 pub use host_config::*;
 pub use image::*;

@@ -11,7 +11,7 @@ use crate::stage::{Compression, HashingReader, decompress, read_full};
 use crate::store::{ContentStore, digest_of};
 use crate::tarball::{EntryKind, NoTap, TarReader, has_valid_checksum};
 use naru_base::Digest;
-use naru_oci::{Descriptor, ImageConfig, Index, Manifest, ManifestDocument, Platform, Reference};
+use naru_oci::{Descriptor, ImageConfig, Index, Manifest, ManifestDocument, Platform, Reference, media_type};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read};
@@ -313,8 +313,8 @@ impl Members {
         let raw_config = self.document(&item.config)?;
         let layers: Vec<Digest> = item
             .layers
-            .unwrap_or_default()
             .iter()
+            .flatten()
             .map(|name| self.layer(name).map(|(diff_id, _)| diff_id.clone()))
             .collect::<Result<_, _>>()?;
         let names = item
@@ -323,7 +323,32 @@ impl Members {
             .iter()
             .map(|name| Reference::parse(name).map(Reference::or_latest))
             .collect::<Result<_, _>>()?;
-        plan_image(raw_config, &layers, names)
+        let mut plan = plan_image(raw_config, &layers, names)?;
+        plan.manifest = self.find_manifest_of(&digest_of(raw_config), &item.layers.unwrap_or_default());
+        Ok(plan)
+    }
+
+    /// The manifest in the archive that speaks of this configuration and these very layers, if one does.
+    fn find_manifest_of(&self, config: &Digest, layers: &[String]) -> Option<Vec<u8>> {
+        let index = ManifestDocument::parse(self.document("index.json").ok()?, None).ok()?;
+        let ManifestDocument::Index(index) = index else {
+            return None;
+        };
+        let blobs: Vec<&Digest> = layers
+            .iter()
+            .map(|name| self.layer(name).map(|(_, blob)| blob))
+            .collect::<Result<_, _>>()
+            .ok()?;
+        index.manifests.iter().find_map(|descriptor| {
+            let (manifest, bytes) = self.find_manifest(descriptor, 0).ok()??;
+            let is_it = manifest.config.digest == *config
+                && manifest
+                    .layers
+                    .iter()
+                    .map(|layer| &layer.digest)
+                    .eq(blobs.iter().copied());
+            (is_it && is_compressed(&manifest)).then(|| bytes.to_vec())
+        })
     }
 
     fn plan_oci(&self) -> Result<Vec<ImagePlan>, ContentError> {
@@ -401,9 +426,20 @@ impl Members {
             layers.push(diff_id.clone());
         }
         let mut plan = plan_image(raw_config, &layers, Vec::new())?;
-        plan.manifest = Some(bytes.to_vec());
+        plan.manifest = is_compressed(&manifest).then(|| bytes.to_vec());
         Ok(plan)
     }
+}
+
+/// Archives hold layers plain to be simple; nobody wants them pushed so.
+fn is_compressed(manifest: &Manifest) -> bool {
+    let is_plain = |layer: &Descriptor| {
+        matches!(
+            layer.media_type.as_str(),
+            "" | media_type::OCI_LAYER_TAR | media_type::DOCKER_LAYER_TAR
+        )
+    };
+    !manifest.layers.iter().any(is_plain)
 }
 
 fn parse_document(

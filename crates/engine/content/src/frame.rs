@@ -140,6 +140,31 @@ impl FrameReader {
         })
     }
 
+    /// The length of the whole archive, by reading the frame alone.
+    pub(crate) fn archive_bytes(mut self) -> io::Result<u64> {
+        let mut bytes = 0;
+        let mut tag = [0];
+        while self.frame.read(&mut tag)? > 0 {
+            let skipped = match tag[0] {
+                TAG_RAW => {
+                    let length = u64::from(u32::from_le_bytes(self.read_number()?));
+                    bytes += length;
+                    length
+                }
+                TAG_FILE => {
+                    bytes += u64::from_le_bytes(self.read_number()?);
+                    u64::from(u32::from_le_bytes(self.read_number()?))
+                }
+                _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+            };
+            let mut rest = (&mut self.frame).take(skipped);
+            if io::copy(&mut rest, &mut io::sink())? < skipped {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+        }
+        Ok(bytes)
+    }
+
     fn read_number<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
         self.frame.read_exact(&mut bytes)?;

@@ -39,6 +39,8 @@ mod image;
 mod layout;
 mod recovery;
 mod remove;
+mod save;
+mod send;
 mod snapshot;
 mod stage;
 mod store;
@@ -52,6 +54,8 @@ pub use image::{
     UsersOf,
 };
 pub use naru_oci::ImageConfig;
+pub use save::SavePlan;
+pub use send::{Parcel, ParcelLayer};
 pub use snapshot::Snapshot;
 pub use stage::{Compression, StagedLayer, decompress};
 pub use store::ContentStore;

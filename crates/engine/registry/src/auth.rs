@@ -71,12 +71,12 @@ impl Credentials {
             .map_err(|error| wrong(error.to_string()))?;
         let credentials: Self = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         credentials
-            .with_decoded_auth()
+            .completed()
             .ok_or_else(|| wrong("its auth is not username:password".to_owned()))
     }
 
-    /// Fills in name and password from `auth`.
-    fn with_decoded_auth(mut self) -> Option<Self> {
+    /// Fills in name and password from `auth`; `None` where that is malformed.
+    pub fn completed(mut self) -> Option<Self> {
         if self.username.is_empty() && !self.auth.is_empty() {
             let text = String::from_utf8(STANDARD.decode(self.auth.trim()).ok()?).ok()?;
             let (name, password) = text.split_once(':')?;

@@ -13,14 +13,16 @@ mod connection;
 mod endpoint;
 mod error;
 mod login;
+mod outgoing;
 mod repository;
 mod upload;
 
 pub use auth::Credentials;
-pub use connection::{Body, full};
+pub use connection::Body;
 pub use endpoint::{Endpoint, Purpose, RegistryOptions, plan_endpoints};
 pub use error::RegistryError;
 pub use login::{Found, LoggedIn, log_in, search};
+pub use outgoing::Outgoing;
 pub use repository::{BlobStream, FetchedManifest, Repository};
 pub use upload::{Upload, UploadStart};
 

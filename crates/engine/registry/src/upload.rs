@@ -3,13 +3,13 @@
 use crate::Result;
 use crate::connection::Body;
 use crate::error::RegistryError;
+use crate::outgoing::Outgoing;
 use crate::repository::{Call, Repository, content_type, digest_of, location_of};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use naru_base::Digest;
-use std::sync::atomic::AtomicU64;
 
 /// A blob on its way to the registry.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Repository {
         upload: &mut Upload,
         body: Body,
         bytes: u64,
-        sent: &AtomicU64,
+        outgoing: &Outgoing,
         what: &str,
     ) -> Result<()> {
         let mut request = Request::new(body);
@@ -101,7 +101,7 @@ impl Repository {
         if let Ok(range) = HeaderValue::from_str(&range) {
             headers.insert(CONTENT_RANGE, range);
         }
-        let (response, connection) = self.send_body(request, what, sent).await?;
+        let (response, connection) = self.send_body(request, what, &outgoing.sent).await?;
         if !response.status().is_success() {
             return Err(connection.failure(response, what).await);
         }

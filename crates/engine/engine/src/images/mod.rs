@@ -1,16 +1,22 @@
 //! Images, as far as the engine has a say: who uses them, and what is told of their changes.
 
+mod ask;
 mod pull;
+mod push;
 mod transfer;
 
+pub use ask::Distribution;
 pub use pull::PullRequest;
+pub use push::PushRequest;
 pub(crate) use transfer::BlobLocks;
 pub use transfer::{Teller, TransferStep};
 
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use naru_base::{Digest, ErrorKind};
-use naru_content::{ContentError, ContentStore, Image, ImageUser, LoadProgress, LoadedImage, Removed};
+use naru_content::{
+    ContentError, ContentStore, Image, ImageUser, LoadProgress, LoadedImage, Removed, SavePlan,
+};
 use std::io::Read;
 use std::sync::Arc;
 
@@ -88,6 +94,15 @@ impl Engine {
             .map_err(error)?;
         self.tell_removed(&removed);
         Ok((removed, bytes))
+    }
+
+    /// Writes images as one archive; blocking. A name that is not there is told by [`ContentStore::plan_save`] first.
+    pub fn save_images(&self, plan: &SavePlan, output: impl std::io::Write) -> Result<()> {
+        self.content.save(plan, output).map_err(error)?;
+        for (id, name) in plan.images() {
+            self.image_event("save", id.as_str(), &name.unwrap_or_else(|| id.to_string()));
+        }
+        Ok(())
     }
 
     fn tell_removed(&self, removed: &[Removed]) {

@@ -71,7 +71,7 @@ impl Engine {
     async fn pull(&self, request: &PullRequest, teller: &Teller) -> Result<()> {
         let reference = request.reference.clone().or_latest();
         let familiar = reference.familiar();
-        let resolved = self.resolve(request, &reference).await?;
+        let resolved = resolve(&self.options.registry, request, &reference).await?;
         let label = reference.digest().map_or_else(
             || reference.tag().unwrap_or_default().to_owned(),
             ToString::to_string,
@@ -92,27 +92,6 @@ impl Engine {
         teller.tell("", format!("Status: {outcome} for {familiar}")).await;
         self.image_event("pull", &familiar, &reference.familiar_repository());
         Ok(())
-    }
-
-    /// Finds the manifest: at the mirrors, then at the registry.
-    async fn resolve(&self, request: &PullRequest, reference: &Reference) -> Result<Resolved> {
-        let options = &self.options.registry;
-        let mut last = None;
-        for endpoint in plan_endpoints(options, reference.domain(), Purpose::Pull)? {
-            let is_mirror = !endpoint.takes_credentials;
-            match resolve_at(options, endpoint, request, reference).await {
-                Ok(resolved) => return Ok(resolved),
-                Err(error) if is_mirror || leads_to_next(&error) => {
-                    tracing::debug!(%error, "the next endpoint is tried");
-                    last = Some(error);
-                }
-                Err(error) => return Err(told(error, reference)),
-            }
-        }
-        Err(last.map_or_else(
-            || EngineError::invalid("there is no endpoint to pull from"),
-            |error| told(error, reference),
-        ))
     }
 
     async fn fetch_image(
@@ -155,20 +134,54 @@ impl Engine {
     }
 }
 
-async fn resolve_at(
+/// Finds what a name means: at the mirrors, then at the registry.
+pub(super) async fn find_named(
+    options: &RegistryOptions,
+    reference: &Reference,
+    credentials: Option<&Credentials>,
+) -> Result<(Repository, FetchedManifest)> {
+    let mut last = None;
+    for endpoint in plan_endpoints(options, reference.domain(), Purpose::Pull)? {
+        let is_mirror = !endpoint.takes_credentials;
+        match find_named_at(options, endpoint, reference, credentials.cloned()).await {
+            Ok(found) => return Ok(found),
+            Err(error) if is_mirror || leads_to_next(&error) => {
+                tracing::debug!(%error, "the next endpoint is tried");
+                last = Some(error);
+            }
+            Err(error) => return Err(told(error, reference)),
+        }
+    }
+    Err(last.map_or_else(
+        || EngineError::invalid("there is no endpoint to pull from"),
+        |error| told(error, reference),
+    ))
+}
+
+async fn find_named_at(
     options: &RegistryOptions,
     endpoint: Endpoint,
-    request: &PullRequest,
     reference: &Reference,
-) -> naru_registry::Result<Resolved> {
+    credentials: Option<Credentials>,
+) -> naru_registry::Result<(Repository, FetchedManifest)> {
     let what = format!("manifest for {}", reference.familiar());
-    let credentials = request.credentials.clone();
     let repository = Repository::new(options, endpoint, reference, Purpose::Pull, credentials, &[])?;
     let wanted = reference.digest().map_or_else(
         || reference.tag().unwrap_or_default().to_owned(),
         ToString::to_string,
     );
     let named = retried(options, || repository.manifest(&wanted, &what)).await?;
+    Ok((repository, named))
+}
+
+/// Finds the one image a name means on this platform.
+async fn resolve(
+    options: &RegistryOptions,
+    request: &PullRequest,
+    reference: &Reference,
+) -> Result<Resolved> {
+    let (repository, named) = find_named(options, reference, request.credentials.as_ref()).await?;
+    let what = format!("manifest for {}", reference.familiar());
     let manifest = match &named.document {
         ManifestDocument::Manifest(_) => named.clone(),
         ManifestDocument::Index(index) => {
@@ -181,11 +194,9 @@ async fn resolve_at(
         }
     };
     let ManifestDocument::Manifest(image) = manifest.document.clone() else {
-        return Err(RegistryError::Unexpected {
-            host: repository.host().to_owned(),
-            what,
-            reason: "an index within an index".to_owned(),
-        });
+        return Err(EngineError::invalid(format!(
+            "{what} is an index within an index"
+        )));
     };
     Ok(Resolved {
         repository,
@@ -204,7 +215,7 @@ pub(super) fn leads_to_next(error: &RegistryError) -> bool {
 }
 
 /// A failure to find an image, in Docker's words.
-fn told(error: RegistryError, reference: &Reference) -> EngineError {
+pub(super) fn told(error: RegistryError, reference: &Reference) -> EngineError {
     let name = reference.familiar_repository();
     match error {
         RegistryError::NotFound { reason, .. } if reason.contains("name unknown") => {

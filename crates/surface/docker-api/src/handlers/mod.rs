@@ -8,6 +8,7 @@ mod exec;
 mod images;
 mod networks;
 mod registry;
+mod save;
 mod streams;
 mod system;
 mod unavailable;
@@ -61,6 +62,11 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
 
         Endpoint::ImageList => images::list(call).await,
         Endpoint::ImagePull => registry::pull(call).await,
+        Endpoint::ImagePush => registry::push(call).await,
+        Endpoint::ImageSearch => registry::search(call).await,
+        Endpoint::ImageSave | Endpoint::ImageSaveMany => save::save(call).await,
+        Endpoint::Distribution => registry::distribution(call).await,
+        Endpoint::Auth => registry::auth(call).await,
         Endpoint::ImageLoad => images::load(call),
         Endpoint::ImagePrune => images::prune(call).await,
         Endpoint::ImageInspect => images::inspect(&call),

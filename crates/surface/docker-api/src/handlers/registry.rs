@@ -1,15 +1,17 @@
-//! What needs a registry: pull.
+//! What needs a registry: pull, push, login, search, and asking about an image.
 
 use crate::error::{ApiError, ApiResult};
 use crate::request::Call;
 use crate::respond::{self, Answer};
+use crate::translate::filters::Filters;
 use crate::translate::transfer::{error_line, progress_line};
 use bytes::Bytes;
 use futures_util::stream;
 use hyper::StatusCode;
+use naru_base::ErrorKind;
 use naru_engine::oci::{Platform, Reference};
 use naru_engine::registry::Credentials;
-use naru_engine::{EngineError, PullRequest, Teller, TransferStep};
+use naru_engine::{EngineError, PullRequest, PushRequest, Teller, TransferStep};
 use std::collections::VecDeque;
 use std::io;
 use tokio::sync::mpsc;
@@ -37,6 +39,117 @@ pub async fn pull(call: Call) -> ApiResult<Answer> {
     let (steps, told) = mpsc::channel(STEPS_MAX);
     let work = tokio::task::spawn_blocking(move || call.engine.pull_image(&request, &Teller::new(steps)));
     answer_with_steps(told, work).await
+}
+
+/// `POST /images/{}/push`.
+pub async fn push(call: Call) -> ApiResult<Answer> {
+    if call.query.non_empty("platform").is_some() {
+        return Err(ApiError::not_supported(
+            "choosing a platform to push",
+            "an image here is of one platform",
+        ));
+    }
+    let request = PushRequest {
+        reference: parse_reference(&call.name, call.query.non_empty("tag"))?,
+        credentials: credentials(&call)?,
+    };
+    let (steps, told) = mpsc::channel(STEPS_MAX);
+    let work = tokio::task::spawn_blocking(move || call.engine.push_image(&request, &Teller::new(steps)));
+    answer_with_steps(told, work).await
+}
+
+/// `POST /auth`: tries credentials.
+pub async fn auth(mut call: Call) -> ApiResult<Answer> {
+    let credentials: Credentials = call.json().await?;
+    let credentials = credentials
+        .completed()
+        .ok_or_else(|| ApiError::invalid("invalid auth: it is not base64 of username:password"))?;
+    let logged_in = call
+        .engine
+        .log_in(&credentials)
+        .await
+        .map_err(|error| match error.kind {
+            ErrorKind::Forbidden => ApiError::new(StatusCode::UNAUTHORIZED, error.message),
+            _ => error.into(),
+        })?;
+    Ok(respond::ok(&serde_json::json!({
+        "Status": "Login Succeeded",
+        "IdentityToken": logged_in.identity_token,
+    })))
+}
+
+/// `GET /distribution/{}/json`: what a registry has under a name.
+pub async fn distribution(call: Call) -> ApiResult<Answer> {
+    let reference = parse_reference(&call.name, None)?;
+    let found = call
+        .engine
+        .inspect_distribution(&reference, credentials(&call)?)
+        .await?;
+    let platform = |platform: Platform| {
+        let mut value = serde_json::json!({ "architecture": platform.architecture, "os": platform.os });
+        if !platform.variant.is_empty() {
+            value["variant"] = platform.variant.into();
+        }
+        value
+    };
+    Ok(respond::ok(&serde_json::json!({
+        "Descriptor": {
+            "mediaType": found.media_type,
+            "digest": found.digest.to_string(),
+            "size": found.bytes,
+        },
+        "Platforms": found.platforms.into_iter().map(platform).collect::<Vec<_>>(),
+    })))
+}
+
+/// Docker's own limits on `limit`.
+const SEARCH_LIMIT_DEFAULT: i64 = 25;
+const SEARCH_LIMIT_MAX: i64 = 100;
+
+/// `GET /images/search`.
+pub async fn search(call: Call) -> ApiResult<Answer> {
+    let filters = Filters::parse(
+        call.query.get("filters"),
+        &["is-automated", "is-official", "stars"],
+    )?;
+    let term = call.query.non_empty("term").unwrap_or_default().to_owned();
+    let limit = call
+        .integer("limit")?
+        .filter(|limit| *limit != 0)
+        .unwrap_or(SEARCH_LIMIT_DEFAULT);
+    if !(1..=SEARCH_LIMIT_MAX).contains(&limit) {
+        return Err(ApiError::invalid(format!(
+            "limit {limit} is outside the range of [1, {SEARCH_LIMIT_MAX}]"
+        )));
+    }
+    let (official, automated) = (filters.boolean("is-official")?, filters.boolean("is-automated")?);
+    let stars = filters
+        .values("stars")
+        .iter()
+        .map(|text| {
+            text.parse::<i64>()
+                .map_err(|_| ApiError::invalid(format!("invalid filter 'stars={text}'")))
+        })
+        .collect::<ApiResult<Vec<_>>>()?;
+    let found = call
+        .engine
+        .search_registry(&term, limit as u32, credentials(&call)?)
+        .await?;
+    let wanted = found.into_iter().filter(|one| {
+        official.is_none_or(|wanted| wanted == one.is_official)
+            && automated.is_none_or(|wanted| wanted == one.is_automated)
+            && stars.iter().all(|least| one.star_count >= *least)
+    });
+    let results = wanted.map(|one| {
+        serde_json::json!({
+            "name": one.name,
+            "description": one.description.unwrap_or_default(),
+            "star_count": one.star_count,
+            "is_official": one.is_official,
+            "is_automated": one.is_automated,
+        })
+    });
+    Ok(respond::ok(&results.collect::<Vec<_>>()))
 }
 
 /// A name with what the `tag` parameter says: a tag or a digest.

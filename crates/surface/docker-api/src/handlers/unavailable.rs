@@ -66,13 +66,8 @@ fn is_swarm(endpoint: Endpoint) -> bool {
 fn what(endpoint: Endpoint) -> &'static str {
     use Endpoint as E;
     match endpoint {
-        E::Auth => "logging in to a registry",
         E::ContainerCheckpointCreate => "checkpointing a container",
         E::ContainerAttachWebsocket => "attaching by websocket",
-        E::ImageSearch => "searching a registry",
-        E::ImageSave | E::ImageSaveMany => "saving images",
-        E::ImagePush => "pushing images",
-        E::Distribution => "asking a registry about an image",
         E::Build | E::BuildCancel | E::Session | E::Grpc => "building images",
         E::VolumeUpdate => "changing a volume",
         E::NetworkCreate => "creating networks",

@@ -60,7 +60,9 @@ pub fn error_line(message: &str) -> Bytes {
 /// Docker's bar, 50 wide, for clients that show it as it is.
 fn bar(bytes: u64, bytes_total: u64) -> String {
     use crate::handlers::human_size;
-    let filled = (bytes.min(bytes_total) * 50).checked_div(bytes_total).unwrap_or(0) as usize;
+    let filled = (bytes.min(bytes_total) * 50)
+        .checked_div(bytes_total)
+        .unwrap_or(0) as usize;
     let arrow = if filled < 50 { ">" } else { "" };
     let line = format!("{}{arrow}", "=".repeat(filled));
     format!("[{line:50}]  {}/{}", human_size(bytes), human_size(bytes_total))

@@ -1,0 +1,327 @@
+//! Pushing: blobs first, several at once, then the manifest that speaks of them.
+
+use super::error as content_error;
+use super::pull::leads_to_next;
+use super::transfer::{Reporter, Teller, TransferStep, Tries, retried, run};
+use crate::Engine;
+use crate::error::{EngineError, Result};
+use futures_util::future::try_join_all;
+use naru_content::{ContentStore, Image, Parcel, ParcelLayer};
+use naru_oci::{Descriptor, Reference};
+use naru_registry::{
+    Credentials, Outgoing, Purpose, RegistryError, RegistryOptions, Repository, Upload, UploadStart,
+    plan_endpoints,
+};
+use std::collections::BTreeSet;
+use std::io::{Cursor, Read};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Repositories a token is asked for to take layers from; each makes the token longer.
+const MOUNT_SOURCES_MAX: usize = 3;
+/// Between two looks at how far an upload is.
+const REPORT_PAUSE: Duration = Duration::from_millis(200);
+
+/// What to push. Without a tag all tags of the repository are pushed.
+#[derive(Debug, Clone)]
+pub struct PushRequest {
+    pub reference: Reference,
+    pub credentials: Option<Credentials>,
+}
+
+struct Push<'a> {
+    options: &'a RegistryOptions,
+    content: &'a ContentStore,
+    teller: &'a Teller,
+    repository: &'a Repository,
+    reference: &'a Reference,
+    uploads: Semaphore,
+}
+
+impl Engine {
+    /// Pushes an image; blocking, for a thread of its own. Ends early when nobody listens to `teller` any more.
+    pub fn push_image(&self, request: &PushRequest, teller: &Teller) -> Result<()> {
+        let images = self.images_to_push(&request.reference)?;
+        run(teller, self.push(request, &images, teller))
+    }
+
+    fn images_to_push(&self, reference: &Reference) -> Result<Vec<(Reference, Arc<Image>)>> {
+        if reference.digest().is_some() {
+            return Err(EngineError::invalid("cannot push a digest reference"));
+        }
+        let repository = reference.familiar_repository();
+        if let Some(tag) = reference.tag() {
+            let image = self.content.image(&reference.familiar()).map_err(|_| {
+                EngineError::not_found(format!(
+                    "An image does not exist locally with the tag: {repository}:{tag}"
+                ))
+            })?;
+            return Ok(vec![(reference.clone(), image)]);
+        }
+        let mut named = Vec::new();
+        for image in self.content.images() {
+            let tags = image.tags.iter().filter_map(|tag| Reference::parse(tag).ok());
+            named.extend(
+                tags.filter(|tag| tag.repository() == reference.repository())
+                    .map(|tag| (tag, Arc::clone(&image))),
+            );
+        }
+        if named.is_empty() {
+            return Err(EngineError::not_found(format!(
+                "An image does not exist locally with the tag: {repository}"
+            )));
+        }
+        Ok(named)
+    }
+
+    async fn push(
+        &self,
+        request: &PushRequest,
+        images: &[(Reference, Arc<Image>)],
+        teller: &Teller,
+    ) -> Result<()> {
+        let repository = request.reference.repository();
+        teller
+            .tell("", format!("The push refers to repository [{repository}]"))
+            .await;
+        for (reference, image) in images {
+            for diff_id in &image.layers {
+                teller.tell(diff_id.short(), "Preparing").await;
+            }
+            let parcel = self.content.pack(image).map_err(content_error)?;
+            self.push_parcel(request, reference, &parcel, teller).await?;
+            let name = reference.familiar();
+            self.image_event("push", &name, &reference.familiar_repository());
+        }
+        Ok(())
+    }
+
+    async fn push_parcel(
+        &self,
+        request: &PushRequest,
+        reference: &Reference,
+        parcel: &Parcel<'_>,
+        teller: &Teller,
+    ) -> Result<()> {
+        let options = &self.options.registry;
+        let sources = mount_sources(reference, parcel);
+        let mut last = None;
+        for endpoint in plan_endpoints(options, reference.domain(), Purpose::Push)? {
+            let credentials = request.credentials.clone();
+            let repository =
+                Repository::new(options, endpoint, reference, Purpose::Push, credentials, &sources)?;
+            // The first small request finds out whether this endpoint speaks, and gets the token.
+            if let Err(error) =
+                retried(options, || repository.has_blob(&parcel.config.digest, "the push")).await
+            {
+                if leads_to_next(&error) {
+                    last = Some(error);
+                    continue;
+                }
+                return Err(error.into());
+            }
+            let push = Push {
+                options,
+                content: &self.content,
+                teller,
+                repository: &repository,
+                reference,
+                uploads: Semaphore::new(options.concurrent_uploads),
+            };
+            return push.send(parcel, &self.content).await;
+        }
+        Err(last.map_or_else(
+            || EngineError::invalid("there is no endpoint to push to"),
+            Into::into,
+        ))
+    }
+}
+
+/// Repositories of the same registry that have layers of this image.
+fn mount_sources(reference: &Reference, parcel: &Parcel<'_>) -> Vec<String> {
+    let sources: BTreeSet<String> = parcel
+        .layers
+        .iter()
+        .flat_map(|layer| mountable(reference, layer))
+        .collect();
+    sources.into_iter().take(MOUNT_SOURCES_MAX).collect()
+}
+
+fn mountable<'a>(reference: &'a Reference, layer: &'a ParcelLayer) -> impl Iterator<Item = String> + 'a {
+    let of_same_registry =
+        |found: &&Reference| found.domain() == reference.domain() && found.path() != reference.path();
+    let found = layer.found_in.iter().filter(of_same_registry);
+    found.map(|found| found.path().to_owned())
+}
+
+impl Push<'_> {
+    async fn send(&self, parcel: &Parcel<'_>, store: &ContentStore) -> Result<()> {
+        let sources = mount_sources(self.reference, parcel);
+        let layers = parcel.layers.iter().enumerate();
+        let first = |at: usize, layer: &ParcelLayer| {
+            !parcel.layers[..at]
+                .iter()
+                .any(|other| other.descriptor.digest == layer.descriptor.digest)
+        };
+        let layers = layers
+            .filter(|(at, layer)| first(*at, layer))
+            .map(|(_, layer)| self.send_layer(layer, &sources));
+        try_join_all(layers).await?;
+        let config = store.image_config(&parcel.config.digest).map_err(content_error)?;
+        self.send_blob("", &parcel.config, None, || {
+            Ok(Box::new(Cursor::new(config.to_vec())))
+        })
+        .await?;
+        let tag = self.reference.tag().unwrap_or_default();
+        let put = || {
+            self.repository
+                .put_manifest(tag, &parcel.media_type, &parcel.manifest, "the manifest")
+        };
+        let digest = retried(self.options, put).await?;
+        let name = self.reference.with_digest(digest.clone());
+        store
+            .add_digest_name(&parcel.config.digest, &name)
+            .map_err(content_error)?;
+        let pushed = TransferStep::Pushed {
+            tag: tag.to_owned(),
+            digest,
+            bytes: parcel.manifest.len() as u64,
+        };
+        self.teller.tell_step(pushed).await;
+        Ok(())
+    }
+
+    async fn send_layer(&self, layer: &ParcelLayer, sources: &[String]) -> Result<()> {
+        let source = mountable(self.reference, layer).find(|from| sources.contains(from));
+        let open = || self.content.open_layer(layer).map_err(content_error);
+        self.send_blob(layer.diff_id.short(), &layer.descriptor, source.as_deref(), open)
+            .await
+    }
+
+    /// Sends one blob, unless the registry has it or can take it from `source`. An empty `id` tells nothing.
+    async fn send_blob(
+        &self,
+        id: &str,
+        descriptor: &Descriptor,
+        source: Option<&str>,
+        open: impl Fn() -> Result<Box<dyn Read + Send>>,
+    ) -> Result<()> {
+        let what = format!("blob {}", descriptor.digest.short());
+        // Never closed, so that acquiring cannot fail.
+        let _permit = self.uploads.acquire().await;
+        let has_it = retried(self.options, || {
+            self.repository.has_blob(&descriptor.digest, &what)
+        })
+        .await?;
+        if has_it {
+            self.tell_layer(id, "Layer already exists").await;
+            return Ok(());
+        }
+        let start = || self.repository.start_upload(&descriptor.digest, source, &what);
+        match retried(self.options, start).await? {
+            UploadStart::Mounted => {
+                self.tell_layer(id, &format!("Mounted from {}", source.unwrap_or_default()))
+                    .await;
+            }
+            UploadStart::Started(upload) => {
+                self.upload(id, upload, descriptor, &what, open).await?;
+                self.tell_layer(id, "Pushed").await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_layer(&self, id: &str, text: &str) {
+        if !id.is_empty() {
+            self.teller.tell(id, text).await;
+        }
+    }
+
+    /// Sends until the registry has everything, from where it stopped after each failure.
+    async fn upload(
+        &self,
+        id: &str,
+        mut upload: Upload,
+        descriptor: &Descriptor,
+        what: &str,
+        open: impl Fn() -> Result<Box<dyn Read + Send>>,
+    ) -> Result<()> {
+        let mut tries = Tries::new(self.options);
+        let mut reporter = Reporter::new(self.teller, id, "Pushing", descriptor.size);
+        while upload.offset < descriptor.size {
+            let before = upload.offset;
+            let outgoing = Outgoing::new();
+            let body = outgoing.body(open()?, upload.offset);
+            let rest = descriptor.size - upload.offset;
+            let sending = self
+                .repository
+                .send_piece(&mut upload, body, rest, &outgoing, what);
+            let sent = watch(sending, || {
+                if !id.is_empty() {
+                    reporter.report(before + outgoing.bytes());
+                }
+            })
+            .await;
+            let Err(error) = sent else { break };
+            if let Some(failure) = outgoing.failure() {
+                return Err(EngineError::system(format!("{what} cannot be pushed: {failure}")));
+            }
+            tries.wait_after(retriable(error)).await?;
+            upload = self.resume(upload, descriptor, what).await?;
+            if upload.offset > before {
+                tries.renew();
+            }
+        }
+        Ok(self
+            .repository
+            .finish_upload(upload, &descriptor.digest, what)
+            .await?)
+    }
+
+    /// Asks where to go on; a registry that has forgotten the upload gets a new one.
+    async fn resume(
+        &self,
+        mut upload: Upload,
+        descriptor: &Descriptor,
+        what: &str,
+    ) -> Result<Upload, RegistryError> {
+        match self.repository.resume_upload(&mut upload, what).await {
+            Ok(()) if upload.offset <= descriptor.size => Ok(upload),
+            Ok(()) | Err(RegistryError::NotFound { .. } | RegistryError::Unexpected { .. }) => {
+                match self
+                    .repository
+                    .start_upload(&descriptor.digest, None, what)
+                    .await?
+                {
+                    UploadStart::Started(upload) => Ok(upload),
+                    UploadStart::Mounted => Err(RegistryError::Unexpected {
+                        host: self.repository.host().to_owned(),
+                        what: what.to_owned(),
+                        reason: "it took a blob it was not offered".to_owned(),
+                    }),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Awaits, and looks every now and then.
+async fn watch<T>(work: impl Future<Output = T>, mut look: impl FnMut()) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(REPORT_PAUSE) => look(),
+        }
+    }
+}
+
+/// A token that ran out in the middle is renewed by the next request.
+fn retriable(error: RegistryError) -> RegistryError {
+    match error {
+        RegistryError::Unauthorized { host, what, reason } => RegistryError::Broken { host, what, reason },
+        other => other,
+    }
+}

@@ -1,0 +1,68 @@
+//! `GET /images/get`: images as one archive.
+
+use super::images::blocking;
+use crate::error::{ApiError, ApiResult};
+use crate::request::Call;
+use crate::respond::{self, Answer};
+use bytes::Bytes;
+use futures_util::stream;
+use hyper::header::HeaderValue;
+use std::io::{self, BufWriter, Write};
+use tokio::sync::mpsc;
+
+/// One piece of the archive on its way.
+const PIECE_BYTES: usize = 128 << 10;
+/// Pieces in flight: 1 MiB, the bound on memory.
+const PIECES_MAX: usize = 8;
+const TAR: HeaderValue = HeaderValue::from_static("application/x-tar");
+
+pub async fn save(call: Call) -> ApiResult<Answer> {
+    if call.query.non_empty("platform").is_some() {
+        return Err(ApiError::not_supported(
+            "choosing a platform to save",
+            "an image here is of one platform",
+        ));
+    }
+    let mut names: Vec<String> = call.query.all("names").map(str::to_owned).collect();
+    if !call.name.is_empty() {
+        names.push(call.name.clone());
+    }
+    if names.is_empty() {
+        return Err(ApiError::invalid("no image to save was named"));
+    }
+    let engine = call.engine.clone();
+    let plan = blocking(move || Ok(engine.images().plan_save(&names)?)).await?;
+    let (pieces, received) = mpsc::channel(PIECES_MAX);
+    let engine = call.engine;
+    tokio::task::spawn_blocking(move || {
+        let mut output = BufWriter::with_capacity(PIECE_BYTES, PieceWriter(pieces.clone()));
+        let saved = engine.save_images(&plan, &mut output);
+        let flushed = output.flush();
+        let failure = match (saved, flushed) {
+            (Err(error), _) => io::Error::other(error.message),
+            (Ok(()), Err(error)) => error,
+            (Ok(()), Ok(())) => return,
+        };
+        // The head is gone out as a success; a body that breaks off is what tells the client.
+        tracing::warn!(error = %failure, "images could not be saved to their end");
+        let _ = pieces.blocking_send(Err(failure));
+    });
+    let body = stream::unfold(received, |mut received| async move {
+        received.recv().await.map(|piece| (piece, received))
+    });
+    Ok(respond::stream(TAR, body))
+}
+
+struct PieceWriter(mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for PieceWriter {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(piece)));
+        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -3,6 +3,7 @@
 The user they are remapped to exists in the engine's own mount namespace only.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 
 import pytest
 from testkit.engine import DebianDocker, Naru, Scope
+from testkit.seccomp_agent import Agent
 
 CLI = "/usr/local/bin/docker"
 IMAGE = "busybox:test"
@@ -193,6 +195,16 @@ def test_all_capabilities_inside_are_none_outside(engine):
     script = "mount -t tmpfs none /tmp && echo mounted; mknod /n b 8 0 || dmesg || echo refused"
     text = run(engine, script + " 2>/dev/null", "--cap-add", "ALL", "--security-opt", "seccomp=unconfined")
     assert text.split()[0] == "mounted" and text.split()[-1] == "refused"
+
+
+def test_a_seccomp_agent_is_reached_from_outside(engine, tmp_path):
+    if engine.name == "docker":
+        pytest.skip("Docker 20.10 reads no listenerPath")
+    agent = Agent(str(tmp_path / "agent"), errno.ENOMEDIUM)
+    (tmp_path / "profile.json").write_text(agent.profile())
+    result = docker(engine, "run", "--rm", "--security-opt", f"seccomp={tmp_path}/profile.json", IMAGE, "mkdir", "/x")
+    agent.close()
+    assert "No medium found" in result.stderr and len(agent.states) == 1
 
 
 def test_containers_outlive_the_daemon_and_take_execs_of_the_next(engine):

@@ -62,6 +62,8 @@ pub struct ResolvedMount {
     pub read_only: bool,
     pub propagation: String,
     pub non_recursive: bool,
+    #[serde(default)]
+    pub read_only_non_recursive: bool,
     /// Options of a tmpfs: `size=…`, `mode=…`, ….
     pub tmpfs_options: Vec<String>,
     /// The volume was made for this container and goes with `rm -v` and `--rm`.

@@ -215,6 +215,9 @@ pub enum MountSource {
         create_missing: bool,
         /// Mount only the directory itself, not what is mounted below it.
         non_recursive: bool,
+        /// Where it is read-only, what is mounted below it stays as it is.
+        #[serde(default)]
+        read_only_non_recursive: bool,
     },
     Volume {
         /// `None`: an anonymous volume.

@@ -3,6 +3,7 @@
 //! Order matters here; each step says why it is where it is.
 
 use crate::ahead::RootAhead;
+use crate::attributes;
 use crate::channel::Channel;
 use crate::command;
 use crate::devices;
@@ -13,6 +14,7 @@ use crate::parked::{FileSystem, Parked};
 use crate::plan::{ContainerPlan, ExecPlan, SeccompPlan, StartFailure};
 use crate::privileges::{self, Privileges};
 use crate::root::Root;
+use crate::seccomp::Agent;
 use crate::sources::{SourceKind, Sources};
 use crate::stem::Report;
 use crate::users;
@@ -50,7 +52,12 @@ pub(crate) fn run(
         .linux()
         .as_ref()
         .ok_or_else(|| invalid("plan", "the specification has no linux part"))?;
+    attributes::check_supported(spec, linux)?;
     discard_foreign(plan, &mut parked);
+    let agent = match sources.take(SourceKind::Agent) {
+        Some(socket) => Some(Agent::with(socket)?),
+        None => Agent::of(&plan.seccomp)?,
+    };
     let init = plan.with_init.then(command::init_file).transpose()?;
     let root = match sources.take(SourceKind::Root) {
         Some(mounted) => Root::mounted(mounted)?,
@@ -70,6 +77,10 @@ pub(crate) fn run(
     mounts::mask(&root, linux.masked_paths().as_deref().unwrap_or_default())?;
     mounts::make_read_only(&root, linux.readonly_paths().as_deref().unwrap_or_default())?;
     root.pivot()?;
+    if let Some(propagation) = linux.rootfs_propagation() {
+        mounts::propagate_root(propagation)?;
+    }
+    attributes::set_personality(linux)?;
     if spec
         .root()
         .as_ref()
@@ -92,6 +103,8 @@ pub(crate) fn run(
             seccomp: &plan.seccomp,
             init,
             gate: Some(channel),
+            agent,
+            container: &plan.container,
         },
         &streams,
         console,
@@ -99,7 +112,12 @@ pub(crate) fn run(
 }
 
 /// As [`run`], in namespaces that are all set up.
-pub(crate) fn run_exec(plan: &ExecPlan, streams: Streams, channel: &Channel) -> Result<(), StartFailure> {
+pub(crate) fn run_exec(
+    plan: &ExecPlan,
+    agent: Option<Agent>,
+    streams: Streams,
+    channel: &Channel,
+) -> Result<(), StartFailure> {
     let root = Root::current()?;
     let console = open_console(&root, &streams, channel, false)?;
     let last = Final {
@@ -109,6 +127,8 @@ pub(crate) fn run_exec(plan: &ExecPlan, streams: Streams, channel: &Channel) -> 
         seccomp: &plan.seccomp,
         init: None,
         gate: None,
+        agent,
+        container: &plan.container,
     };
     finish(&root, last, &streams, console)
 }
@@ -275,6 +295,9 @@ struct Final<'a> {
     init: Option<OwnedFd>,
     /// Where the keeper says that the program may run.
     gate: Option<&'a Channel>,
+    /// Who decides some of its system calls.
+    agent: Option<Agent>,
+    container: &'a str,
 }
 
 fn finish(
@@ -290,6 +313,7 @@ fn finish(
     }
     let privileges = Privileges::of(last.process, last.seccomp)?;
     privileges::set_limits(last.process)?;
+    attributes::apply(last.process)?;
     rustix::process::setsid().map_err(system("session", "start a session"))?;
     take_streams(streams, console, &user)?;
     enter_directory(root, last.process.cwd())?;
@@ -297,12 +321,14 @@ fn finish(
     let program = command::find(&arguments, &environment)?;
     let command = command::Prepared::new(program, arguments, &environment, last.init)?;
     rustix::process::umask(Mode::from_raw_mode(last.process.user().umask().unwrap_or(0o022)));
+    let describe = |agent: Agent| agent.describe(last.seccomp, last.container);
+    let agent = last.agent.map(describe).transpose()?;
     if let Some(gate) = last.gate {
         gate.pass_gate().map_err(system("start", "wait for the keeper"))?;
     }
     // Only the standard streams and what `execve` closes remain.
     process::close_on_exec_from(3).map_err(system("exec", "close descriptors"))?;
-    privileges.apply(&user)?;
+    privileges.apply(&user, agent)?;
     command.exec()
 }
 

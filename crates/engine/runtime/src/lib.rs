@@ -4,6 +4,7 @@
 //! writes no state, makes no cgroup and no network interface, and starts no helper program.
 
 mod ahead;
+mod attributes;
 mod cgroup;
 mod channel;
 mod command;

@@ -5,7 +5,7 @@ use crate::failure::{invalid, system};
 use crate::namespaces;
 use crate::parked::{self, FileSystem, Parked};
 use crate::plan::{ContainerPlan, StartFailure, StartFailureKind};
-use crate::root::{Root, TargetKind, attach, clean};
+use crate::root::{Root, TargetKind, attach, clean, map_ids};
 use crate::user_namespace::UserNamespace;
 use naru_sys::mount::{MountAttributes, set_attributes};
 use oci_spec::runtime::{Mount, Spec};
@@ -22,6 +22,8 @@ struct Options {
     bind: bool,
     bind_recursive: bool,
     propagation: Option<(u64, bool)>,
+    /// The ids are those of the container's user namespace; of everything mounted below too.
+    map_ids: Option<bool>,
     data: Vec<String>,
 }
 
@@ -39,7 +41,7 @@ pub(crate) fn apply(
     if kind == "bind" || options.bind {
         let fd = match ready {
             Some(fd) => fd,
-            None => copy_source(mount, &options, host_mounts)?,
+            None => copy_source(mount, &options, host_mounts, None)?,
         };
         return bind(root, target, &fd);
     }
@@ -90,7 +92,7 @@ pub(crate) fn make_for_mapped(
     let kind = mount.typ().as_deref().unwrap_or("none");
     if kind == "bind" || options.bind {
         // The keeper has never left the host's mount namespace.
-        return copy_source(mount, &options, None).map(Some);
+        return copy_source(mount, &options, None, Some(user)).map(Some);
     }
     if is_dev(mount) {
         let fd = file_system(mount, &options).mount()?;
@@ -212,8 +214,13 @@ fn copy_source(
     mount: &Mount,
     options: &Options,
     host_mounts: Option<&OwnedFd>,
+    user: Option<&UserNamespace>,
 ) -> Result<OwnedFd, StartFailure> {
     let target = mount.destination();
+    if let Some(option) = options.data.first() {
+        let message = format!("a bind mount has no option {option:?} ({})", target.display());
+        return Err(invalid("mount", message));
+    }
     let source = mount
         .source()
         .as_deref()
@@ -223,6 +230,19 @@ fn copy_source(
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let fd = open_source(source, flags, options, host_mounts)?;
+    if let Some(recursive) = options.map_ids {
+        let user = user.ok_or_else(|| {
+            let message = format!(
+                "{}: idmap needs a user namespace of the container's own",
+                target.display()
+            );
+            invalid("mount", message)
+        })?;
+        map_ids(fd.as_fd(), user.fd.as_fd(), recursive).map_err(system(
+            "mount",
+            format_args!("map the ids of {}", source.display()),
+        ))?;
+    }
     // A copy of a shared mount is shared too: made private first, so that attaching it spreads nowhere.
     if options.propagation.is_none() {
         let private = MountAttributes {
@@ -398,6 +418,26 @@ pub(crate) fn cgroup_tree(
     Ok(base)
 }
 
+/// How mounts spread from the container's root (`linux.rootfsPropagation`), after it has become the root.
+pub(crate) fn propagate_root(propagation: &str) -> Result<(), StartFailure> {
+    let parsed = parse_options(&[propagation.to_owned()]);
+    let Some((kind, recursive)) = parsed.propagation else {
+        return Err(invalid(
+            "rootfs",
+            format!("rootfsPropagation: there is no propagation {propagation:?}"),
+        ));
+    };
+    let attributes = MountAttributes {
+        propagation: kind,
+        ..MountAttributes::default()
+    };
+    let root = Root::current()?;
+    set_attributes(root.fd(), attributes, recursive).map_err(system(
+        "rootfs",
+        format_args!("set the root's propagation to {propagation}"),
+    ))
+}
+
 fn parse_options(options: &[String]) -> Options {
     let mut parsed = Options::default();
     for option in options {
@@ -434,6 +474,8 @@ fn parse_option(parsed: &mut Options, option: &str) {
         "rshared" => parsed.propagation = Some((libc::MS_SHARED, true)),
         "unbindable" => parsed.propagation = Some((libc::MS_UNBINDABLE, false)),
         "runbindable" => parsed.propagation = Some((libc::MS_UNBINDABLE, true)),
+        "idmap" => parsed.map_ids = Some(false),
+        "ridmap" => parsed.map_ids = Some(true),
         "defaults" | "" => {}
         data => parsed.data.push(data.to_owned()),
     }

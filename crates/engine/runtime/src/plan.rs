@@ -11,8 +11,12 @@ use std::path::PathBuf;
 /// Everything needed to turn a prepared stem process into a running container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerPlan {
-    /// The OCI runtime specification. `root.readonly`, `process`, `hostname`, `mounts` and `linux` are honoured;
-    /// `root.path` and `process.user` are ignored in favour of `rootfs` and `user`.
+    /// The container's id, for those outside who are told of it.
+    #[serde(default)]
+    pub container: String,
+    /// The OCI runtime specification. `root.path`, `process.user` and `linux.seccomp` are passed over in favour of what
+    /// is named here; `linux.resources` and `linux.cgroupsPath` are the caller's, who makes the cgroup. What else the
+    /// runtime does not do it refuses.
     pub spec: Spec,
     pub rootfs: RootfsPlan,
     /// `--user` as given: `name`, `uid`, `name:group`, `uid:gid`, or empty for root. Resolved in the root filesystem.
@@ -107,6 +111,9 @@ pub struct MappedRoot {
 /// A process to start in a running container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExecPlan {
+    /// As in [`ContainerPlan::container`].
+    #[serde(default)]
+    pub container: String,
     /// `args`, `env`, `cwd`, `capabilities`, `no_new_privileges`, `rlimits`, `terminal` and `console_size`.
     pub process: oci_spec::runtime::Process,
     /// As in [`ContainerPlan::user`], resolved in the container's root filesystem.

@@ -2,7 +2,7 @@
 
 use crate::failure::{invalid, system};
 use crate::plan::{SeccompPlan, StartFailure};
-use crate::seccomp::{self, Filter};
+use crate::seccomp::{self, Described, Filter};
 use crate::users::User;
 use oci_spec::runtime::{Capabilities, Capability, PosixRlimit, PosixRlimitType, Process};
 use rustix::io::Errno;
@@ -45,7 +45,7 @@ impl Privileges {
     }
 
     /// Drops everything not granted and becomes `user`. Only `execve` may follow.
-    pub(crate) fn apply(&self, user: &User) -> Result<(), StartFailure> {
+    pub(crate) fn apply(&self, user: &User, agent: Option<Described>) -> Result<(), StartFailure> {
         let failed = |what| system("privileges", what);
         for capability in (known_capabilities() - self.bounding).iter() {
             rustix::thread::remove_capability_from_bounding_set(capability)
@@ -72,7 +72,7 @@ impl Privileges {
         rustix::process::set_parent_process_death_signal(None::<Signal>)
             .map_err(failed("detach from the keeper"))?;
         if let Some(filter) = &self.filter {
-            install(filter)?;
+            install(filter, agent)?;
         }
         self.set_final_capabilities(user)
     }
@@ -113,11 +113,16 @@ fn unmapped(what: &'static str, kind: &'static str) -> impl FnOnce(Errno) -> Sta
 
 /// While CAP_SYS_ADMIN is still held, so that no_new_privs is not needed; of later calls the filter must allow
 /// only capset, prctl and execve.
-fn install(filter: &Filter) -> Result<(), StartFailure> {
+fn install(filter: &Filter, agent: Option<Described>) -> Result<(), StartFailure> {
     let mut held = rustix::thread::capabilities(None).map_err(system("seccomp", "read capabilities"))?;
     held.effective = held.permitted;
     set_capabilities(None, held).map_err(system("seccomp", "raise capabilities"))?;
-    filter.install().map_err(system("seccomp", "install the filter"))
+    let what = "install the filter";
+    match agent.filter(|_| filter.notifies()) {
+        None if filter.notifies() => Err(system("seccomp", what)("no agent decides its calls")),
+        None => filter.install().map_err(system("seccomp", what)),
+        Some(agent) => agent.send(&filter.install_listener().map_err(system("seccomp", what))?),
+    }
 }
 
 /// Every capability that the running kernel knows: what is in the bounding set of its first process, and with

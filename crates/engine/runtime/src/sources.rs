@@ -7,6 +7,7 @@ use crate::failure::system;
 use crate::parked::FileSystem;
 use crate::plan::{ContainerPlan, RootfsPlan, StartFailure};
 use crate::root;
+use crate::seccomp::Agent;
 use crate::user_namespace::UserNamespace;
 use crate::{devices, mounts};
 use oci_spec::runtime::LinuxDevice;
@@ -24,6 +25,8 @@ pub(crate) enum SourceKind {
     Mount(usize),
     /// By its place among the specification's devices.
     Device(usize),
+    /// Not a mount, but a connection to the seccomp agent.
+    Agent,
 }
 
 /// The mounts that one start needs; empty for a stem that makes all itself.
@@ -62,6 +65,9 @@ impl Sources {
             .unwrap_or_default();
         for (index, fd) in make_devices(devices)?.into_iter().enumerate() {
             made.insert(SourceKind::Device(index), fd);
+        }
+        if let Some(path) = Agent::path(&plan.seccomp) {
+            made.insert(SourceKind::Agent, Agent::connect(path)?);
         }
         Ok(Self(made))
     }

@@ -22,6 +22,7 @@ use crate::parked::Parked;
 use crate::plan::{
     ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, StartFailure, StemPlan, UserNamespacePlan,
 };
+use crate::seccomp::Agent;
 use crate::sources::{SourceKind, Sources};
 use crate::user_namespace::{self, UserNamespace};
 use crate::{cgroup, mounts, namespaces, time};
@@ -578,6 +579,7 @@ fn exec_main(
     let init = fds
         .pop()
         .ok_or_else(|| system("exec", "container")("no descriptor of its first process"))?;
+    let agent = Agent::of(&plan.seccomp)?;
     cgroup::join(&plan.cgroup).map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
     namespaces::join_all_of(init.as_fd(), plan)?;
     drop(init);
@@ -585,7 +587,9 @@ fn exec_main(
         user_namespace::become_root()?;
     }
     let streams = join_streams(kind, fds).map_err(system("exec", "receive the streams"))?;
-    clone_process(channel, |channel| container::run_exec(plan, streams, channel))
+    clone_process(channel, |channel| {
+        container::run_exec(plan, agent, streams, channel)
+    })
 }
 
 /// Clones the final process as a child of this one's parent, tells the parent, and ends.

@@ -10,6 +10,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod process;
+pub mod scheduling;
 pub mod seqpacket;
 pub mod signal;
 pub mod socket;

@@ -254,19 +254,31 @@ pub struct FilterInstruction {
 
 /// Installs a seccomp filter for the calling thread. Needs `no_new_privs` or `CAP_SYS_ADMIN`.
 pub fn install_seccomp_filter(program: &[FilterInstruction], flags: u64) -> io::Result<()> {
+    install(program, flags).map(drop)
+}
+
+/// As [`install_seccomp_filter`], for a filter that notifies; returns where the notifications come out.
+pub fn install_seccomp_listener(program: &[FilterInstruction], flags: u64) -> io::Result<OwnedFd> {
+    let raw = install(program, flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    // SAFETY: with this flag the kernel returns a descriptor that it has just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
+}
+
+fn install(program: &[FilterInstruction], flags: u64) -> io::Result<libc::c_long> {
     let description = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         filter: program.as_ptr() as *mut libc::sock_filter,
     };
     // SAFETY: `FilterInstruction` has the layout of `sock_filter`; the kernel only reads the program.
-    check(unsafe {
+    let result = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
             flags,
             &raw const description,
         )
-    })
+    };
+    check(result).map(|()| result)
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {

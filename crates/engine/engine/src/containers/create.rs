@@ -198,6 +198,7 @@ impl Engine {
             read_only: false,
             propagation: String::new(),
             non_recursive: false,
+            read_only_non_recursive: false,
             tmpfs_options: Vec::new(),
             is_anonymous,
         }
@@ -213,6 +214,7 @@ impl Engine {
             read_only: mount.read_only,
             propagation: String::new(),
             non_recursive: false,
+            read_only_non_recursive: false,
             tmpfs_options: Vec::new(),
             is_anonymous: false,
         };
@@ -222,6 +224,7 @@ impl Engine {
                 propagation,
                 create_missing,
                 non_recursive,
+                read_only_non_recursive,
             } => {
                 if !create_missing && std::fs::symlink_metadata(path).is_err() {
                     return Err(EngineError::invalid(format!(
@@ -234,6 +237,7 @@ impl Engine {
                     source: path.clone(),
                     propagation,
                     non_recursive: *non_recursive,
+                    read_only_non_recursive: *read_only_non_recursive,
                     ..bare
                 })
             }

@@ -378,6 +378,7 @@ fn plan_exec(
     process.set_rlimits(Some(plan::plan_rlimits(&record.spec)?));
     process.set_no_new_privileges(Some(record.spec.no_new_privileges));
     Ok(ExecPlan {
+        container: record.id.to_string(),
         process,
         user: spec
             .user

@@ -46,6 +46,7 @@ pub fn plan_start(record: &ContainerRecord, context: StartContext<'_>) -> Result
     mounts::check_propagation(record)?;
     let oci_spec = plan_oci_spec(record, &context)?;
     let runtime = ContainerPlan {
+        container: record.id.to_string(),
         seccomp: plan_seccomp(spec, &capabilities(spec)?)?,
         spec: oci_spec,
         rootfs: context.rootfs,

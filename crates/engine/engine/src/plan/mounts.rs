@@ -167,7 +167,8 @@ fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
     };
     let mut options = vec![bind, propagation];
     if own.read_only {
-        options.push(if own.non_recursive { "ro" } else { "rro" });
+        let is_alone = own.non_recursive || own.read_only_non_recursive;
+        options.push(if is_alone { "ro" } else { "rro" });
     }
     mount(&own.target, "bind", &own.source.to_string_lossy(), &options)
 }

@@ -173,6 +173,7 @@ impl Container {
         let plan = KeeperPlan {
             container: self.id.clone(),
             runtime: EncodedPlan::encode(&ContainerPlan {
+                container: "test".to_owned(),
                 spec: spec(args, options.terminal),
                 rootfs: RootfsPlan::Directory {
                     path: self.rootfs.clone(),
@@ -233,6 +234,7 @@ impl Container {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let exec = ExecId::generate();
         let plan = ExecPlan {
+            container: "test".to_owned(),
             process: spec(args, false).process().clone().unwrap(),
             user: String::new(),
             additional_groups: Vec::new(),

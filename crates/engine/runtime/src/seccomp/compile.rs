@@ -57,12 +57,12 @@ pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Program, String> {
         if wanted {
             search_tree(profile, entry)
         } else {
-            Ok(vec![stop(RETURN_KILL_THREAD)])
+            vec![stop(RETURN_KILL_THREAD)]
         }
     };
-    let native_tree = tree(Entry::X86_64, native)?;
-    let x32_tree = tree(Entry::X32, has(Arch::ScmpArchX32))?;
-    let x86_tree = tree(Entry::X86, has(Arch::ScmpArchX86))?;
+    let native_tree = tree(Entry::X86_64, native);
+    let x32_tree = tree(Entry::X32, has(Arch::ScmpArchX32));
+    let x86_tree = tree(Entry::X86, has(Arch::ScmpArchX86));
 
     let mut sixty_four = vec![statement(LOAD, OFFSET_NUMBER)];
     sixty_four.extend(branch(JUMP_GREATER_EQUAL, X32_BIT, x32_tree, native_tree));
@@ -94,10 +94,10 @@ fn branch(jump: u16, operand: u32, yes: Program, no: Program) -> Program {
     program
 }
 
-fn search_tree(profile: &LinuxSeccomp, entry: Entry) -> Result<Program, String> {
+fn search_tree(profile: &LinuxSeccomp, entry: Entry) -> Program {
     let base = if matches!(entry, Entry::X32) { X32_BIT } else { 0 };
-    let default = action_value(profile.default_action(), profile.default_errno_ret())?;
-    let rules = rules_by_number(profile, entry, default)?;
+    let default = action_value(profile.default_action(), profile.default_errno_ret());
+    let rules = rules_by_number(profile, entry, default);
     let mut ranges: Vec<(u32, Vec<Rule<'_>>)> = vec![(base, plain(default))];
     let mut next = 0;
     for (number, wanted) in rules {
@@ -108,7 +108,7 @@ fn search_tree(profile: &LinuxSeccomp, entry: Entry) -> Result<Program, String> 
         next = number + 1;
     }
     push_range(&mut ranges, base + next, plain(beyond(profile, default)));
-    Ok(tree_of(&ranges))
+    tree_of(&ranges)
 }
 
 /// Starts a range unless it would only go on with the one before.
@@ -157,10 +157,10 @@ fn rules_by_number<'a>(
     profile: &'a LinuxSeccomp,
     entry: Entry,
     default: u32,
-) -> Result<BTreeMap<u32, Vec<Rule<'a>>>, String> {
+) -> BTreeMap<u32, Vec<Rule<'a>>> {
     let mut by_number: BTreeMap<u32, Vec<Rule<'a>>> = BTreeMap::new();
     for syscall in profile.syscalls().as_deref().unwrap_or_default() {
-        let action = action_value(syscall.action(), syscall.errno_ret())?;
+        let action = action_value(syscall.action(), syscall.errno_ret());
         for name in syscall.names() {
             // A name of another architecture or a later kernel is not an error.
             let Some(number) = number_of(name, entry) else {
@@ -176,7 +176,7 @@ fn rules_by_number<'a>(
             None => rules.extend(plain(default)),
         }
     }
-    Ok(by_number)
+    by_number
 }
 
 /// Several conditions on one argument are alternatives, as runc reads them; otherwise all must hold.
@@ -208,9 +208,9 @@ fn number_of(name: &str, entry: Entry) -> Option<u32> {
     }
 }
 
-fn action_value(action: Action, errno: Option<u32>) -> Result<u32, String> {
+fn action_value(action: Action, errno: Option<u32>) -> u32 {
     let data = errno.unwrap_or(libc::EPERM as u32) & libc::SECCOMP_RET_DATA;
-    Ok(match action {
+    match action {
         Action::ScmpActKill | Action::ScmpActKillThread => libc::SECCOMP_RET_KILL_THREAD,
         Action::ScmpActKillProcess => libc::SECCOMP_RET_KILL_PROCESS,
         Action::ScmpActTrap => libc::SECCOMP_RET_TRAP,
@@ -218,8 +218,8 @@ fn action_value(action: Action, errno: Option<u32>) -> Result<u32, String> {
         Action::ScmpActTrace => libc::SECCOMP_RET_TRACE | data,
         Action::ScmpActLog => libc::SECCOMP_RET_LOG,
         Action::ScmpActAllow => libc::SECCOMP_RET_ALLOW,
-        Action::ScmpActNotify => return Err("seccomp action SCMP_ACT_NOTIFY is not supported".to_owned()),
-    })
+        Action::ScmpActNotify => libc::SECCOMP_RET_USER_NOTIF,
+    }
 }
 
 /// The code for one call: its rules tried in order. The last has no conditions.

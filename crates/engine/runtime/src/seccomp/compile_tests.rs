@@ -56,7 +56,7 @@ fn expected(profile: &LinuxSeccomp, name: &str, arguments: &[u64; 6]) -> u32 {
         .flatten()
         .filter(|one| one.names().iter().any(|known| known == name))
     {
-        let action = action_value(syscall.action(), syscall.errno_ret()).unwrap();
+        let action = action_value(syscall.action(), syscall.errno_ret());
         let conditions: Vec<_> = syscall.args().iter().flatten().collect();
         if conditions.is_empty() {
             return action;
@@ -65,7 +65,10 @@ fn expected(profile: &LinuxSeccomp, name: &str, arguments: &[u64; 6]) -> u32 {
             answer = Some(action);
         }
     }
-    answer.unwrap_or(action_value(profile.default_action(), profile.default_errno_ret()).unwrap())
+    answer.unwrap_or(action_value(
+        profile.default_action(),
+        profile.default_errno_ret(),
+    ))
 }
 
 fn holds(condition: &LinuxSeccompArg, argument: u64) -> bool {

@@ -26,6 +26,10 @@ struct Profile {
     #[serde(default)]
     flags: Option<Vec<String>>,
     #[serde(default)]
+    listener_path: Option<String>,
+    #[serde(default)]
+    listener_metadata: Option<String>,
+    #[serde(default)]
     syscalls: Option<Vec<Entry>>,
 }
 
@@ -92,6 +96,8 @@ pub fn parse_docker_seccomp(json: &str, capabilities: &[Capability]) -> Result<L
     value["architectures"] = serde_json::to_value(architectures)?;
     value["defaultErrnoRet"] = serde_json::to_value(profile.default_errno_ret)?;
     value["flags"] = serde_json::to_value(profile.flags)?;
+    value["listenerPath"] = serde_json::to_value(profile.listener_path)?;
+    value["listenerMetadata"] = serde_json::to_value(profile.listener_metadata)?;
     Ok(serde_json::from_value(value)?)
 }
 

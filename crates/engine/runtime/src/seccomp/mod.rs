@@ -5,17 +5,20 @@
 mod compile;
 mod default;
 mod docker;
+mod listener;
 mod syscalls;
 
 pub use default::default_seccomp;
 pub use docker::{ProfileError, parse_docker_seccomp};
+pub(crate) use listener::{Agent, Described};
 
 use crate::failure::invalid;
 use crate::plan::{SeccompPlan, StartFailure};
-use naru_sys::process::{FilterInstruction, install_seccomp_filter};
+use naru_sys::process::{FilterInstruction, install_seccomp_filter, install_seccomp_listener};
 use oci_spec::runtime::{Capabilities, Capability, LinuxSeccomp, LinuxSeccompFilterFlag};
 use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// A compiled profile.
@@ -23,6 +26,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 pub struct Filter {
     program: Vec<FilterInstruction>,
     flags: u64,
+    /// Some calls are decided by an agent (`SCMP_ACT_NOTIFY`).
+    notifies: bool,
 }
 
 impl Filter {
@@ -37,11 +42,28 @@ impl Filter {
                 LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
             };
         }
-        Ok(Self { program, flags })
+        let notifies = listener::notifies(profile);
+        if notifies {
+            listener::check(profile).map_err(|message| invalid("seccomp", message))?;
+        }
+        Ok(Self {
+            program,
+            flags,
+            notifies,
+        })
+    }
+
+    pub(crate) fn notifies(&self) -> bool {
+        self.notifies
     }
 
     pub(crate) fn install(&self) -> io::Result<()> {
         install_seccomp_filter(&self.program, self.flags)
+    }
+
+    /// For a filter that notifies: returns where the notifications come out.
+    pub(crate) fn install_listener(&self) -> io::Result<OwnedFd> {
+        install_seccomp_listener(&self.program, self.flags)
     }
 }
 

@@ -4,6 +4,7 @@
 //! tests whose name contains NAME.
 
 mod attacks;
+mod attributes;
 mod basics;
 mod namespaces;
 mod support;
@@ -22,6 +23,7 @@ fn main() {
     for (name, test) in basics::TESTS
         .iter()
         .chain(namespaces::TESTS)
+        .chain(attributes::TESTS)
         .chain(attacks::TESTS)
         .chain(timing::TESTS)
     {

@@ -12,6 +12,10 @@ type Test = (&'static str, fn());
 
 pub const TESTS: &[Test] = &[
     (
+        "a_bind_mount_has_mapped_ids_when_asked_for",
+        a_bind_mount_has_mapped_ids_when_asked_for,
+    ),
+    (
         "a_mapped_root_owns_its_image_and_what_it_writes_but_nothing_of_the_hosts",
         a_mapped_root_owns_its_image_and_what_it_writes_but_nothing_of_the_hosts,
     ),
@@ -134,6 +138,18 @@ fn a_process_started_later_is_in_the_same_user_namespace() {
     );
     drop(started);
     running.kill();
+}
+
+fn a_bind_mount_has_mapped_ids_when_asked_for() {
+    let sandbox = Sandbox::new();
+    let bind = |option: &str| {
+        let source = sandbox.path().join("lower");
+        mapped(sandbox.shell("stat -c %u /m")).mount(
+            json!({"destination": "/m", "type": "bind", "source": source, "options": ["rbind", option]}),
+        )
+    };
+    assert_eq!(sandbox.run(&bind("rw")).1, "65534\n");
+    assert_eq!(sandbox.run(&bind("ridmap")).1, "0\n");
 }
 
 fn a_second_container_joins_the_user_and_network_namespace_of_a_first() {

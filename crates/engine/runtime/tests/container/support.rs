@@ -35,7 +35,7 @@ impl Sandbox {
         fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         for name in [
             "sh", "true", "false", "cat", "id", "ls", "stat", "sleep", "hostname", "tty", "stty", "mount",
-            "grep", "cut", "mkdir", "chown", "ip",
+            "grep", "cut", "mkdir", "chown", "ip", "uname", "ionice",
         ] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
@@ -107,6 +107,7 @@ impl Sandbox {
     pub fn exec_plan(&self, arguments: &[&str]) -> ExecPlan {
         let process = default_spec(arguments)["process"].take();
         ExecPlan {
+            container: "test".to_owned(),
             process: serde_json::from_value(process).unwrap(),
             user: String::new(),
             additional_groups: Vec::new(),
@@ -177,6 +178,7 @@ pub struct Plan {
 impl Plan {
     pub fn build(&self) -> EncodedPlan {
         EncodedPlan::encode(&ContainerPlan {
+            container: "test".to_owned(),
             spec: serde_json::from_value::<Spec>(self.spec.clone()).unwrap(),
             rootfs: self.rootfs.clone(),
             user: self.user.clone(),

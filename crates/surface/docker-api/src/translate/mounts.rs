@@ -87,6 +87,7 @@ fn parse_bind(text: &str) -> ApiResult<MountSpec> {
             propagation: options.propagation,
             create_missing: true,
             non_recursive: false,
+            read_only_non_recursive: false,
         }
     } else {
         if options.propagation.is_some() {
@@ -240,11 +241,15 @@ fn bind_source(mount: &Mount, options: BindOptions) -> Result<MountSource, Strin
             "ReadOnlyForceRecursive must be set with ReadOnly and without ReadOnlyNonRecursive".to_owned(),
         );
     }
+    if options.read_only_non_recursive && !mount.read_only {
+        return Err("ReadOnlyNonRecursive must be set with ReadOnly".to_owned());
+    }
     Ok(MountSource::Bind {
         path: PathBuf::from(&mount.source),
         propagation,
         create_missing: options.create_mountpoint,
         non_recursive: options.non_recursive,
+        read_only_non_recursive: options.read_only_non_recursive,
     })
 }
 

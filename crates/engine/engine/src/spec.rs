@@ -182,7 +182,7 @@ pub enum SeccompSpec {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSpec {
-    /// `json-file`, `local` (stored as json-file) or `none`.
+    /// `json-file`, `local` or `none`.
     pub driver: String,
     pub options: BTreeMap<String, String>,
 }

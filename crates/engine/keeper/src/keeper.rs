@@ -19,7 +19,7 @@ use crate::protocol::{
 use crate::streams::{Part, Streams};
 use naru_base::{ContainerId, ExecId, Timestamp};
 use naru_cgroup::Cgroup;
-use naru_logs::{LogWriter, Rotation};
+use naru_logs::LogWriter;
 use naru_runtime::plan::{RootfsPlan, StartFailure, StartFailureKind, StemPlan};
 use naru_runtime::{Remains, Stem};
 use naru_sys::seqpacket::{SeqPacket, SeqPacketListener};
@@ -671,19 +671,15 @@ fn console_size(process: &oci_spec::runtime::Process) -> (u16, u16) {
 }
 
 fn open_log(plan: &LogPlan) -> Result<Option<LogWriter>, StartFailure> {
-    let LogPlan::JsonFile {
+    let LogPlan::File {
         path,
-        bytes_max,
-        files_max,
+        format,
+        rotation,
     } = plan
     else {
         return Ok(None);
     };
-    let rotation = Rotation {
-        bytes_max: *bytes_max,
-        files_max: *files_max,
-    };
-    LogWriter::open(path, rotation)
+    LogWriter::open(path, *format, *rotation)
         .map(Some)
         .map_err(|error| failure("log", format!("cannot open the log {}: {error}", path.display())))
 }

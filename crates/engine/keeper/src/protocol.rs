@@ -25,6 +25,7 @@
 //! [`INLINE_BYTES_MAX`] travels in a memfd that is the packet's first descriptor, and the packet's body is empty.
 
 use naru_base::{ContainerId, ExecId, Timestamp};
+use naru_logs::{Format, Rotation};
 use naru_runtime::plan::{EncodedPlan, ExecPlan, RootfsPlan, StartFailure, StemPlan};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -196,11 +197,10 @@ pub struct StdioPlan {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogPlan {
-    /// Docker's json-file format, rotated at `bytes_max` with `files_max` files kept (`.1` the newest of the old).
-    JsonFile {
+    File {
         path: PathBuf,
-        bytes_max: Option<u64>,
-        files_max: u32,
+        format: Format,
+        rotation: Rotation,
     },
     None,
 }

@@ -194,7 +194,7 @@ impl Streams {
     /// Writes what was read in this round to the log.
     pub fn flush_log(&mut self) {
         if let Some(log) = &mut self.log {
-            // The writer counts what it loses; there is nobody here to tell.
+            // The writer counts what it loses and says so in the log.
             let _ = log.flush();
         }
     }
@@ -275,7 +275,7 @@ impl Streams {
 
     fn hand_on(&mut self, stream: Stream, bytes: &[u8]) {
         if let Some(log) = &mut self.log {
-            log.add(stream, bytes, &Timestamp::now().to_string());
+            log.add(stream, bytes, Timestamp::now());
         }
         for client in &mut self.clients {
             client.push(stream, bytes);

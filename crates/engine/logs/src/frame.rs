@@ -3,21 +3,25 @@
 use crate::entry::Entry;
 
 /// What a client of the log is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameStyle {
     /// The container has a terminal: bytes go out as they are, without frames.
     pub terminal: bool,
     /// Each message starts with its time and a space.
     pub timestamps: bool,
+    /// Before each message, with a space, even when it is empty, as Docker does.
+    pub details: Option<String>,
 }
 
 /// Appends one entry: raw, or in a frame of stream number, three zero bytes and the length as big-endian u32.
-pub fn append_frame(out: &mut Vec<u8>, entry: &Entry, style: FrameStyle) {
-    let prefix = if style.timestamps {
-        format!("{} ", entry.time)
-    } else {
-        String::new()
-    };
+pub fn append_frame(out: &mut Vec<u8>, entry: &Entry, style: &FrameStyle) {
+    let mut prefix = String::new();
+    if style.timestamps {
+        prefix = format!("{} ", entry.time);
+    }
+    if let Some(details) = &style.details {
+        prefix = prefix + details + " ";
+    }
     if !style.terminal {
         out.extend_from_slice(&[entry.stream.number(), 0, 0, 0]);
         out.extend_from_slice(&((prefix.len() + entry.bytes.len()) as u32).to_be_bytes());
@@ -43,9 +47,10 @@ mod tests {
         append_frame(
             &mut out,
             &entry,
-            FrameStyle {
+            &FrameStyle {
                 terminal: false,
                 timestamps: false,
+                details: None,
             },
         );
         assert_eq!(out, b"\x02\0\0\0\0\0\0\x03hi\n");
@@ -53,11 +58,12 @@ mod tests {
         append_frame(
             &mut out,
             &entry,
-            FrameStyle {
+            &FrameStyle {
                 terminal: true,
                 timestamps: true,
+                details: Some("a=b".to_owned()),
             },
         );
-        assert_eq!(out, format!("{time} hi\n").as_bytes());
+        assert_eq!(out, format!("{time} a=b hi\n").as_bytes());
     }
 }

@@ -1,10 +1,11 @@
-//! The writing side: cuts output into lines and appends them.
+//! The writing side: cuts output into messages and appends them.
 
-use crate::encode::append_line;
 use crate::entry::Stream;
+use crate::format::Format;
+use crate::local;
+use crate::rotate::{self, Compressing, Rotation};
 use naru_base::Timestamp;
 use rustix::fs::{Mode, OFlags};
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,51 +13,61 @@ use std::path::{Path, PathBuf};
 /// Longest message; a longer line is cut, as Docker cuts it (`defaultBufSize` of its copier).
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
-/// Encoded lines are written out when there are this many bytes of them, so that one batch stays small in memory.
+/// Encoded messages are written out when there are this many bytes of them, so that one batch stays small in memory.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
-
-/// When a log is full and how many files are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rotation {
-    /// `None` for no limit.
-    pub bytes_max: Option<u64>,
-    /// All files together, the one being written included; at least 1.
-    pub files_max: u32,
-}
 
 /// A log being written. There must be only one writer to a path.
 #[derive(Debug)]
 pub struct LogWriter {
     path: PathBuf,
+    format: Format,
     file: OwnedFd,
+    /// Bytes in the file being written, and in all those before it.
     bytes: u64,
+    bytes_before: u64,
     rotation: Rotation,
-    /// Encoded lines not yet written.
+    compressing: Option<Compressing>,
+    /// Encoded messages not yet written, and their number.
     batch: Vec<u8>,
+    batch_messages: u64,
     /// The beginning of a line whose end has not come yet, for stdout and stderr.
     partial: [Vec<u8>; 2],
-    /// Messages lost because the file could not be written.
+    /// Messages lost because the file could not be written, and why; told in the log once it can be.
     lost: u64,
+    lost_cause: String,
 }
 
 impl LogWriter {
     /// Opens the log to append to it; makes it, with mode 0640, where it is not there.
-    pub fn open(path: &Path, rotation: Rotation) -> io::Result<Self> {
+    pub fn open(path: &Path, format: Format, rotation: Rotation) -> io::Result<Self> {
         let file = open_append(path)?;
-        let bytes = rustix::fs::fstat(&file)?.st_size as u64;
+        let mut bytes = rustix::fs::fstat(&file)?.st_size as u64;
+        let mut bytes_before = 0;
+        if bytes > 0 {
+            if format == Format::Local {
+                bytes = cut_torn_record(path, &file, bytes)?;
+            }
+            bytes_before = rotate::bytes_before(&file).unwrap_or(0);
+            rotate::remove_part(path);
+        }
         Ok(Self {
             path: path.to_owned(),
+            format,
             file,
             bytes,
+            bytes_before,
             rotation,
+            compressing: None,
             batch: Vec::new(),
+            batch_messages: 0,
             partial: [Vec::new(), Vec::new()],
             lost: 0,
+            lost_cause: String::new(),
         })
     }
 
     /// Adds output that was read at `time`. Whole lines reach the file at the next [`LogWriter::flush`].
-    pub fn add(&mut self, stream: Stream, mut bytes: &[u8], time: &str) {
+    pub fn add(&mut self, stream: Stream, mut bytes: &[u8], time: Timestamp) {
         while !bytes.is_empty() {
             let room = MESSAGE_BYTES_MAX - self.partial[slot(stream)].len();
             let window = &bytes[..bytes.len().min(room)];
@@ -71,31 +82,36 @@ impl LogWriter {
         }
     }
 
-    /// Writes all whole lines, by one call to the kernel. A failure costs the lines of this batch and no others.
+    /// Writes all whole lines, by one call to the kernel. A failure costs the messages of this batch and no others.
     pub fn flush(&mut self) -> io::Result<()> {
         let result = self.write_batch();
         // The memory of a busy moment is given back.
         self.batch = Vec::new();
+        self.compress_on();
         result
     }
 
-    /// Writes what is left, unfinished lines included.
+    /// Writes what is left, unfinished lines included. A compression under way is given up.
     pub fn finish(&mut self) -> io::Result<()> {
-        let time = Timestamp::now().to_string();
+        let time = Timestamp::now();
         for stream in [Stream::Stdout, Stream::Stderr] {
             if !self.partial[slot(stream)].is_empty() {
-                self.add_message(stream, &[], &time);
+                self.add_message(stream, &[], time);
             }
         }
-        self.flush()
+        let result = self.flush();
+        if self.compressing.take().is_some() {
+            rotate::remove_part(&self.path);
+        }
+        result
     }
 
-    /// How many batches could not be written.
+    /// How many messages could not be written and have not been told of in the log either.
     pub fn lost(&self) -> u64 {
         self.lost
     }
 
-    fn add_message(&mut self, stream: Stream, message: &[u8], time: &str) {
+    fn add_message(&mut self, stream: Stream, message: &[u8], time: Timestamp) {
         if self.batch.len() >= BATCH_BYTES_MAX || self.is_full() {
             // A failure is counted; output that cannot be recorded must not stop the container.
             let _ = self.write_batch();
@@ -109,7 +125,8 @@ impl LogWriter {
         } else {
             &[&partial, message]
         };
-        append_line(&mut self.batch, parts, stream.name(), time);
+        self.format.append(&mut self.batch, parts, stream, time);
+        self.batch_messages += 1;
     }
 
     fn is_full(&self) -> bool {
@@ -119,42 +136,87 @@ impl LogWriter {
     }
 
     fn write_batch(&mut self) -> io::Result<()> {
-        let mut rest = self.batch.as_slice();
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = std::mem::take(&mut self.batch);
+        let messages = std::mem::take(&mut self.batch_messages);
+        if self.lost > 0 {
+            bytes.splice(0..0, self.note_of_lost());
+        }
+        match self.write(&bytes) {
+            Ok(()) => self.lost = 0,
+            Err(error) => {
+                self.lost += messages;
+                self.lost_cause = error.to_string();
+                return Err(error);
+            }
+        }
+        // Its memory is used again until the next flush.
+        bytes.clear();
+        self.batch = bytes;
+        Ok(())
+    }
+
+    /// Says in the log how much of it is missing here.
+    fn note_of_lost(&self) -> Vec<u8> {
+        let text = format!(
+            "naru: {} messages were lost here: the log could not be written: {}\n",
+            self.lost, self.lost_cause
+        );
+        let mut note = Vec::new();
+        self.format
+            .append(&mut note, &[text.as_bytes()], Stream::Stderr, Timestamp::now());
+        note
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
         while !rest.is_empty() {
             match rustix::io::retry_on_intr(|| rustix::io::write(&self.file, rest)) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) => {
-                    // A full disk may have taken half a line: take it back, so that the next batch starts a line.
+                    // A full disk may have taken half a message: take it back, so that the next batch starts one.
                     let _ = rustix::fs::ftruncate(&self.file, self.bytes);
-                    self.batch.clear();
-                    self.lost += 1;
                     return Err(error.into());
                 }
             }
         }
-        self.bytes += self.batch.len() as u64;
-        self.batch.clear();
+        self.bytes += bytes.len() as u64;
         Ok(())
     }
 
     /// Shifts the full files by one name and starts a new one. On a failure the present file goes on growing.
     fn rotate(&mut self) {
-        if self.rotation.files_max > 1 {
-            for number in (1..self.rotation.files_max - 1).rev() {
-                let _ = rustix::fs::rename(
-                    rotated_path(&self.path, number),
-                    rotated_path(&self.path, number + 1),
-                );
-            }
-            if rustix::fs::rename(&self.path, rotated_path(&self.path, 1)).is_err() {
-                return;
-            }
-        } else if rustix::fs::unlink(&self.path).is_err() {
+        if let Some(unfinished) = self.compressing.take()
+            && unfinished.run().is_err()
+        {
+            rotate::remove_part(&self.path);
+        }
+        if rotate::shift(&self.path, self.rotation.files_max).is_err() {
             return;
         }
-        if let Ok(file) = open_append(&self.path) {
-            self.file = file;
-            self.bytes = 0;
+        let Ok(file) = open_append(&self.path) else { return };
+        self.bytes_before += self.bytes;
+        rotate::set_bytes_before(&file, self.bytes_before);
+        self.file = file;
+        self.bytes = 0;
+        if self.rotation.compress && self.rotation.files_max > 1 {
+            self.compressing = Compressing::start(&self.path).ok();
+        }
+    }
+
+    /// A slice of what is to be compressed. A failure leaves the file uncompressed.
+    fn compress_on(&mut self) {
+        if let Some(compressing) = &mut self.compressing {
+            match compressing.step() {
+                Ok(false) => {}
+                Ok(true) => self.compressing = None,
+                Err(_) => {
+                    self.compressing = None;
+                    rotate::remove_part(&self.path);
+                }
+            }
         }
     }
 }
@@ -175,97 +237,20 @@ fn open_append(path: &Path) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// The name of the `number`th newest full file.
-pub(crate) fn rotated_path(path: &Path, number: u32) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(format!(".{number}"));
-    name.into()
+/// Takes back a record that a killed writer left unfinished: nothing after it could be found. Gives the file's size.
+fn cut_torn_record(path: &Path, file: &OwnedFd, size: u64) -> io::Result<u64> {
+    let reading = std::fs::File::open(path)?;
+    if local::ends_whole(&reading, size) {
+        return Ok(size);
+    }
+    let bytes = std::fs::read(path)?;
+    let mut end = 0;
+    while let local::Record::Whole(_, length) = local::first_record(&bytes[end..]) {
+        end += length;
+    }
+    rustix::fs::ftruncate(file, end as u64)?;
+    Ok(end as u64)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TIME: &str = "2026-01-02T03:04:05.000000006Z";
-
-    fn scratch(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("naru-logs-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir(&folder).unwrap();
-        folder
-    }
-
-    fn unlimited() -> Rotation {
-        Rotation {
-            bytes_max: None,
-            files_max: 1,
-        }
-    }
-
-    #[test]
-    fn a_line_looks_as_dockers() {
-        let folder = scratch("line");
-        let mut log = LogWriter::open(&folder.join("log"), unlimited()).unwrap();
-        log.add(Stream::Stdout, b"hel", TIME);
-        log.add(Stream::Stderr, b"oops\n", TIME);
-        log.add(Stream::Stdout, b"lo\nrest", TIME);
-        log.finish().unwrap();
-        let text = std::fs::read_to_string(folder.join("log")).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(
-            lines[0],
-            format!("{{\"log\":\"oops\\n\",\"stream\":\"stderr\",\"time\":\"{TIME}\"}}")
-        );
-        assert_eq!(
-            lines[1],
-            format!("{{\"log\":\"hello\\n\",\"stream\":\"stdout\",\"time\":\"{TIME}\"}}")
-        );
-        assert!(lines[2].starts_with("{\"log\":\"rest\",\"stream\":\"stdout\""));
-        std::fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn long_lines_are_cut_at_sixteen_kibibytes_and_lose_nothing() {
-        let folder = scratch("cut");
-        let mut log = LogWriter::open(&folder.join("log"), unlimited()).unwrap();
-        for _ in 0..40 {
-            log.add(Stream::Stdout, &[b'x'; 1000], TIME);
-        }
-        log.add(Stream::Stdout, b"\n", TIME);
-        log.finish().unwrap();
-        let text = std::fs::read(folder.join("log")).unwrap();
-        let sizes: Vec<usize> = text
-            .split(|&byte| byte == b'\n')
-            .filter_map(crate::Entry::parse)
-            .map(|entry| entry.bytes.len())
-            .collect();
-        assert_eq!(sizes, [16384, 16384, 40001 - 2 * 16384]);
-        std::fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn a_full_log_is_rotated_and_the_oldest_goes() {
-        let folder = scratch("rotate");
-        let path = folder.join("log");
-        let mut log = LogWriter::open(
-            &path,
-            Rotation {
-                bytes_max: Some(1000),
-                files_max: 3,
-            },
-        )
-        .unwrap();
-        for number in 0..100 {
-            log.add(Stream::Stdout, format!("line {number}\n").as_bytes(), TIME);
-        }
-        log.finish().unwrap();
-        let mut names: Vec<String> = std::fs::read_dir(&folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["log", "log.1", "log.2"]);
-        assert!(std::fs::read_to_string(path).unwrap().contains("line 99"));
-        std::fs::remove_dir_all(folder).unwrap();
-    }
-}
+mod tests;

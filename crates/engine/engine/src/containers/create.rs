@@ -474,6 +474,7 @@ fn merge_env(image: &[String], own: &[String]) -> Vec<String> {
 
 /// What can be refused before anything is made.
 fn check(spec: &ContainerSpec, resolved: &ResolvedConfig) -> Result<()> {
+    plan::check_log(&spec.log)?;
     if !resolved.working_dir.is_empty() && !resolved.working_dir.starts_with('/') {
         return Err(EngineError::invalid(format!(
             "the working directory '{}' is invalid, it needs to be an absolute path",

@@ -26,11 +26,14 @@ impl Engine {
             ));
         }
         let reader = open_reader(&container, &request)?;
-        let terminal = container.record().spec.terminal;
+        let record = container.record();
+        let terminal = record.spec.terminal;
         let style = FrameStyle {
             terminal,
             timestamps: request.timestamps,
+            details: request.details.then(|| details(&plan::log_attributes(&record))),
         };
+        drop(record);
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
         tokio::spawn(async move {
             if let Err(error) = send_log(&container, reader, style, request.follow, &sender).await {
@@ -56,11 +59,12 @@ impl Engine {
         let style = FrameStyle {
             terminal: container.record().spec.terminal,
             timestamps: false,
+            details: None,
         };
         let mut framed = Vec::new();
         while let Batch::Entries(entries) = reader.next_batch().map_err(read_failed)? {
             for entry in &entries {
-                append_frame(&mut framed, entry, style);
+                append_frame(&mut framed, entry, &style);
             }
         }
         Ok(framed)
@@ -69,7 +73,7 @@ impl Engine {
 
 fn open_reader(container: &Container, request: &LogRequest) -> Result<LogReader> {
     let record = container.record();
-    let path = plan::log_path(&record, &container.directory).ok_or_else(|| {
+    let (path, format) = plan::log_place(&record, &container.directory).ok_or_else(|| {
         EngineError::new(
             naru_base::ErrorKind::NotImplemented,
             format!(
@@ -86,7 +90,24 @@ fn open_reader(container: &Container, request: &LogRequest) -> Result<LogReader>
         until: request.until,
         follow: request.follow,
     };
-    LogReader::open(&path, options).map_err(read_failed)
+    LogReader::open(&path, format, options).map_err(read_failed)
+}
+
+/// `key=value` pairs as Docker writes them before each message, escaped like a query.
+fn details(attributes: &[(String, String)]) -> String {
+    let escape = |text: &String| {
+        text.bytes().fold(String::new(), |escaped, byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                escaped + &char::from(byte).to_string()
+            }
+            b' ' => escaped + "+",
+            _ => escaped + &format!("%{byte:02X}"),
+        })
+    };
+    let pairs = attributes
+        .iter()
+        .map(|(key, value)| format!("{}={}", escape(key), escape(value)));
+    pairs.collect::<Vec<_>>().join(",")
 }
 
 fn read_failed(error: io::Error) -> EngineError {
@@ -113,7 +134,7 @@ async fn send_log(
             Batch::Entries(entries) => {
                 let mut framed = Vec::new();
                 for entry in &entries {
-                    append_frame(&mut framed, entry, style);
+                    append_frame(&mut framed, entry, &style);
                 }
                 if chunks.send(Ok(framed.into())).await.is_err() {
                     return Ok(());

@@ -73,7 +73,9 @@ impl Engine {
         let record = container.record();
         Ok(ContainerView {
             directory: container.directory.clone(),
-            log_path: plan::log_path(&record, &container.directory),
+            log_path: plan::log_place(&record, &container.directory)
+                .filter(|(_, format)| *format == naru_logs::Format::JsonFile)
+                .map(|(path, _)| path),
             exec_ids: lock(&container.execs)
                 .values()
                 .filter(|exec| exec.is_running())

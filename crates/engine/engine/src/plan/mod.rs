@@ -2,27 +2,25 @@
 
 mod devices;
 mod limits;
+mod log;
 mod mounts;
 mod user;
 
 pub use devices::plan_device_rules;
 pub use limits::plan_resources;
+pub use log::{check_log, log_attributes, log_place};
 pub use mounts::{mount_kind, plan_binds};
 pub use user::{Donor, check_remapped, plan_user};
 
 use crate::error::{EngineError, Result};
 use crate::record::ContainerRecord;
 use crate::spec::{ContainerSpec, NamespaceMode, NetworkMode, SeccompSpec};
-use naru_keeper::protocol::{AttachOptions, KeeperPlan, LogPlan, StdioPlan};
+use naru_keeper::protocol::{AttachOptions, KeeperPlan, StdioPlan};
 use naru_runtime::plan::{ContainerPlan, EncodedPlan, RootfsPlan, SeccompPlan, UserNamespacePlan};
 use oci_spec::runtime as oci;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-/// Log files kept, and bytes of each, where the creator sets no bound: a log never fills the disk (100 MB in all).
-const LOG_BYTES_MAX_DEFAULT: u64 = 20 << 20;
-const LOG_FILES_MAX_DEFAULT: u32 = 5;
 
 /// What a plan needs beside the record: decided by the engine just before.
 pub struct StartContext<'a> {
@@ -64,60 +62,11 @@ pub fn plan_start(record: &ContainerRecord, context: StartContext<'_>) -> Result
             open_stdin: spec.open_stdin,
             stdin_once: spec.stdin_once,
         },
-        log: plan_log(spec, context.directory)?,
+        log: log::plan_log(record, context.directory)?,
         exit_record: context.directory.join("exit.json"),
         socket: context.keeper_socket,
         attached: context.attached,
     })
-}
-
-/// Where the container's log is; `None` for the driver `none`.
-pub fn log_path(record: &ContainerRecord, directory: &Path) -> Option<PathBuf> {
-    (record.spec.log.driver != "none").then(|| directory.join(format!("{}-json.log", record.id)))
-}
-
-fn plan_log(spec: &ContainerSpec, directory: &Path) -> Result<LogPlan> {
-    if spec.log.driver == "none" {
-        return Ok(LogPlan::None);
-    }
-    let id = directory.file_name().unwrap_or_default().to_string_lossy();
-    let bytes_max = spec
-        .log
-        .options
-        .get("max-size")
-        .map(|text| parse_log_size(text))
-        .transpose()?;
-    let files_max = match spec.log.options.get("max-file") {
-        Some(text) => text
-            .parse()
-            .map_err(|_| EngineError::invalid(format!("log option max-file: {text:?} is not a number")))?,
-        None if bytes_max.is_some() => 1,
-        None => LOG_FILES_MAX_DEFAULT,
-    };
-    Ok(LogPlan::JsonFile {
-        path: directory.join(format!("{id}-json.log")),
-        bytes_max: Some(bytes_max.unwrap_or(LOG_BYTES_MAX_DEFAULT)),
-        files_max: u32::max(files_max, 1),
-    })
-}
-
-/// Docker's log sizes: a number with an optional unit `k`, `m` or `g`, in powers of 1024.
-fn parse_log_size(text: &str) -> Result<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.trim_end_matches('b').trim_end_matches(['k', 'm', 'g']);
-    let shift = match lower.trim_end_matches('b').chars().last() {
-        Some('k') => 10,
-        Some('m') => 20,
-        Some('g') => 30,
-        _ => 0,
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| EngineError::invalid(format!("log option max-size: {text:?} is not a size")))?;
-    number
-        .checked_shl(shift)
-        .filter(|bytes| bytes >> shift == number && *bytes > 0)
-        .ok_or_else(|| EngineError::invalid(format!("log option max-size: {text:?} is out of range")))
 }
 
 /// The profile for a container or exec of this spec.
@@ -452,15 +401,6 @@ mod tests {
         let resources = plan_resources(&wanted).unwrap().unwrap();
         let cpu = resources.cpu().as_ref().unwrap();
         assert_eq!((cpu.quota(), cpu.period()), (Some(150_000), Some(100_000)));
-    }
-
-    #[test]
-    fn log_sizes_in_dockers_units() {
-        assert_eq!(parse_log_size("10m").unwrap(), 10 << 20);
-        assert_eq!(parse_log_size("1KB").unwrap(), 1024);
-        for text in ["", "-1", "0", "10x", "99999999999g"] {
-            assert!(parse_log_size(text).is_err(), "{text:?}");
-        }
     }
 
     #[test]

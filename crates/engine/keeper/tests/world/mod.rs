@@ -7,7 +7,7 @@ use naru_keeper::protocol::{
     AttachOptions, Event, ExecRequest, ExitRecord, FromKeeper, KeeperPlan, LogPlan, Reply, Request,
     SpawnKeeper, StdioPlan, Target,
 };
-use naru_logs::{Batch, LogReader, ReadOptions, Stream};
+use naru_logs::{Batch, Format, LogReader, ReadOptions, Rotation, Stream};
 use naru_runtime::plan::{ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, SeccompPlan, StemPlan};
 use naru_sys::seqpacket::SeqPacket;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -190,10 +190,14 @@ impl Container {
                 open_stdin: options.open_stdin,
                 stdin_once: options.stdin_once,
             },
-            log: LogPlan::JsonFile {
+            log: LogPlan::File {
                 path: self.folder.join("log"),
-                bytes_max: None,
-                files_max: 1,
+                format: Format::JsonFile,
+                rotation: Rotation {
+                    bytes_max: None,
+                    files_max: 1,
+                    compress: false,
+                },
             },
             exit_record: self.folder.join("exit.json"),
             socket: self.folder.join("keeper.sock"),
@@ -306,7 +310,7 @@ impl Container {
             until: None,
             follow: false,
         };
-        let mut reader = LogReader::open(&self.folder.join("log"), options).unwrap();
+        let mut reader = LogReader::open(&self.folder.join("log"), Format::JsonFile, options).unwrap();
         let mut bytes = Vec::new();
         while let Batch::Entries(entries) = reader.next_batch().unwrap() {
             for entry in entries {

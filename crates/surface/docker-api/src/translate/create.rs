@@ -317,7 +317,7 @@ pub fn restart_policy(host: &HostConfig) -> ApiResult<RestartPolicy> {
 
 fn log_spec(host: &HostConfig) -> ApiResult<LogSpec> {
     let known: &[&str] = match host.log_config.kind.as_str() {
-        "" | "json-file" | "local" => &[
+        "" | "json-file" => &[
             "max-size",
             "max-file",
             "compress",
@@ -329,6 +329,7 @@ fn log_spec(host: &HostConfig) -> ApiResult<LogSpec> {
             "mode",
             "max-buffer-size",
         ],
+        "local" => &["max-size", "max-file", "compress", "mode", "max-buffer-size"],
         "none" => &[],
         other => {
             return Err(ApiError::invalid(format!(

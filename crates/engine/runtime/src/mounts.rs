@@ -266,7 +266,7 @@ fn copy_source(
 /// Mounts one bind entry, for whoever looks at a container that does not run.
 pub(crate) fn apply_bind(root: &Root, mount: &Mount) -> Result<(), StartFailure> {
     let options = parse_options(mount.options().as_deref().unwrap_or_default());
-    let source = copy_source(mount, &options, None)?;
+    let source = copy_source(mount, &options, None, None)?;
     bind(root, mount.destination(), &source)
 }
 

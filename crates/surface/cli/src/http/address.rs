@@ -1,0 +1,131 @@
+//! Where a daemon listens, and the socket to it.
+
+use crate::error::{CliError, Result};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Unix(PathBuf),
+    Tcp(String),
+}
+
+impl Address {
+    /// Reads `unix:///path`, `tcp://host:port`, or a bare path or `host:port`.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text.split_once("://") {
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            Some(("tcp" | "http", address)) => {
+                let address = address.trim_end_matches('/');
+                let port = if address.contains(':') { "" } else { ":2375" };
+                Ok(Self::Tcp(format!("{address}{port}")))
+            }
+            Some((scheme, _)) => Err(CliError::message(format!(
+                "unable to use host {text:?}: the scheme {scheme:?} is not supported (unix and tcp are)"
+            ))),
+            None if text.starts_with('/') => Ok(Self::Unix(text.into())),
+            None if text.contains(':') => Ok(Self::Tcp(text.to_owned())),
+            None => Err(CliError::message(format!("unable to parse docker host `{text}`"))),
+        }
+    }
+
+    pub fn unix_path(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) => Some(path),
+            Self::Tcp(_) => None,
+        }
+    }
+
+    pub fn connect(&self) -> io::Result<Stream> {
+        match self {
+            Self::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address)?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_nonblocking(on),
+            Self::Tcp(stream) => stream.set_nonblocking(on),
+        }
+    }
+
+    /// Tells the peer that no more input comes.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
+            Self::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.read(buffer),
+            Self::Tcp(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(stream) => stream.write(buffer),
+            Self::Tcp(stream) => stream.write(buffer),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_docker_reads_them() {
+        assert_eq!(
+            Address::parse("unix:///a/b.sock").unwrap(),
+            Address::Unix("/a/b.sock".into())
+        );
+        assert_eq!(Address::parse("tcp://h:1").unwrap(), Address::Tcp("h:1".into()));
+        assert_eq!(Address::parse("tcp://h").unwrap(), Address::Tcp("h:2375".into()));
+        assert!(Address::parse("ssh://h").is_err());
+        assert!(Address::parse("nonsense").is_err());
+    }
+}

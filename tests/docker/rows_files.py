@@ -36,6 +36,3 @@ ROWS = [
     Row("commit again", 'docker run --name $N $B sh -c "rm -r /home; mkdir /home; echo 1 >/home/x"; docker commit $N $N:a >/dev/null; docker commit $N $N:b >/dev/null; [ "$(docker inspect -f "{{json .RootFS.Layers}}" $N:a)" = "$(docker inspect -f "{{json .RootFS.Layers}}" $N:b)" ] && echo same; docker run --name $N-2 $N:a sh -c "ls /home; rm -r /home"; docker commit $N-2 $N:c >/dev/null; docker run --rm $N:c sh -c "ls -d /home || echo gone"; docker rm $N $N-2 >/dev/null; docker rmi $N:a $N:b $N:c >/dev/null', error="no such file"),
     Row("commit errors", 'docker commit nosuch; echo $?; docker create --name $N $B true >/dev/null; docker commit $N Bad:Name; echo $?', error="nosuch"),
 ]
-
-for row in ROWS:
-    row.clients = ("cli20", "cli28")

@@ -183,7 +183,6 @@ def test_wrong_types(engine):
     refuse_all(engine, rows)
 
 
-@pytest.mark.xfail(strict=True, reason="an array is taken for an object, its elements for the fields in their order")
 def test_an_array_is_no_object(engine):
     rows = [create(repr(host), create_body(host)) for host in ([], {"RestartPolicy": ["always", 0]}, {"LogConfig": ["none", {}]})]
     refuse_all(engine, [row for row in rows if row[0] != "[]"] + [create("[]", {**create_body(), "HostConfig": []})])

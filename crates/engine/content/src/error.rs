@@ -41,7 +41,7 @@ pub enum ContentError {
     },
     #[error("layer {layer}: {source}")]
     Layer { layer: String, source: LayerError },
-    #[error("not enough space in {0} for the image")]
+    #[error("not enough space in {0} for the image: no space left on device")]
     DiskFull(PathBuf),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },

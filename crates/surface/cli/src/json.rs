@@ -99,15 +99,9 @@ impl Value {
         )
     }
 
-    /// Compact JSON with `<`, `>` and `&` escaped, as Go writes it.
+    /// Compact JSON, as templates and `--format json` print it.
     pub fn to_json(&self) -> String {
-        let text = serde_json::to_string(self).unwrap_or_default();
-        if !text.contains(['<', '>', '&']) {
-            return text;
-        }
-        text.replace('<', "\\u003c")
-            .replace('>', "\\u003e")
-            .replace('&', "\\u0026")
+        serde_json::to_string(self).unwrap_or_default()
     }
 }
 

@@ -21,6 +21,7 @@ mod reference;
 mod session_io;
 mod stream;
 mod table;
+mod tarball;
 mod template;
 mod terminal;
 mod units;

@@ -1,9 +1,13 @@
 //! The commands, one file each, and the table that finds them.
 
 mod attach;
+mod commit;
+mod cp;
 mod create;
+mod diff;
 mod events;
 mod exec;
+mod export;
 mod history;
 mod images;
 mod info;
@@ -89,6 +93,10 @@ static COMMANDS: &[&Command] = &[
     &start::COMMAND,
     &attach::COMMAND,
     &exec::COMMAND,
+    &commit::COMMAND,
+    &cp::COMMAND,
+    &diff::COMMAND,
+    &export::COMMAND,
     &inspect::COMMAND,
     &inspect::CONTAINER,
     &inspect::IMAGE,
@@ -134,13 +142,9 @@ const UNSUPPORTED: &[&str] = &[
     "builder",
     "buildx",
     "checkpoint",
-    "commit",
     "compose",
     "config",
     "context",
-    "cp",
-    "diff",
-    "export",
     "import",
     "login",
     "logout",

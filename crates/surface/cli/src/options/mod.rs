@@ -195,7 +195,21 @@ fn plan_pull(arguments: &Arguments) -> Outcome<PullPolicy> {
     }
 }
 
+/// Flags that ask for something which is not done; taken silently they would promise it.
+fn refuse_unsupported(arguments: &Arguments) -> Outcome<()> {
+    if arguments.is_set("use-api-socket") {
+        return Err("--use-api-socket is not supported: bind the daemon's socket with -v instead".to_owned());
+    }
+    if arguments.bool("disable-content-trust") == Some(false) {
+        return Err(
+            "--disable-content-trust=false is not supported: images are not verified by signature".to_owned(),
+        );
+    }
+    Ok(())
+}
+
 fn plan_host(arguments: &Arguments, auto_remove: bool, host: &mut Object) -> Outcome<()> {
+    refuse_unsupported(arguments)?;
     host.set_some("ContainerIDFile", arguments.text("cidfile"));
     host.set_true("AutoRemove", auto_remove);
     host.set_true("Privileged", arguments.is_set("privileged"));

@@ -5,6 +5,7 @@ use crate::request::Call;
 use crate::respond::{self, Answer};
 use crate::translate::filters::Filters;
 use crate::translate::image::{delete_items, history as wire_history, image_inspect, image_summary};
+use crate::translate::pattern::fits;
 use bytes::{Buf, Bytes};
 use futures_util::stream;
 use http_body_util::BodyExt;
@@ -90,28 +91,7 @@ fn is_referred(name: &str, pattern: &str) -> bool {
         .rsplit_once('@')
         .or_else(|| name.rsplit_once(':'))
         .map_or(name, |(repository, _)| repository);
-    glob(pattern, name) || glob(pattern, repository)
-}
-
-/// `*` stands for any text without a slash, `?` for one character.
-fn glob(pattern: &str, text: &str) -> bool {
-    let Some(first) = pattern.chars().next() else {
-        return text.is_empty();
-    };
-    let rest = &pattern[first.len_utf8()..];
-    match first {
-        '*' => text
-            .char_indices()
-            .map(|(index, _)| index)
-            .chain([text.len()])
-            .take_while(|index| !text[..*index].contains('/'))
-            .any(|index| glob(rest, &text[index..])),
-        '?' => text
-            .chars()
-            .next()
-            .is_some_and(|c| c != '/' && glob(rest, &text[c.len_utf8()..])),
-        _ => text.strip_prefix(first).is_some_and(|text| glob(rest, text)),
-    }
+    fits(pattern, name) || fits(pattern, repository)
 }
 
 pub fn inspect(call: &Call) -> ApiResult<Answer> {
@@ -319,14 +299,6 @@ impl Read for ChunkReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reference_patterns_are_globs() {
-        assert!(glob("busybox*", "busybox:latest"));
-        assert!(glob("*/web:?", "team/web:1"));
-        assert!(!glob("*web", "team/web"));
-        assert!(!glob("busybox", "busybox:latest"));
-    }
 
     #[test]
     fn sizes_read_as_dockers() {

@@ -4,6 +4,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::request::Call;
 use crate::respond::{self, Answer};
 use crate::translate::filters::Filters;
+use crate::translate::pattern::is_found;
 use hyper::StatusCode;
 use naru_docker_wire::types::{PruneVolumesResponse, Volume, VolumeCreateRequest, VolumeList};
 use naru_engine::{Engine, VolumeView};
@@ -40,7 +41,7 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
         .iter()
         .filter(|view| {
             filters.labels_match(&view.labels)
-                && filters.any("name", |part| view.name.contains(part))
+                && filters.any("name", |pattern| is_found(pattern, &view.name))
                 && filters.any("driver", |driver| view.driver == driver)
                 && dangling.is_none_or(|wanted| wanted != used.contains(&view.name))
         })

@@ -2,6 +2,7 @@
 
 use super::filters::Filters;
 use super::inspect::{EngineFacts, command_line, mount_point, network_name, networks, protocol_word};
+use super::pattern::is_named;
 use super::status::{state_word, status_text};
 use crate::error::{ApiError, ApiResult};
 use naru_base::Timestamp;
@@ -164,7 +165,7 @@ pub fn implies_all(filters: &Filters) -> bool {
 pub fn matches(view: &ContainerView, filters: &Filters, ancestor_matches: impl Fn(&str) -> bool) -> bool {
     let record = &*view.record;
     filters.any("status", |status| state_word(&record.state) == status)
-        && filters.any("name", |pattern| name_matches(&record.name, pattern))
+        && filters.any("name", |pattern| is_named(pattern, &record.name))
         && filters.any("id", |id| record.id.as_str().starts_with(id))
         && filters.labels_match(&record.resolved.labels)
         && filters.any("ancestor", ancestor_matches)
@@ -179,22 +180,6 @@ pub fn matches(view: &ContainerView, filters: &Filters, ancestor_matches: impl F
         && filters
             .boolean("is-task")
             .is_ok_and(|wanted| wanted != Some(true))
-}
-
-/// Docker takes a regular expression; what people write is a part of a name, with `^` and `$` at most.
-fn name_matches(name: &str, pattern: &str) -> bool {
-    let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
-    let starts = pattern.strip_prefix('^');
-    let pattern = starts.unwrap_or(pattern);
-    let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
-    let ends = pattern.strip_suffix('$');
-    let text = ends.unwrap_or(pattern);
-    match (starts.is_some(), ends.is_some()) {
-        (true, true) => name == text,
-        (true, false) => name.starts_with(text),
-        (false, true) => name.ends_with(text),
-        (false, false) => name.contains(text),
-    }
 }
 
 fn exited_with(record: &ContainerRecord, code: &str) -> bool {
@@ -243,15 +228,6 @@ fn is_exposed(record: &ContainerRecord, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_match_as_patterns() {
-        assert!(name_matches("web-1", "eb"));
-        assert!(name_matches("web-1", "^/web-1$"));
-        assert!(name_matches("web-1", "^web"));
-        assert!(!name_matches("web-1", "^eb"));
-        assert!(!name_matches("web-10", "^web-1$"));
-    }
 
     #[test]
     fn port_filters_take_ranges() {

@@ -51,8 +51,8 @@ const CAPABILITIES: [&str; 41] = [
 
 pub fn apply(spec: &mut ContainerSpec, host: &HostConfig) -> ApiResult<()> {
     spec.privileged = host.privileged;
-    spec.capabilities_add = capabilities("CapAdd", host.cap_add.as_ref())?;
-    spec.capabilities_drop = capabilities("CapDrop", host.cap_drop.as_ref())?;
+    spec.capabilities_add = capabilities("CapAdd", host.cap_add.as_ref().map(|list| &list.0))?;
+    spec.capabilities_drop = capabilities("CapDrop", host.cap_drop.as_ref().map(|list| &list.0))?;
     spec.additional_groups = host.group_add.clone().unwrap_or_default();
     spec.masked_paths.clone_from(&host.masked_paths);
     spec.read_only_paths.clone_from(&host.readonly_paths);

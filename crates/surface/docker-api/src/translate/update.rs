@@ -15,7 +15,7 @@ pub fn update_spec(
     facts: HostFacts,
     warnings: &mut Vec<String>,
 ) -> ApiResult<()> {
-    let mut merged = HostConfig::deserialize(&spec.origin.host_config).unwrap_or_default();
+    let mut merged = <HostConfig as Deserialize>::deserialize(&spec.origin.host_config).unwrap_or_default();
     check_conflicts(&merged, wanted)?;
     if merged.memory > 0 && merged.memory_swap == 0 {
         // The swap limit that went without saying stays what it was.

@@ -1,6 +1,6 @@
 //! What a container needs of its host: limits, mounts, ports, namespaces.
 
-use super::{Empty, StringMap, is_zero, wire};
+use super::{Empty, StringMap, StringOrList, is_zero, wire};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ wire! {
         console_size: Option<Vec<u64>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         annotations: Option<StringMap>,
-        cap_add: Option<Vec<String>>,
-        cap_drop: Option<Vec<String>>,
+        cap_add: Option<StringOrList>,
+        cap_drop: Option<StringOrList>,
         cgroupns_mode: String,
         dns: Option<Vec<String>>,
         dns_options: Option<Vec<String>>,

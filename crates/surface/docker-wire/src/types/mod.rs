@@ -44,14 +44,64 @@ where
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// A struct that is an object on the wire and nothing else.
+pub(crate) trait FromObject<'de>: Default {
+    fn from_object<A: serde::de::MapAccess<'de>>(map: A) -> Result<Self, A::Error>;
+}
+
+/// Reads a struct from an object, or from `null`. Without this an array would be taken too, its elements for the fields
+/// in their order.
+pub(crate) fn read_object<'de, T: FromObject<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    struct Visitor<T>(std::marker::PhantomData<T>);
+
+    impl<'de, T: FromObject<'de>> serde::de::Visitor<'de> for Visitor<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::from_object(map)
+        }
+
+        fn visit_unit<E>(self) -> Result<T, E> {
+            Ok(T::default())
+        }
+    }
+
+    deserializer.deserialize_any(Visitor(std::marker::PhantomData))
+}
+
 /// Wire structs: PascalCase keys, every field optional on reading, `null` read as the default.
 macro_rules! wire {
     ($( $(#[$outer:meta])* $visibility:vis struct $name:ident { $( $(#[$inner:meta])* $field:ident : $type:ty ),* $(,)? } )*) => { $(
         $(#[$outer])*
         #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(default, rename_all = "PascalCase")]
+        #[serde(default, remote = "Self", rename_all = "PascalCase")]
         $visibility struct $name {
             $( $(#[$inner])* #[serde(deserialize_with = "crate::types::null_default")] pub $field: $type ),*
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                crate::types::read_object(deserializer)
+            }
+        }
+
+        impl<'de> crate::types::FromObject<'de> for $name {
+            fn from_object<A: serde::de::MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+                // The derivation's own function, which goes before the trait's of the same name.
+                Self::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                Self::serialize(self, serializer)
+            }
         }
     )* };
 }

@@ -19,6 +19,7 @@ ROWS = [
     Row("rprivate receives no mounts", 'mount -t tmpfs none $W; mount --make-shared $W; mkdir $W/in; docker run -d --name $N -v $W:/m $B sleep 60 >/dev/null; mount -t tmpfs none $W/in; docker exec $N grep -c " /m/in " /proc/mounts; docker rm -f $N >/dev/null; umount -R $W'),
     Row("ipc of a private one", 'docker run -d --name $N --ipc private $B sleep 60 >/dev/null; docker run --rm --ipc container:$N $B true; echo $?', error="shareable"),
     Row("ipc of a stopped one", 'docker create --name $N --ipc shareable $B sleep 60 >/dev/null; docker run --rm --ipc container:$N $B true; echo $?', error="running"),
+    Row("ipc none has no shm", 'docker run --rm --ipc none $B ls /dev; docker run --rm --ipc none --tmpfs /dev/shm $B stat -c %a /dev/shm'),
     Row("ipc none", 'docker run --rm --ipc none $B grep -c /dev/shm /proc/mounts'),
     Row("ipc host shm", 'touch /dev/shm/$N; docker run --rm --ipc host $B ls /dev/shm/$N; rm /dev/shm/$N; docker run --rm --ipc host $B sh -c "grep -E \'/dev/(shm|mqueue)\' /proc/mounts | cut -d\' \' -f1-3"'),
     Row("ipc host own shm", 'docker run --rm --ipc host --tmpfs /dev/shm $B sh -c "grep -c /dev/shm /proc/mounts"'),

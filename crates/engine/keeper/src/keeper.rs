@@ -16,6 +16,7 @@ use crate::protocol::{
     AttachOptions, Event, ExecRequest, ExecStatus, ExitRecord, FromKeeper, KeeperPlan, KeeperState,
     KeeperStatus, LogPlan, Reply, Request, StdioPlan, Target,
 };
+use crate::spawner::keeper_title;
 use crate::streams::{Part, Streams};
 use naru_base::{ContainerId, ExecId, Timestamp};
 use naru_cgroup::Cgroup;
@@ -280,6 +281,14 @@ impl Keeper {
         match self.start_process(stem, &plan, descriptors) {
             Ok((process, remains)) => {
                 let (pid, start_time) = (process.pid, process.start_time);
+                let remains = match plan.tight_pids {
+                    None => Some(remains),
+                    Some(max) => {
+                        drop(remains);
+                        limit_processes(&plan.cgroup, max);
+                        None
+                    }
+                };
                 self.reply(index, Reply::Started { pid, start_time });
                 drop(remains);
                 self.processes.push(process);
@@ -290,7 +299,10 @@ impl Keeper {
                     container,
                     ..
                 } = plan;
-                self.container = container;
+                if self.container != container {
+                    naru_sys::title::set(&keeper_title(&container));
+                    self.container = container;
+                }
                 self.phase = Phase::Running(Files {
                     cgroup,
                     exit_record,
@@ -626,6 +638,15 @@ impl Keeper {
             connection.send(FromKeeper::Event(event.clone()), &[]);
         }
     }
+}
+
+/// A limit one too high is no reason to end a container that runs: what the kernel refuses stays as it is.
+fn limit_processes(cgroup: &str, max: i64) {
+    let mut pids = oci_spec::runtime::LinuxPids::default();
+    pids.set_limit(max);
+    let mut resources = oci_spec::runtime::LinuxResources::default();
+    resources.set_devices(None).set_pids(Some(pids));
+    let _ = Cgroup::open(cgroup).and_then(|cgroup| cgroup.apply(&resources));
 }
 
 fn refused(message: impl Into<String>) -> Reply {

@@ -173,6 +173,9 @@ pub struct KeeperPlan {
     pub runtime: EncodedPlan,
     /// The cgroup path, as in [`StemPlan::cgroup`]; asked for out-of-memory kills at the end.
     pub cgroup: String,
+    /// A limit of processes so low that the stem must not count: set when that is gone. Until then it is one higher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tight_pids: Option<i64>,
     pub stdio: StdioPlan,
     pub log: LogPlan,
     /// Where the exit record goes.

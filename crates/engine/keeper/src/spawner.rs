@@ -6,7 +6,7 @@ use crate::protocol::SpawnKeeper;
 use naru_base::ContainerId;
 use naru_sys::process::Fork;
 use naru_sys::seqpacket::SeqPacket;
-use naru_sys::{process, signal};
+use naru_sys::{process, signal, title};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
@@ -26,6 +26,8 @@ pub fn run_spawner(socket: OwnedFd) -> ! {
 
 fn spawn_until_closed(socket: SeqPacket) -> std::io::Result<()> {
     rustix::thread::set_name(c"naru-spawner")?;
+    title::find()?;
+    title::set("naru-spawner");
     process::close_between(3, socket.as_raw_fd() - 1)?;
     process::close_from((socket.as_raw_fd() + 1).max(3))?;
     // In a session of its own no terminal and no signal to the daemon's process group reaches it. It fails for the
@@ -55,12 +57,18 @@ fn become_keeper(spawner_socket: SeqPacket, socket: OwnedFd, container: Containe
     drop(spawner_socket);
     let prepared = replace_inherited();
     let _ = rustix::thread::set_name(c"naru-keeper");
+    title::set(&keeper_title(&container));
     let _ = rustix::process::setsid();
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
         prepared?;
         run_keeper(SeqPacket::from(socket), container)
     }));
     process::exit_now(i32::from(!matches!(outcome, Ok(Ok(())))))
+}
+
+/// A keeper as `ps` shows it.
+pub(crate) fn keeper_title(container: &ContainerId) -> String {
+    format!("naru-keeper {}", container.short())
 }
 
 /// Standard streams become `/dev/null`; signals become a keeper's.

@@ -1,7 +1,7 @@
 //! Joining a cgroup that already exists, in every hierarchy, and showing a container its own.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -80,30 +80,42 @@ fn controllers_of(options: &str) -> Vec<String> {
         .collect()
 }
 
-/// Moves the calling process into `cgroup` in every hierarchy that has it.
-///
-/// A hierarchy without that directory is passed over: it has no controller that anyone limits. Having none at all is
-/// an error.
-pub(crate) fn join(cgroup: &str) -> io::Result<()> {
-    let mut joined = 0;
-    for hierarchy in hierarchies() {
-        match fs::write(procs_path(&hierarchy.mount_point, cgroup), "0") {
-            Ok(()) => joined += 1,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+/// The ways into a cgroup, opened while the host's files can be seen.
+pub(crate) struct Entrances(Vec<File>);
+
+impl Entrances {
+    /// One for every hierarchy that has `cgroup`. A hierarchy without that directory is passed over: it has no
+    /// controller that anyone limits. Having none at all is an error.
+    pub(crate) fn open(cgroup: &str) -> io::Result<Self> {
+        let mut found = Vec::new();
+        for hierarchy in hierarchies() {
+            let path = directory(&hierarchy.mount_point, cgroup).join("cgroup.procs");
+            match OpenOptions::new().write(true).open(path) {
+                Ok(file) => found.push(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if found.is_empty() {
+            Err(io::ErrorKind::NotFound.into())
+        } else {
+            Ok(Self(found))
         }
     }
-    if joined == 0 {
-        Err(io::ErrorKind::NotFound.into())
-    } else {
-        Ok(())
+
+    /// Moves the calling process in. Unlike making a process there it needs no room under a limit of processes.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|mut file| file.write_all(b"0"))
     }
 }
 
-fn procs_path(mount_point: &Path, cgroup: &str) -> PathBuf {
-    mount_point
-        .join(cgroup.trim_start_matches('/'))
-        .join("cgroup.procs")
+/// Moves the calling process into `cgroup` in every hierarchy that has it.
+pub(crate) fn join(cgroup: &str) -> io::Result<()> {
+    Entrances::open(cgroup)?.enter()
+}
+
+fn directory(mount_point: &Path, cgroup: &str) -> PathBuf {
+    mount_point.join(cgroup.trim_start_matches('/'))
 }
 
 #[cfg(test)]

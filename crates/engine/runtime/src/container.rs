@@ -4,6 +4,7 @@
 
 use crate::ahead::RootAhead;
 use crate::attributes;
+use crate::cgroup::Entrances;
 use crate::channel::Channel;
 use crate::command;
 use crate::devices;
@@ -65,7 +66,7 @@ pub(crate) fn run(
     };
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let ready = sources.take(SourceKind::Mount(index));
-        mounts::apply(&root, mount, &mut parked, host_mounts.as_ref(), ready)?;
+        mounts::apply(&root, mount, spec, &mut parked, host_mounts.as_ref(), ready)?;
     }
     drop(parked);
     drop(host_mounts);
@@ -115,9 +116,13 @@ pub(crate) fn run(
 pub(crate) fn run_exec(
     plan: &ExecPlan,
     agent: Option<Agent>,
+    entrances: &Entrances,
     streams: Streams,
     channel: &Channel,
 ) -> Result<(), StartFailure> {
+    entrances
+        .enter()
+        .map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
     let root = Root::current()?;
     let console = open_console(&root, &streams, channel, false)?;
     let last = Final {
@@ -328,6 +333,8 @@ fn finish(
     }
     // Only the standard streams and what `execve` closes remain.
     process::close_on_exec_from(3).map_err(system("exec", "close descriptors"))?;
+    // Not before: everything above needs descriptors.
+    privileges::limit_open_files(last.process)?;
     privileges.apply(&user, agent)?;
     command.exec()
 }
@@ -384,8 +391,10 @@ fn enter_directory(root: &Root, path: &Path) -> Result<(), StartFailure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let fd = match root.open(path, flags) {
         Ok(fd) => fd,
+        // A link that leads to nothing leads to where it is made, as with Docker.
         Err(rustix::io::Errno::NOENT) => root
-            .make_directories(path)
+            .resolve(path)
+            .and_then(|path| root.make_directories(&path))
             .map_err(|failure| invalid("cwd", format!("make the working directory: {}", failure.message)))?,
         Err(error) => {
             return Err(invalid(

@@ -31,6 +31,7 @@ struct Options {
 pub(crate) fn apply(
     root: &Root,
     mount: &Mount,
+    spec: &Spec,
     parked: &mut Parked,
     host_mounts: Option<&OwnedFd>,
     ready: Option<OwnedFd>,
@@ -46,6 +47,9 @@ pub(crate) fn apply(
         return bind(root, target, &fd);
     }
     if let Some(fd) = ready {
+        if is_dev(mount) {
+            parked::trim_dev(fd.as_fd(), spec)?;
+        }
         place(root, target, &fd, is_system(kind, target))?;
         return change_propagation(&fd, &options, target);
     }
@@ -62,6 +66,9 @@ pub(crate) fn apply(
         }
         fd
     };
+    if is_dev(mount) {
+        parked::trim_dev(fd.as_fd(), spec)?;
+    }
     place(root, target, &fd, is_system(kind, target))?;
     change_propagation(&fd, &options, target)
 }

@@ -3,8 +3,8 @@
 use crate::failure::system;
 use crate::mounts;
 use crate::plan::{MappedRoot, StartFailure, StemPlan};
-use oci_spec::runtime::LinuxNamespaceType;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, mkdirat, mknodat, symlinkat};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, mkdirat, mknodat, symlinkat, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
     fsmount, fsopen,
@@ -169,6 +169,24 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
+/// The directories of /dev that other file systems are mounted on.
+const PLACES: [&str; 3] = ["pts", "shm", "mqueue"];
+
+/// Takes those away that nothing will be mounted on: with `--ipc none` there is no /dev/shm.
+pub(crate) fn trim_dev(dev: BorrowedFd<'_>, spec: &Spec) -> Result<(), StartFailure> {
+    for name in PLACES {
+        let is_used = spec.mounts().iter().flatten().any(|mount| {
+            let below = mount.destination().strip_prefix("/dev");
+            below.is_ok_and(|path| path.starts_with(name))
+        });
+        if !is_used {
+            unlinkat(dev, name, AtFlags::REMOVEDIR)
+                .map_err(system("devices", format_args!("remove /dev/{name}")))?;
+        }
+    }
+    Ok(())
+}
+
 /// Fills an empty /dev, for the root of another user namespace where one is named. Names that are already there (a
 /// bind mount of the host's /dev) are left alone.
 pub(crate) fn fill_dev(dev: BorrowedFd<'_>, owner: Option<MappedRoot>) -> Result<(), StartFailure> {
@@ -201,7 +219,7 @@ pub(crate) fn fill_dev(dev: BorrowedFd<'_>, owner: Option<MappedRoot>) -> Result
         there(symlinkat(target, dev, name)).map_err(system("devices", format_args!("make /dev/{name}")))?;
         own(name)?;
     }
-    for name in ["pts", "shm", "mqueue"] {
+    for name in PLACES {
         there(mkdirat(dev, name, Mode::from_raw_mode(0o755)))
             .map_err(system("devices", format_args!("make /dev/{name}")))?;
         own(name)?;

@@ -217,10 +217,18 @@ const CAPABILITIES: [Capability; 41] = {
 
 /// Raising a hard limit needs CAP_SYS_RESOURCE, which the engine itself may lack: then as much as there is.
 pub(crate) fn set_limits(process: &Process) -> Result<(), StartFailure> {
-    for limit in process.rlimits().as_deref().unwrap_or_default() {
-        set_limit(limit)?;
-    }
-    Ok(())
+    let limits = process.rlimits().iter().flatten();
+    limits
+        .filter(|limit| limit.typ() != PosixRlimitType::RlimitNofile)
+        .try_for_each(set_limit)
+}
+
+/// The rest of [`set_limits`]: a process at this one can open nothing more.
+pub(crate) fn limit_open_files(process: &Process) -> Result<(), StartFailure> {
+    let limits = process.rlimits().iter().flatten();
+    limits
+        .filter(|limit| limit.typ() == PosixRlimitType::RlimitNofile)
+        .try_for_each(set_limit)
 }
 
 fn set_limit(limit: &PosixRlimit) -> Result<(), StartFailure> {

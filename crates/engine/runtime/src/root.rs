@@ -172,7 +172,7 @@ impl Root {
 
     /// The path with the symbolic links on it replaced by what they say, inside the root. What is missing stays as it
     /// is. A link changed meanwhile gives a wrong name, never one outside: whoever opens it looks in the root again.
-    fn resolve(&self, path: &Path) -> Result<PathBuf, StartFailure> {
+    pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf, StartFailure> {
         let mut resolved = PathBuf::from("/");
         let mut rest: VecDeque<OsString> = path
             .components()

@@ -15,6 +15,7 @@
 //! ```
 
 use crate::ahead::RootAhead;
+use crate::cgroup::Entrances;
 use crate::channel::Channel;
 use crate::container::{self, Streams};
 use crate::failure::system;
@@ -530,6 +531,7 @@ fn keep_only(channel: &Channel, keep: &[BorrowedFd<'_>]) -> io::Result<(Channel,
 
 fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
     let _ = rustix::thread::set_name(c"naru-stem");
+    naru_sys::title::set("naru-stem");
     cgroup::join(&plan.cgroup).map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
     let time_offsets = plan.user.is_some().then(time::open_offsets).flatten();
     if let Some(user) = &plan.user {
@@ -580,7 +582,9 @@ fn exec_main(
         .pop()
         .ok_or_else(|| system("exec", "container")("no descriptor of its first process"))?;
     let agent = Agent::of(&plan.seccomp)?;
-    cgroup::join(&plan.cgroup).map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
+    // The process joins when it is there: a container at its limit of processes would let none be made inside it.
+    let entrances =
+        Entrances::open(&plan.cgroup).map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
     namespaces::join_all_of(init.as_fd(), plan)?;
     drop(init);
     if plan.mapped_root.is_some() {
@@ -588,7 +592,7 @@ fn exec_main(
     }
     let streams = join_streams(kind, fds).map_err(system("exec", "receive the streams"))?;
     clone_process(channel, |channel| {
-        container::run_exec(plan, agent, streams, channel)
+        container::run_exec(plan, agent, &entrances, streams, channel)
     })
 }
 

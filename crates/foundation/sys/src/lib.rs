@@ -15,3 +15,4 @@ pub mod seqpacket;
 pub mod signal;
 pub mod socket;
 pub mod terminal;
+pub mod title;

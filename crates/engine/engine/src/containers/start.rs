@@ -486,7 +486,7 @@ fn apply_limits(record: &ContainerRecord, cgroup: &naru_cgroup::Cgroup) -> Resul
     let failed = |error: naru_cgroup::CgroupError| {
         EngineError::invalid(format!("cannot apply a resource limit: {error}"))
     };
-    if let Some(resources) = plan::plan_resources(&record.spec.resources)? {
+    if let Some(resources) = plan::plan_first_resources(&record.spec.resources)? {
         cgroup.apply(&resources).map_err(failed)?;
     }
     cgroup

@@ -102,7 +102,8 @@ impl Workshop {
         needs: &StemNeeds,
     ) -> Result<Parked> {
         let cgroup_path = format!("{}/{id}", cgroup_parent.trim_end_matches('/'));
-        let cgroup = Cgroup::create(&cgroup_path).map_err(|error| EngineError::system(error.to_string()))?;
+        let cgroup = Cgroup::create(&cgroup_path)
+            .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
         match self.prepare_in(id, &cgroup_path, place, needs).await {
             Ok((id, connection, notices, endpoint)) => Ok(Parked {
                 id,

@@ -13,6 +13,9 @@ use tokio::process::{Child, Command};
 /// The first argument that makes the binary a spawner; its socket is standard input.
 pub const SPAWNER_ROLE: &str = "spawner";
 
+/// Makes the memory of the arguments long enough for the title of a keeper, `naru-keeper 0123456789ab`.
+const ROOM_FOR_TITLE: &str = "                ";
+
 /// How long to wait before replacing a spawner that ended, so that one which cannot start does not spin.
 const REPLACE_DELAY: Duration = Duration::from_millis(100);
 
@@ -53,6 +56,7 @@ impl Spawner {
         let child = Command::new(program)
             .arg0("naru-spawner")
             .arg(SPAWNER_ROLE)
+            .arg(ROOM_FOR_TITLE)
             .env_clear()
             .stdin(std::process::Stdio::from(OwnedFd::from(theirs)))
             .stdout(std::process::Stdio::null())

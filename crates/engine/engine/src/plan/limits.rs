@@ -5,6 +5,25 @@ use crate::spec::{ResourcesSpec, ThrottleSpec};
 use oci_spec::runtime as oci;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
+/// Up to this limit of processes one more or less makes a difference to a program.
+const PIDS_TIGHT: i64 = 16;
+
+/// A limit of processes that the stem of a start would take a part of: it is set by the keeper when the stem is gone.
+pub fn plan_tight_pids(wanted: &ResourcesSpec) -> Option<i64> {
+    wanted.pids_max.filter(|max| (1..=PIDS_TIGHT).contains(max))
+}
+
+/// The limits that are set before a start: with room for its stem.
+pub fn plan_first_resources(wanted: &ResourcesSpec) -> Result<Option<oci::LinuxResources>> {
+    match plan_tight_pids(wanted) {
+        None => plan_resources(wanted),
+        Some(max) => plan_resources(&ResourcesSpec {
+            pids_max: Some(max + 1),
+            ..wanted.clone()
+        }),
+    }
+}
+
 /// The limits in OCI's words; `None` when nothing is limited, so that nothing need be written.
 pub fn plan_resources(wanted: &ResourcesSpec) -> Result<Option<oci::LinuxResources>> {
     if *wanted == ResourcesSpec::default() {

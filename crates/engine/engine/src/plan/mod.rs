@@ -7,7 +7,7 @@ mod mounts;
 mod user;
 
 pub use devices::plan_device_rules;
-pub use limits::plan_resources;
+pub use limits::{plan_first_resources, plan_resources};
 pub use log::{check_log, log_attributes, log_place};
 pub use mounts::{mount_kind, plan_binds};
 pub use user::{Donor, check_remapped, plan_user};
@@ -57,6 +57,7 @@ pub fn plan_start(record: &ContainerRecord, context: StartContext<'_>) -> Result
         runtime: EncodedPlan::encode(&runtime)
             .map_err(|error| EngineError::system(format!("cannot write the plan: {error}")))?,
         cgroup: context.cgroup.to_owned(),
+        tight_pids: limits::plan_tight_pids(&spec.resources),
         stdio: StdioPlan {
             terminal: spec.terminal,
             open_stdin: spec.open_stdin,

@@ -185,6 +185,7 @@ impl Container {
             })
             .unwrap(),
             cgroup: self.cgroup_path.clone(),
+            tight_pids: None,
             stdio: StdioPlan {
                 terminal: options.terminal,
                 open_stdin: options.open_stdin,

@@ -215,7 +215,7 @@ fn clocks_are_set_off_in_a_new_time_namespace_and_in_processes_started_later() {
     for in_user_namespace in [false, true] {
         let offsets = json!({"boottime": {"secs": 864_000}, "monotonic": {"secs": 1_000, "nanosecs": 5}});
         let mut plan = sandbox
-            .shell("cat /proc/uptime /proc/self/timens_offsets; exec sleep 60 >/dev/null 2>&1")
+            .shell("cat /proc/uptime /proc/self/timens_offsets; echo end; exec sleep 60")
             .namespace(json!({"type": "time"}))
             .set("/linux/timeOffsets", offsets);
         if in_user_namespace {
@@ -239,7 +239,8 @@ fn clocks_are_set_off_in_a_new_time_namespace_and_in_processes_started_later() {
         assert_eq!(wait(started.pid), 0);
         drop(started);
         assert!((uptime(&text) - host - 864_000.0).abs() < 60.0, "{text}");
-        let text = running.end_and_read();
+        let text = running.read_to_end_mark();
+        running.kill();
         assert!((uptime(&text) - host - 864_000.0).abs() < 60.0, "{text}");
         let words: Vec<_> = text.split_whitespace().collect();
         assert!(

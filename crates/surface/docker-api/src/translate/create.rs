@@ -207,7 +207,7 @@ fn apply_host_config(
     spec.devices = resources::devices(host_config)?;
     spec.device_cgroup_rules = resources::device_rules(host_config)?;
     spec.oom_score_adj = resources::oom_score(host_config.oom_score_adj)?;
-    spec.cgroup_parent = non_empty(host_config.cgroup_parent.clone());
+    spec.cgroup_parent = cgroup_parent(&host_config.cgroup_parent)?;
     Ok(())
 }
 
@@ -439,6 +439,20 @@ fn apply_endpoint(spec: &mut ContainerSpec, endpoint: &EndpointSettings) -> ApiR
         spec.mac_address = Some(check_mac_address(&endpoint.mac_address)?);
     }
     Ok(())
+}
+
+/// A path below the root of every hierarchy, never one that climbs out of where it seems to lead.
+fn cgroup_parent(text: &str) -> ApiResult<Option<String>> {
+    let path = text.trim_matches('/');
+    if path.is_empty() {
+        return Ok(None);
+    }
+    if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(ApiError::invalid(format!(
+            "invalid CgroupParent {text:?}: it must not have empty, '.' or '..' parts"
+        )));
+    }
+    Ok(Some(text.to_owned()))
 }
 
 pub fn non_empty(text: String) -> Option<String> {

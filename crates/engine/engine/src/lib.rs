@@ -18,6 +18,7 @@ mod containers;
 mod error;
 mod events;
 mod firewall;
+mod health;
 mod images;
 mod info;
 mod keepers;

@@ -11,8 +11,13 @@ use naru_cgroup::Cgroup;
 use naru_keeper::protocol::{KeeperState, KeeperStatus, Reply, Request};
 use naru_sys::file;
 use naru_sys::seqpacket::SeqPacket;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long a container waits at boot for those whose namespaces it shares.
+const JOINED_START_WAIT: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// Reads every record, finds the keepers that still run, settles what ended meanwhile, and sweeps what no record
@@ -234,40 +239,74 @@ impl Engine {
 
     /// Containers that should be up and are not: `always`, and `unless-stopped` where no client stopped them.
     fn start_by_policy(self: &Arc<Self>, found: &[Arc<Container>]) {
-        for container in found {
-            let record = container.record();
-            let was_started = matches!(
-                record.state,
-                ContainerState::Exited { .. } | ContainerState::Restarting { .. }
-            );
-            let wanted = match record.spec.restart {
-                RestartPolicy::Always => was_started,
-                RestartPolicy::UnlessStopped => was_started && !record.stopped_by_client,
-                RestartPolicy::OnFailure { .. } => matches!(record.state, ContainerState::Restarting { .. }),
-                RestartPolicy::No => false,
-            };
-            if !wanted {
-                continue;
-            }
-            let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        let mut wanted: Vec<Arc<Container>> = found
+            .iter()
+            .filter(|container| is_wanted_up(container))
+            .cloned()
+            .collect();
+        // The oldest first, and each after those whose namespaces it shares.
+        wanted.sort_by_key(|container| container.record().created_at);
+        let mut started: HashMap<ContainerId, watch::Receiver<bool>> = HashMap::new();
+        let mut senders: HashMap<ContainerId, watch::Sender<bool>> = HashMap::new();
+        for container in &wanted {
+            let (sender, receiver) = watch::channel(false);
+            started.insert(container.id.clone(), receiver);
+            senders.insert(container.id.clone(), sender);
+        }
+        for container in wanted {
+            let others: Vec<_> = container
+                .record()
+                .spec
+                .joined_containers()
+                .filter(|name| **name != *container.id.as_str())
+                .filter_map(|name| started.get(&name.parse::<ContainerId>().ok()?).cloned())
+                .collect();
+            let done = senders.remove(&container.id);
+            let engine = Arc::clone(self);
             tokio::spawn(async move {
-                let _operation = container.operation.lock().await;
-                if container.record().is_running() {
-                    return;
+                for mut other in others {
+                    // One that could not be started lets the others try, and fail, by themselves; so does a circle.
+                    let _ = tokio::time::timeout(JOINED_START_WAIT, other.wait_for(|is_done| *is_done)).await;
                 }
-                if let Err(error) = engine.start(&container).await {
-                    tracing::warn!(container = container.id.short(), %error, "cannot start a container by its restart policy");
-                    let exit = ExitSummary {
-                        exit_code: 128,
-                        oom_killed: false,
-                        started_at: None,
-                        finished_at: Timestamp::now(),
-                        error: error.message,
-                    };
-                    container.change(|record| record.state = ContainerState::Exited { exit });
+                engine.start_found(&container).await;
+                if let Some(done) = done {
+                    let _ = done.send(true);
                 }
             });
         }
+    }
+
+    async fn start_found(self: &Arc<Self>, container: &Arc<Container>) {
+        let _operation = container.operation.lock().await;
+        if container.record().is_running() || container.phase().borrow().is_removed {
+            return;
+        }
+        if let Err(error) = self.start(container).await {
+            tracing::warn!(container = container.id.short(), %error, "cannot start a container by its restart policy");
+            let exit = ExitSummary {
+                exit_code: 128,
+                oom_killed: false,
+                started_at: None,
+                finished_at: Timestamp::now(),
+                error: error.message,
+            };
+            container.change(|record| record.state = ContainerState::Exited { exit });
+        }
+    }
+}
+
+/// Whether a new daemon is to start a container that it finds.
+fn is_wanted_up(container: &Container) -> bool {
+    let record = container.record();
+    let was_started = matches!(
+        record.state,
+        ContainerState::Exited { .. } | ContainerState::Restarting { .. }
+    );
+    match record.spec.restart {
+        RestartPolicy::Always => was_started,
+        RestartPolicy::UnlessStopped => was_started && !record.stopped_by_client,
+        RestartPolicy::OnFailure { .. } => matches!(record.state, ContainerState::Restarting { .. }),
+        RestartPolicy::No => false,
     }
 }
 

@@ -306,6 +306,22 @@ pub struct HealthcheckSpec {
     pub retries: i64,
 }
 
+impl ContainerSpec {
+    /// The containers, by name or id, that must run before this one can.
+    pub fn joined_containers(&self) -> impl Iterator<Item = &String> {
+        let network = match &self.network {
+            NetworkMode::Container(name) => Some(name),
+            _ => None,
+        };
+        let modes = [&self.pid_mode, &self.ipc_mode, &self.uts_mode];
+        let others = modes.into_iter().filter_map(|mode| match mode {
+            NamespaceMode::Container(name) => Some(name),
+            _ => None,
+        });
+        network.into_iter().chain(others)
+    }
+}
+
 impl ContainerPort {
     /// `80`, `80/tcp`, `53/udp`; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {

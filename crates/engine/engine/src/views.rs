@@ -145,6 +145,44 @@ pub struct ContainerView {
     pub exec_ids: Vec<ExecId>,
     /// `(read-write bytes, root filesystem bytes)` when asked for.
     pub sizes: Option<(u64, u64)>,
+    /// `None` where nothing is checked.
+    pub health: Option<HealthView>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HealthStatus {
+    /// No check has succeeded yet, nor have enough failed.
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+impl HealthStatus {
+    /// Docker's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// What checks have found; the last results, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthView {
+    pub status: HealthStatus,
+    pub failing_streak: u32,
+    pub log: Vec<ProbeView>,
+}
+
+/// One check's result. The exit code is -1 where there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeView {
+    pub begun_at: Timestamp,
+    pub ended_at: Timestamp,
+    pub exit_code: i32,
+    pub output: String,
 }
 
 /// One reading of what a container uses.

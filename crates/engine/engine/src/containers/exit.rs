@@ -37,6 +37,7 @@ impl Engine {
         container: &Arc<Container>,
         mut notices: mpsc::Receiver<Notice>,
     ) {
+        self.begin_health(container);
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
             let mut cause = None;
@@ -178,12 +179,10 @@ impl Engine {
     }
 
     fn restart_later(self: &Arc<Self>, container: &Arc<Container>, ran_for: Duration) {
-        let count = container.record().restart_count;
-        let doublings = if ran_for >= RESTART_DELAY_RESET {
-            0
-        } else {
-            count.min(16)
-        };
+        if ran_for >= RESTART_DELAY_RESET {
+            container.restart_doublings.store(0, Ordering::Release);
+        }
+        let doublings = container.restart_doublings.fetch_add(1, Ordering::AcqRel).min(16);
         let delay = RESTART_DELAY_FIRST
             .saturating_mul(1 << doublings)
             .min(RESTART_DELAY_MAX);
@@ -195,17 +194,26 @@ impl Engine {
             if !matches!(container.record().state, ContainerState::Restarting { .. }) {
                 return;
             }
+            // The policy may have been changed meanwhile.
+            if container.record().spec.restart == RestartPolicy::No {
+                container.change(stay_exited);
+                engine.write_record_soon(&container);
+                return;
+            }
             container.change(|record| record.restart_count += 1);
             if let Err(error) = engine.start(&container).await {
                 tracing::warn!(container = container.id.short(), %error, "a restart by policy failed");
-                container.change(|record| {
-                    if let ContainerState::Restarting { exit } = record.state.clone() {
-                        record.state = ContainerState::Exited { exit };
-                    }
-                });
+                container.change(stay_exited);
                 engine.write_record_soon(&container);
             }
         });
+    }
+}
+
+/// A container that was to be restarted is not.
+fn stay_exited(record: &mut crate::record::ContainerRecord) {
+    if let ContainerState::Restarting { exit } = record.state.clone() {
+        record.state = ContainerState::Exited { exit };
     }
 }
 

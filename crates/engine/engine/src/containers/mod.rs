@@ -56,6 +56,10 @@ pub struct Container {
     pub execs: Mutex<BTreeMap<ExecId, Arc<Exec>>>,
     /// Set by a client's stop or kill, so that the restart policy leaves it alone.
     pub stop_wanted: std::sync::atomic::AtomicBool,
+    /// What checks of the present run, or of the last one, have found; `None` where there are none.
+    pub health: Mutex<Option<crate::views::HealthView>>,
+    /// How often the pause before a restart by policy has been doubled.
+    pub restart_doublings: std::sync::atomic::AtomicU32,
 }
 
 /// What one run holds outside its process.
@@ -95,6 +99,8 @@ impl Container {
             pending_attachments: Mutex::new(Vec::new()),
             execs: Mutex::new(BTreeMap::new()),
             stop_wanted: std::sync::atomic::AtomicBool::new(false),
+            health: Mutex::new(None),
+            restart_doublings: std::sync::atomic::AtomicU32::new(0),
         })
     }
 

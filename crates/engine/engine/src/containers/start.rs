@@ -44,6 +44,7 @@ impl Engine {
                 "container is marked for removal and cannot be started",
             ));
         }
+        container.restart_doublings.store(0, Ordering::Release);
         container.change(|record| {
             record.restart_count = 0;
             record.stopped_by_client = false;

@@ -88,6 +88,7 @@ impl Engine {
                         .map_err(crate::images::error)
                 })
                 .transpose()?,
+            health: Self::health_of(container),
             record,
         })
     }

@@ -3,8 +3,8 @@
 use super::status::state_word;
 use naru_base::Timestamp;
 use naru_docker_wire::types::{
-    ContainerConfig, ContainerInspect, ContainerState as WireState, EndpointSettings, GraphDriver,
-    HostConfig, MountPoint, NetworkSettings, PortBinding, PortMap, StringOrList,
+    ContainerConfig, ContainerInspect, ContainerState as WireState, EndpointSettings, GraphDriver, Health,
+    HealthResult, Healthcheck, HostConfig, MountPoint, NetworkSettings, PortBinding, PortMap, StringOrList,
 };
 use naru_engine::ContainerView;
 use naru_engine::record::{
@@ -55,7 +55,10 @@ pub fn container_inspect(view: &ContainerView, facts: &EngineFacts) -> Container
         created: record.created_at.to_string(),
         path,
         args,
-        state: state(record),
+        state: WireState {
+            health: view.health.as_ref().map(health),
+            ..state(record)
+        },
         image: record.resolved.image_id.to_string(),
         resolv_conf_path: path_text(&view.directory.join("resolv.conf")),
         hostname_path: path_text(&view.directory.join("hostname")),
@@ -133,6 +136,31 @@ fn state(record: &ContainerRecord) -> WireState {
     wire
 }
 
+fn wire_check(spec: &naru_engine::spec::HealthcheckSpec) -> Healthcheck {
+    Healthcheck {
+        test: Some(spec.test.clone()),
+        interval: spec.interval_ns,
+        timeout: spec.timeout_ns,
+        start_period: spec.start_period_ns,
+        start_interval: spec.start_interval_ns,
+        retries: spec.retries,
+    }
+}
+
+fn health(view: &naru_engine::HealthView) -> Health {
+    let result = |probe: &naru_engine::ProbeView| HealthResult {
+        start: probe.begun_at.to_string(),
+        end: probe.ended_at.to_string(),
+        exit_code: probe.exit_code,
+        output: probe.output.clone(),
+    };
+    Health {
+        status: view.status.word().to_owned(),
+        failing_streak: view.failing_streak,
+        log: view.log.iter().map(result).collect(),
+    }
+}
+
 fn origin<T: DeserializeOwned + Default>(value: &Value) -> T {
     T::deserialize(value).unwrap_or_default()
 }
@@ -161,6 +189,11 @@ fn config(record: &ContainerRecord) -> ContainerConfig {
         labels: Some(resolved.labels.clone()),
         exposed_ports: set(resolved.exposed_ports.iter().map(ToString::to_string).collect()),
         volumes: set(resolved.volumes.iter().cloned().collect()),
+        healthcheck: resolved
+            .healthcheck
+            .as_ref()
+            .map(wire_check)
+            .or(asked.healthcheck),
         ..asked
     }
 }

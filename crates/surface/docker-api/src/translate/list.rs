@@ -57,7 +57,7 @@ pub fn container_summary(view: &ContainerView, facts: &EngineFacts, now: Timesta
         size_root_fs: view.sizes.map(|(_, whole)| whole as i64),
         labels: record.resolved.labels.clone(),
         state: state_word(&record.state).to_owned(),
-        status: status_text(&record.state, now),
+        status: status_text(&record.state, view.health.as_ref(), now),
         host_config: SummaryHostConfig {
             network_mode: network_mode_text(record),
             annotations: None,
@@ -176,10 +176,14 @@ pub fn matches(view: &ContainerView, filters: &Filters, ancestor_matches: impl F
         })
         && filters.any("publish", |port| is_published(record, port))
         && filters.any("expose", |port| is_exposed(record, port))
-        && filters.any("health", |health| health == "none")
+        && filters.any("health", |wanted| health_word(view) == wanted)
         && filters
             .boolean("is-task")
             .is_ok_and(|wanted| wanted != Some(true))
+}
+
+fn health_word(view: &ContainerView) -> &'static str {
+    view.health.as_ref().map_or("none", |health| health.status.word())
 }
 
 fn exited_with(record: &ContainerRecord, code: &str) -> bool {

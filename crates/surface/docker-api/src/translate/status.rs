@@ -2,6 +2,7 @@
 
 use naru_base::Timestamp;
 use naru_engine::record::ContainerState;
+use naru_engine::{HealthStatus, HealthView};
 
 /// Docker's one word for the state.
 pub fn state_word(state: &ContainerState) -> &'static str {
@@ -15,11 +16,20 @@ pub fn state_word(state: &ContainerState) -> &'static str {
     }
 }
 
-pub fn status_text(state: &ContainerState, now: Timestamp) -> String {
+/// The state in words, with the health of one that runs.
+pub fn status_text(state: &ContainerState, health: Option<&HealthView>, now: Timestamp) -> String {
     let since = |then: Timestamp| duration_text(now.as_second() - then.as_second());
     match state {
         ContainerState::Created => "Created".to_owned(),
-        ContainerState::Running { started_at, .. } => format!("Up {}", since(*started_at)),
+        ContainerState::Running { started_at, .. } => {
+            let health = match health.map(|health| health.status) {
+                None => "",
+                Some(HealthStatus::Starting) => " (health: starting)",
+                Some(HealthStatus::Healthy) => " (healthy)",
+                Some(HealthStatus::Unhealthy) => " (unhealthy)",
+            };
+            format!("Up {}{health}", since(*started_at))
+        }
         ContainerState::Paused { started_at, .. } => format!("Up {} (Paused)", since(*started_at)),
         ContainerState::Restarting { exit } => {
             format!("Restarting ({}) {} ago", exit.exit_code, since(exit.finished_at))
@@ -90,7 +100,7 @@ mod tests {
             start_time: 1,
             started_at,
         };
-        assert_eq!(status_text(&paused, now), "Up 2 minutes (Paused)");
+        assert_eq!(status_text(&paused, None, now), "Up 2 minutes (Paused)");
         let exit = ExitSummary {
             exit_code: 137,
             oom_killed: true,
@@ -99,9 +109,9 @@ mod tests {
             error: String::new(),
         };
         assert_eq!(
-            status_text(&ContainerState::Exited { exit }, now),
+            status_text(&ContainerState::Exited { exit }, None, now),
             "Exited (137) 5 seconds ago"
         );
-        assert_eq!(status_text(&ContainerState::Created, now), "Created");
+        assert_eq!(status_text(&ContainerState::Created, None, now), "Created");
     }
 }

@@ -119,7 +119,20 @@ wire! {
         started_at: String,
         finished_at: String,
         #[serde(skip_serializing_if = "Option::is_none")]
-        health: Option<serde_json::Value>,
+        health: Option<Health>,
+    }
+
+    pub struct Health {
+        status: String,
+        failing_streak: u32,
+        log: Vec<HealthResult>,
+    }
+
+    pub struct HealthResult {
+        start: String,
+        end: String,
+        exit_code: i32,
+        output: String,
     }
 
     pub struct GraphDriver {

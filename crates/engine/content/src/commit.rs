@@ -11,9 +11,9 @@
 use crate::error::{ContentError, LayerError};
 use crate::frame::FrameReader;
 use crate::image::{Image, LoadedImage};
-use crate::layout::{KeptBlob, LayerRecord};
+use crate::layout::LayerRecord;
 use crate::recovery::remove_any;
-use crate::stage::{Compression, Keep, StagedLayer, stage_layer};
+use crate::stage::{Keep, StagedLayer, stage_layer};
 use crate::store::{ContentStore, StoredImage, chain_ids, digest_of};
 use naru_base::{Digest, Timestamp};
 use naru_oci::{ImageConfig, ManifestDocument, Reference};
@@ -103,21 +103,6 @@ impl<'a> Ingest<'a> {
 
     pub(crate) fn store(&self) -> &'a ContentStore {
         self.store
-    }
-
-    /// Gives a staged layer the file it was downloaded to, where that is worth keeping.
-    pub(crate) fn keep_download(&self, staged: &mut StagedLayer) -> Result<(), ContentError> {
-        if staged.compression == Compression::None {
-            return Ok(());
-        }
-        let (from, to) = (self.store.layout.download(&staged.blob), staged.path.join("blob"));
-        std::fs::hard_link(&from, &to).map_err(|error| ContentError::io(&from, error))?;
-        staged.kept = Some(KeptBlob {
-            digest: staged.blob.clone(),
-            bytes: staged.blob_bytes,
-            compression: staged.compression,
-        });
-        Ok(())
     }
 
     /// Finds a layer that the store has already, by the digest of its archive or of its blob, and keeps it.

@@ -211,7 +211,8 @@ impl ContentStore {
     /// Unpacks a blob; blocking. Whether it is the right one is told by its digests, which
     /// [`Assembly::add`] compares.
     pub fn stage_download(&self, input: DownloadReader, label: &str) -> Result<StagedLayer, ContentError> {
-        stage_layer(input, self.layout.temporary(), Keep::Nothing)
+        let shared = Arc::clone(&input.shared);
+        stage_layer(input, self.layout.temporary(), Keep::File(&shared.path))
             .map_err(|source| self.layer_error(label, source))
     }
 
@@ -257,7 +258,7 @@ impl Assembly<'_> {
     /// Takes a layer, if it is the one the manifest and the configuration speak of.
     pub fn add(
         &mut self,
-        mut staged: StagedLayer,
+        staged: StagedLayer,
         descriptor: &Descriptor,
         diff_id: &Digest,
     ) -> Result<(), ContentError> {
@@ -272,7 +273,6 @@ impl Assembly<'_> {
                 &staged.diff_id,
             ));
         }
-        self.ingest.keep_download(&mut staged)?;
         self.downloads.push(descriptor.digest.clone());
         self.ingest.adopt(staged);
         Ok(())

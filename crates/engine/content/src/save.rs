@@ -158,22 +158,19 @@ impl ContentStore {
     fn saved_layer(&self, chain: &Digest) -> Result<SavedLayer, ContentError> {
         let record = self.read().layers.get(chain).cloned();
         let record = record.ok_or_else(|| ContentError::Archive(format!("layer {chain} is missing")))?;
-        let (media_type, digest, size) = match &record.kept {
-            Some(kept) => {
-                let media_type = match kept.compression {
-                    Compression::Zstd => media_type::OCI_LAYER_ZSTD,
-                    _ => media_type::OCI_LAYER_GZIP,
-                };
-                (media_type, kept.digest.clone(), kept.bytes)
-            }
-            None => {
-                let frame = self.open_archive(chain)?;
-                let path = self.layout.layer(chain);
-                let bytes = frame
-                    .archive_bytes()
-                    .map_err(|error| ContentError::io(&path, error))?;
-                (media_type::OCI_LAYER_TAR, record.diff_id.clone(), bytes)
-            }
+        let (media_type, digest, size) = if let Some(kept) = &record.kept {
+            let media_type = match kept.compression {
+                Compression::Zstd => media_type::OCI_LAYER_ZSTD,
+                _ => media_type::OCI_LAYER_GZIP,
+            };
+            (media_type, kept.digest.clone(), kept.bytes)
+        } else {
+            let frame = self.open_archive(chain)?;
+            let path = self.layout.layer(chain);
+            let bytes = frame
+                .archive_bytes()
+                .map_err(|error| ContentError::io(&path, error))?;
+            (media_type::OCI_LAYER_TAR, record.diff_id.clone(), bytes)
         };
         Ok(SavedLayer {
             descriptor: Descriptor {

@@ -26,16 +26,17 @@ pub struct StagedLayer {
     pub(crate) diff_id: Digest,
     pub(crate) blob: Digest,
     pub(crate) blob_bytes: u64,
-    pub(crate) compression: Compression,
     /// Its compressed form, in `blob` below `path`.
     pub(crate) kept: Option<KeptBlob>,
     pub(crate) unpacked: Unpacked,
 }
 
-/// Whether a blob that comes compressed is written to `blob` in the layer's directory.
+/// How a blob that comes compressed gets to `blob` in the layer's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
+pub(crate) enum Keep<'a> {
     Blob,
+    /// It is being written to this file, which gets a second name.
+    File(&'a Path),
     /// It is somewhere already, or can be made again.
     Nothing,
 }
@@ -128,7 +129,11 @@ pub(crate) fn read_full(input: &mut impl Read, target: &mut [u8]) -> io::Result<
 }
 
 /// Unpacks the blob in `input` into `path`, which is made here and gone again if this fails.
-pub(crate) fn stage_layer(input: impl Read, path: PathBuf, keep: Keep) -> Result<StagedLayer, LayerError> {
+pub(crate) fn stage_layer(
+    input: impl Read,
+    path: PathBuf,
+    keep: Keep<'_>,
+) -> Result<StagedLayer, LayerError> {
     let make = |source| LayerError::Io {
         name: path.display().to_string(),
         action: "create",
@@ -137,16 +142,15 @@ pub(crate) fn stage_layer(input: impl Read, path: PathBuf, keep: Keep) -> Result
     std::fs::create_dir(&path).map_err(make)?;
     match stage_into(input, &path, keep) {
         Ok((diff_id, (blob, blob_bytes), compression, unpacked)) => Ok(StagedLayer {
-            path,
             diff_id,
-            kept: (keep == Keep::Blob && compression != Compression::None).then(|| KeptBlob {
+            kept: path.join("blob").exists().then(|| KeptBlob {
                 digest: blob.clone(),
                 bytes: blob_bytes,
                 compression,
             }),
+            path,
             blob,
             blob_bytes,
-            compression,
             unpacked,
         }),
         Err(error) => {
@@ -174,19 +178,27 @@ impl<R: Read> Read for KeepingReader<R> {
 
 type Staged = (Digest, (Digest, u64), Compression, Unpacked);
 
-fn stage_into(mut input: impl Read, path: &Path, keep: Keep) -> Result<Staged, LayerError> {
+fn stage_into(mut input: impl Read, path: &Path, keep: Keep<'_>) -> Result<Staged, LayerError> {
     let mut head = [0; 4];
     let length = read_full(&mut input, &mut head).map_err(LayerError::Read)?;
     let compression = Compression::of(&head[..length]);
-    let file = if keep == Keep::Blob && compression != Compression::None {
-        let made = File::create_new(path.join("blob"));
-        Some(made.map_err(|source| LayerError::Io {
-            name: "blob".to_owned(),
-            action: "create",
-            source,
-        })?)
-    } else {
-        None
+    let failed = |source| LayerError::Io {
+        name: "blob".to_owned(),
+        action: "create",
+        source,
+    };
+    let kept = path.join("blob");
+    let file = match keep {
+        Keep::Blob if compression != Compression::None => Some(File::create_new(kept).map_err(failed)?),
+        Keep::File(written) if compression != Compression::None => {
+            match std::fs::hard_link(written, kept) {
+                // Another pull has just made an image of it and has put the file away; then that one's is used.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                linked => linked.map_err(failed)?,
+            }
+            None
+        }
+        _ => None,
     };
     let input = KeepingReader {
         input: io::Cursor::new(head[..length].to_vec()).chain(input),

@@ -10,9 +10,11 @@ use crate::Result;
 use crate::endpoint::{Endpoint, RegistryOptions};
 use crate::error::RegistryError;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,12 +32,12 @@ pub(crate) fn client_config(options: &RegistryOptions, endpoint: &Endpoint) -> R
         .iter()
         .map(|folder| folder.join(&endpoint.host))
         .collect();
-    let builder = if endpoint.is_verified {
-        versions.with_root_certificates(trusted_roots(endpoint, &folders)?)
+    let verifier: Arc<dyn ServerCertVerifier> = if endpoint.is_verified {
+        trusted_verifier(endpoint, &folders, provider)?
     } else {
-        let verifier = Arc::new(AnyCertificate(provider));
-        versions.dangerous().with_custom_certificate_verifier(verifier)
+        Arc::new(AnyCertificate(provider))
     };
+    let builder = versions.dangerous().with_custom_certificate_verifier(verifier);
     match find_identity(endpoint, &folders)? {
         Some((chain, key)) => builder
             .with_client_auth_cert(chain, key)
@@ -61,18 +63,80 @@ fn failed(endpoint: &Endpoint, reason: &dyn std::fmt::Display) -> RegistryError 
     }
 }
 
-fn trusted_roots(endpoint: &Endpoint, folders: &[PathBuf]) -> Result<RootCertStore> {
+fn trusted_verifier(
+    endpoint: &Endpoint,
+    folders: &[PathBuf],
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>> {
     let mut roots = RootCertStore::empty();
     // A root that cannot be read is one less to trust; what it would have vouched for is then refused by name.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let mut named = Vec::new();
     for path in folders.iter().flat_map(|folder| files_with(folder, "crt")) {
         for certificate in read_certificates(endpoint, &path)? {
             roots
-                .add(certificate)
+                .add(certificate.clone())
                 .map_err(|error| failed(endpoint, &format!("{}: {error}", path.display())))?;
+            named.push(certificate);
         }
     }
-    Ok(roots)
+    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| failed(endpoint, &error))?;
+    Ok(Arc::new(NamedOrChained { named, chain }))
+}
+
+/// Accepts what chains to a trusted root; and a certificate that was itself put into `certs.d`, for the names it has,
+/// since many a registry's certificate is its own CA, which a chain may not end with.
+#[derive(Debug)]
+struct NamedOrChained {
+    named: Vec<CertificateDer<'static>>,
+    chain: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for NamedOrChained {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let chained =
+            self.chain
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match chained {
+            Err(_) if self.named.iter().any(|named| named == end_entity) => {
+                let certificate = ParsedCertificate::try_from(end_entity)?;
+                verify_server_name(&certificate, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
 }
 
 fn read_certificates(endpoint: &Endpoint, path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -184,29 +184,31 @@ impl Connection {
     }
 }
 
+/// What an error was made of. An `io::Error` hides the error it holds from `source`.
+fn cause_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    match held {
+        Some(held) => Some(held),
+        None => error.source(),
+    }
+}
+
 /// The last cause of an error, which is the one that tells something.
 fn innermost(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+    let mut error = error;
+    while let Some(cause) = cause_of(error) {
+        error = cause;
     }
-    cause.to_string()
+    error.to_string()
 }
 
 fn is_tls_failure(error: &(dyn Error + 'static)) -> bool {
-    let is_tls = |error: &(dyn Error + 'static)| {
-        error.is::<rustls::Error>()
-            || error
-                .downcast_ref::<io::Error>()
-                .and_then(io::Error::get_ref)
-                .is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
-    };
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if is_tls(error) {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<rustls::Error>() {
             return true;
         }
-        cause = error.source();
+        next = cause_of(error);
     }
     false
 }

@@ -8,11 +8,12 @@ use crate::error::RegistryError;
 use bytes::{Buf, Bytes};
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LINK, LOCATION, RANGE,
 };
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use naru_base::Digest;
 use naru_oci::{Descriptor, ManifestDocument, Reference, media_type};
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -22,6 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 /// Content deliveries need one or two.
 const REDIRECTS_MAX: usize = 5;
+/// Tags of one repository; the largest in the field have some thousand.
+const TAGS_MAX: usize = 100_000;
 /// What is asked for, the richest first.
 const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
@@ -191,6 +194,46 @@ impl Repository {
             media_type: media_type.unwrap_or_default(),
             document,
         })
+    }
+
+    /// Every tag of the repository.
+    pub async fn tags(&self, what: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let mut tags = Vec::new();
+        let mut next = Some(self.uri("tags/list")?);
+        while let Some(uri) = next.take() {
+            let call = Call {
+                method: Method::GET,
+                uri: uri.clone(),
+                headers: HeaderMap::new(),
+                body: Bytes::new(),
+                what,
+            };
+            let (response, connection) = self.call(call).await?;
+            if response.status() != StatusCode::OK {
+                return Err(connection.failure(response, what).await);
+            }
+            let link = response.headers().get(LINK).and_then(|value| value.to_str().ok());
+            next = link.and_then(|link| resolve(&uri, link.split_once('<')?.1.split_once('>')?.0));
+            let bytes = connection
+                .read_all(response.into_body(), MANIFEST_BYTES_MAX, what)
+                .await?;
+            let page: Page = serde_json::from_slice(&bytes).map_err(|error| RegistryError::Unexpected {
+                host: self.host().to_owned(),
+                what: what.to_owned(),
+                reason: error.to_string(),
+            })?;
+            let before = tags.len();
+            tags.extend(page.tags.unwrap_or_default());
+            // A page without anything on it ends what might be a circle.
+            if tags.len() == before || tags.len() > TAGS_MAX {
+                break;
+            }
+        }
+        Ok(tags)
     }
 
     /// Fetches the manifest a descriptor of an index points to.

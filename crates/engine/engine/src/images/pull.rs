@@ -37,6 +37,8 @@ const EXTRACTION_REPORT_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub struct PullRequest {
     pub reference: Reference,
+    /// Pull every tag of the repository.
+    pub has_all_tags: bool,
     pub platform: Option<Platform>,
     pub credentials: Option<Credentials>,
 }
@@ -69,7 +71,19 @@ impl Engine {
     }
 
     async fn pull(&self, request: &PullRequest, teller: &Teller) -> Result<()> {
-        let reference = request.reference.clone().or_latest();
+        if !request.has_all_tags {
+            let reference = request.reference.clone().or_latest();
+            return self.pull_one(request, reference, teller).await;
+        }
+        for tag in list_tags(&self.options.registry, request).await? {
+            let reference = request.reference.with_tag(&tag);
+            let reference = reference.map_err(|error| EngineError::invalid(error.to_string()))?;
+            self.pull_one(request, reference, teller).await?;
+        }
+        Ok(())
+    }
+
+    async fn pull_one(&self, request: &PullRequest, reference: Reference, teller: &Teller) -> Result<()> {
         let familiar = reference.familiar();
         let resolved = resolve(&self.options.registry, request, &reference).await?;
         let label = reference.digest().map_or_else(
@@ -174,6 +188,25 @@ async fn find_named_at(
     Ok((repository, named))
 }
 
+async fn list_tags(options: &RegistryOptions, request: &PullRequest) -> Result<Vec<String>> {
+    let reference = &request.reference;
+    let mut last = None;
+    for endpoint in plan_endpoints(options, reference.domain(), Purpose::Pull)? {
+        let is_mirror = !endpoint.takes_credentials;
+        let credentials = request.credentials.clone();
+        let repository = Repository::new(options, endpoint, reference, Purpose::Pull, credentials, &[])?;
+        match retried(options, || repository.tags("the list of tags")).await {
+            Ok(tags) => return Ok(tags),
+            Err(error) if is_mirror || leads_to_next(&error) => last = Some(error),
+            Err(error) => return Err(told(error, reference)),
+        }
+    }
+    Err(last.map_or_else(
+        || EngineError::invalid("there is no endpoint to pull from"),
+        |error| told(error, reference),
+    ))
+}
+
 /// Finds the one image a name means on this platform.
 async fn resolve(
     options: &RegistryOptions,
@@ -218,18 +251,20 @@ pub(super) fn leads_to_next(error: &RegistryError) -> bool {
 pub(super) fn told(error: RegistryError, reference: &Reference) -> EngineError {
     let name = reference.familiar_repository();
     match error {
-        RegistryError::NotFound { reason, .. } if reason.contains("name unknown") => {
+        RegistryError::NotFound { ref reason, .. } if reason.contains("name unknown") => {
             EngineError::not_found(format!(
                 "pull access denied for {name}, repository does not exist or may require 'docker login': {reason}"
             ))
         }
-        RegistryError::Unauthorized { reason, .. } | RegistryError::Denied { reason, .. }
+        RegistryError::Unauthorized { ref reason, .. } | RegistryError::Denied { ref reason, .. }
             if reason.contains("denied") =>
         {
             EngineError::not_found(format!(
                 "pull access denied for {name}, repository does not exist or may require 'docker login': {reason}"
             ))
         }
+        // Docker's daemon says 500 here; at a 401 its clients would ask for a password and begin again.
+        RegistryError::Unauthorized { .. } => EngineError::system(error.to_string()),
         other => other.into(),
     }
 }
@@ -318,11 +353,17 @@ impl Pull<'_> {
         let short = descriptor.digest.short();
         let lock = self.locks.of(&descriptor.digest);
         let _turn = lock.lock().await;
+        let download = self.content.open_download(descriptor).map_err(content_error)?;
+        // Looked for after the opening: a download that another pull has just finished with is gone by then.
         if self.assembly.borrow_mut().find_layer(diff_ids, index) {
+            if download.bytes() == 0 {
+                self.content
+                    .discard_download(&descriptor.digest)
+                    .map_err(content_error)?;
+            }
             self.teller.tell(short, "Already exists").await;
             return Ok(());
         }
-        let download = self.content.open_download(descriptor).map_err(content_error)?;
         let is_resumed = download.bytes() > 0;
         let mut outcome = self.fetch_and_stage(download, descriptor, &diff_ids[index]).await;
         if is_resumed && outcome.as_ref().is_err_and(is_wrong_content) {

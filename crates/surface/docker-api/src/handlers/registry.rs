@@ -32,6 +32,7 @@ pub async fn pull(call: Call) -> ApiResult<Answer> {
     let reference = parse_reference(name, call.query.non_empty("tag"))?;
     let platform = call.query.non_empty("platform").map(parse_platform).transpose()?;
     let request = PullRequest {
+        has_all_tags: reference.tag().is_none() && reference.digest().is_none(),
         reference,
         platform,
         credentials: credentials(&call)?,

@@ -197,6 +197,30 @@ def test_all_capabilities_inside_are_none_outside(engine):
     assert text.split()[0] == "mounted" and text.split()[-1] == "refused"
 
 
+def test_files_are_copied_with_the_ids_of_the_container(engine, tmp_path):
+    name = docker(engine, "run", "-d", IMAGE, "sh", "-c", "mkdir /d; echo x >/d/f; chown 7:8 /d/f; exec sleep 60").stdout.strip()
+    listing = f"{CLI} -H {engine.host} cp {name}:/d - | tar -tvn --numeric-owner"
+    for _ in range(50):
+        text = engine.scope.shell(listing).stdout
+        if "7/8" in text:
+            break
+        time.sleep(0.1)
+    assert "0/0" in text and "7/8" in text and str(UID) not in text
+    (tmp_path / "file").write_text("content")
+    assert docker(engine, "cp", str(tmp_path / "file"), f"{name}:/d/new").returncode == 0
+    assert docker(engine, "cp", str(tmp_path / "file"), f"{name}:/etc/new").returncode == 0
+    assert docker(engine, "exec", name, "sh", "-c", "stat -c %u:%g /d/new /etc/new; cat /d/new").stdout == "0:0\n0:0\ncontent"
+    assert "A /d/new" in docker(engine, "diff", name).stdout
+    docker(engine, "commit", name, "mapped:1")
+    assert run_image(engine, "mapped:1", "stat -c %u:%g /d/f /etc/new") == "7:8\n0:0\n"
+    assert run_image(engine, "mapped:1", "stat -c %u:%g /d/f /etc/new", "--userns", "host") == ("7:8\n0:0\n" if engine.name == "naru" else f"{UID + 7}:{GID + 8}\n{UID}:{GID}\n")
+    docker(engine, "rmi", "mapped:1")
+
+
+def run_image(engine, image, script, *options):
+    return docker(engine, "run", "--rm", *options, image, "sh", "-c", script).stdout
+
+
 def test_a_seccomp_agent_is_reached_from_outside(engine, tmp_path):
     if engine.name == "docker":
         pytest.skip("Docker 20.10 reads no listenerPath")

@@ -4,6 +4,7 @@
 //! Mounting an overlay makes and removes half a dozen files on the upper file system, which is most of a start's time.
 //! The mount is good only for a start that names the same layers; nobody has looked into it until then.
 
+use crate::mapped_overlay::{self, Layers};
 use crate::plan::RootfsPlan;
 use crate::root;
 use crate::user_namespace::UserNamespace;
@@ -28,7 +29,7 @@ impl RootAhead {
         };
         let mount = match user {
             None => root::overlay(lower, upper, work).ok()??,
-            Some(user) => root::overlay_mapped(lower, upper, work, user).ok()?,
+            Some(user) => mapped_overlay::mount(Layers { lower, upper, work }, user).ok()?,
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let work = openat(CWD, work.join(WORK), flags, Mode::empty()).ok()?;

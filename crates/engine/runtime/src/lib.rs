@@ -12,6 +12,7 @@ mod container;
 mod defaults;
 mod devices;
 mod failure;
+mod mapped_overlay;
 mod mounts;
 mod namespaces;
 mod parked;
@@ -31,6 +32,7 @@ pub use defaults::{
 };
 pub use seccomp::{default_seccomp, parse_docker_seccomp};
 pub use stem::{ChildStdio, Init, Remains, Stem, exec};
+pub use user_namespace::as_mapped_root;
 
 /// Does once what every later start would do again: finds the cgroup hierarchies, asks for the kernel's capabilities,
 /// compiles the default seccomp profile. The spawner calls it before it forks keepers, which inherit the results.

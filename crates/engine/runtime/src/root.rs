@@ -6,14 +6,13 @@
 use crate::ahead::RootAhead;
 use crate::failure::{invalid, system};
 use crate::plan::{RootfsPlan, StartFailure};
-use crate::user_namespace::{UserNamespace, as_mapped_root};
+use crate::user_namespace::UserNamespace;
 use naru_sys::mount::{MountAttributes, set_attributes};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
-    unmount,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree, unmount,
 };
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -307,47 +306,8 @@ pub(crate) fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<Op
     .map_err(system("rootfs", "mount the overlay"))
 }
 
-/// The overlay with every id in it shifted into a user namespace: on disk the ids are those that the container sees,
-/// so its layers serve any other container too. Overlayfs itself cannot be mounted so; what it is made of can.
-pub(crate) fn overlay_mapped(
-    lower: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    user: &UserNamespace,
-) -> Result<OwnedFd, StartFailure> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-        .map_err(system("rootfs", "open the overlay file system"))?;
-    let add = |key: &str, fd: BorrowedFd<'_>, path: &Path| {
-        fsconfig_set_fd(context.as_fd(), key, fd)
-            .map_err(system("rootfs", format_args!("layer {}", path.display())))
-    };
-    // A detached mount lives as long as its descriptor, and must until the overlay has been made of it.
-    let mut layers = Vec::with_capacity(lower.len());
-    for path in lower {
-        let layer = copy_mapped(path, user)?;
-        add("lowerdir+", layer.as_fd(), path)?;
-        layers.push(layer);
-    }
-    // Both must lie in one mount.
-    let base = common_ancestor(&[upper, work]);
-    let writable = copy_mapped(&base, user)?;
-    for (key, path) in [("upperdir", upper), ("workdir", work)] {
-        let relative = path.strip_prefix(&base).unwrap_or(path);
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&writable, relative, flags, Mode::empty())
-            .map_err(system("rootfs", path.display()))?;
-        add(key, fd.as_fd(), path)?;
-    }
-    let what = || format!("mount the overlay of {} layers with mapped ids", lower.len());
-    as_mapped_root(user.root, || {
-        fsconfig_create(context.as_fd()).map_err(system("rootfs", what()))
-    })?;
-    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    fsmount(context.as_fd(), flags, MountAttrFlags::empty()).map_err(system("rootfs", what()))
-}
-
 /// A detached mount of one directory, its ids shifted into a user namespace.
-fn copy_mapped(path: &Path, user: &UserNamespace) -> Result<OwnedFd, StartFailure> {
+pub(crate) fn copy_mapped(path: &Path, user: &UserNamespace) -> Result<OwnedFd, StartFailure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let fd = open_tree(CWD, path, flags).map_err(system("rootfs", path.display()))?;
     map_ids(fd.as_fd(), user.fd.as_fd(), false).map_err(system(
@@ -374,7 +334,7 @@ pub(crate) fn map_ids(
     set_attributes(mount, attributes, recursive)
 }
 
-fn common_ancestor<P: AsRef<Path>>(paths: &[P]) -> PathBuf {
+pub(crate) fn common_ancestor<P: AsRef<Path>>(paths: &[P]) -> PathBuf {
     let mut common = paths
         .first()
         .map_or_else(|| PathBuf::from("/"), |path| path.as_ref().to_owned());
@@ -385,7 +345,7 @@ fn common_ancestor<P: AsRef<Path>>(paths: &[P]) -> PathBuf {
 }
 
 /// Overlayfs separates layers by `:` and options by `,`; a backslash takes the meaning away.
-fn escape_overlay(path: &Path) -> OsString {
+pub(crate) fn escape_overlay(path: &Path) -> OsString {
     let mut escaped = Vec::new();
     for &byte in path.as_os_str().as_bytes() {
         if matches!(byte, b':' | b',' | b'\\') {

@@ -4,6 +4,7 @@
 use crate::ahead::RootAhead;
 use crate::channel::Channel;
 use crate::failure::system;
+use crate::mapped_overlay::{self, Layers};
 use crate::parked::FileSystem;
 use crate::plan::{ContainerPlan, RootfsPlan, StartFailure};
 use crate::root;
@@ -101,7 +102,9 @@ fn mount_root(
         return Ok(fd);
     }
     match plan {
-        RootfsPlan::Overlay { lower, upper, work } => root::overlay_mapped(lower, upper, work, user),
+        RootfsPlan::Overlay { lower, upper, work } => {
+            mapped_overlay::mount(Layers { lower, upper, work }, user)
+        }
         // The OCI runtime specification leaves its owners to the caller.
         RootfsPlan::Directory { path } => root::copy_tree(path),
     }

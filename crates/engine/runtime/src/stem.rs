@@ -98,6 +98,8 @@ pub(crate) enum Report {
     Cloned {
         pid: i32,
     },
+    /// From a helper that mounts: the mount.
+    Mounted,
     /// The terminal's master.
     Console,
     Failed(StartFailure),
@@ -112,7 +114,7 @@ enum StdioKind {
 
 /// A forked helper that is killed and reaped when it goes out of scope.
 #[derive(Debug)]
-struct Helper {
+pub(crate) struct Helper {
     pid: i32,
     pidfd: OwnedFd,
 }
@@ -407,7 +409,7 @@ fn await_exec(channel: &Channel) -> Result<Started, StartFailure> {
             }
             Ok(Some((Report::Console, fds))) => console = fds.into_iter().next(),
             Ok(Some((Report::Failed(failure), _))) => break failure,
-            Ok(Some((Report::Prepared | Report::Unshared, _))) => {}
+            Ok(Some((Report::Prepared | Report::Unshared | Report::Mounted, _))) => {}
             Ok(None) => match init {
                 Some(init) => return Ok(Started { console, ..init }),
                 None => return Err(system("start", "stem")("it ended before it started the process")),
@@ -443,7 +445,7 @@ fn fork_helper(
 
 /// Forks a helper that dies with its parent, holds no descriptor but those named, and cannot be looked into. `main`
 /// gets a channel to the parent and its own descriptors, in order; what fails in it is reported there.
-fn fork_helper_keeping(
+pub(crate) fn fork_helper_keeping(
     step: &'static str,
     keep: &[BorrowedFd<'_>],
     main: impl FnOnce(Channel, Vec<OwnedFd>) -> Result<(), StartFailure>,

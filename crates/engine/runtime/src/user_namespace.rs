@@ -92,8 +92,8 @@ impl UserNamespace {
 
 /// Does `work` with every capability of the host's root, but with the files it makes owned by the root of a user
 /// namespace. An overlay keeps both for all that it does later; below a mount with mapped ids root of the host itself
-/// owns nothing and can make nothing.
-pub(crate) fn as_mapped_root<T>(
+/// owns nothing and can make nothing. It concerns the calling thread alone.
+pub fn as_mapped_root<T>(
     root: MappedRoot,
     work: impl FnOnce() -> Result<T, StartFailure>,
 ) -> Result<T, StartFailure> {

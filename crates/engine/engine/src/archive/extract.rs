@@ -3,6 +3,7 @@
 //! Every name is looked up anew in the tree, with the container's root as its ceiling; what stands in the way of a file
 //! is removed, never written through. Links are made as they are written: they mean the container's paths.
 
+use super::ids::Ids;
 use super::place::{clean, open};
 use crate::error::{EngineError, Result};
 use naru_base::ErrorKind;
@@ -17,12 +18,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// How an archive is put into a tree.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExtractOptions {
     /// A directory never takes the place of something else, nor something else that of a directory.
     pub keep_kinds: bool,
     /// Everything gets this owner instead of the archive's.
     pub owner: Option<(u32, u32)>,
+    /// The host's ids for those of the archive, where the container is in a user namespace of its own.
+    pub ids: Option<Ids>,
 }
 
 /// A tree to put files into, and the directory in it where the archive's root goes.
@@ -154,6 +157,14 @@ impl Extraction<'_> {
         let (uid, gid) = match self.options.owner {
             Some(owner) => owner,
             None => (id(entry.uid)?, id(entry.gid)?),
+        };
+        let (uid, gid) = match &self.options.ids {
+            None => (uid, gid),
+            Some(ids) => ids.to_host(uid, gid).ok_or_else(|| {
+                bad_archive(&format!(
+                    "the container's user namespace has no owner {uid}:{gid}"
+                ))
+            })?,
         };
         let time = Timespec {
             tv_sec: entry.mtime.0,
@@ -478,6 +489,7 @@ mod tests {
             let options = ExtractOptions {
                 keep_kinds,
                 owner: Some((owner, rustix::process::getegid().as_raw())),
+                ids: None,
             };
             extract(archive, &target, options)
         }

@@ -8,6 +8,7 @@ mod changes;
 mod channel;
 mod commit;
 mod extract;
+mod ids;
 mod instructions;
 mod place;
 mod tape;
@@ -27,6 +28,7 @@ use crate::plan;
 use crate::record::{ContainerRecord, ContainerState};
 use channel::ChunkWriter;
 use extract::{ExtractOptions, Target, extract, file_error};
+use ids::Ids;
 use naru_base::ErrorKind;
 use naru_runtime::plan::{RootfsPlan, StartFailure};
 use naru_runtime::view::{self, Base, Process, View};
@@ -67,6 +69,7 @@ impl Engine {
     /// A path in a container as an archive, in the names Docker gives its members.
     pub async fn read_archive(self: &Arc<Self>, name: &str, path: &str) -> Result<(PathStat, Chunks)> {
         let (container, asked) = (self.registry.find(name)?, Asked::parse(path));
+        let ids = Ids::of(&container.record())?;
         let view = self.view_to_read(&container).await?;
         let (of, path) = (name.to_owned(), path.to_owned());
         let (stat, found, view, asked) = blocking(move || {
@@ -76,7 +79,7 @@ impl Engine {
         })
         .await?;
         self.container_event("archive-path", &container, &[]);
-        let chunks = stream(move |output| write_path(&view, &asked, &found, output));
+        let chunks = stream(move |output| write_path(&view, &asked, &found, ids, output));
         Ok((stat, chunks))
     }
 
@@ -107,6 +110,7 @@ impl Engine {
         };
         let (path, name, user) = (path.to_owned(), name.to_owned(), record.resolved.user.clone());
         let is_read_only = record.spec.read_only_rootfs;
+        let ids = Ids::of(&record)?;
         blocking(move || {
             let directory = find_target(&view, &path, &name, is_read_only)?;
             let owner = (options.to_container_user && !user.is_empty())
@@ -120,8 +124,14 @@ impl Engine {
             let options = ExtractOptions {
                 keep_kinds: options.keep_kinds,
                 owner,
+                ids: ids.clone(),
             };
-            extract(ChunkReader::new(archive), &target, options)
+            let put = || extract(ChunkReader::new(archive), &target, options);
+            match ids {
+                None => put(),
+                Some(ids) => view::on_own_thread(|| naru_runtime::as_mapped_root(ids.root, || Ok(put())))
+                    .map_err(failure)?,
+            }
         })
         .await?;
         self.container_event("extract-to-dir", &container, &[]);
@@ -142,6 +152,7 @@ impl Engine {
     /// The container's own file system, without anything mounted on it, as an archive.
     pub async fn export_container(self: &Arc<Self>, name: &str) -> Result<Chunks> {
         let container = self.registry.find(name)?;
+        let ids = Ids::of(&container.record())?;
         let view = match process_of(&container.record()) {
             Some(process) => running_view(process, view::running_without_mounts).await?,
             None => None,
@@ -155,7 +166,7 @@ impl Engine {
         };
         self.container_event("export", &container, &[]);
         Ok(stream(move |output| {
-            let mut tape = Tape::new(output);
+            let mut tape = Tape::new(output).with_ids(ids);
             Walk::new(&mut tape, Form::Plain).write_directory(&view.root, b"", None)?;
             tape.finish()
         }))
@@ -293,8 +304,14 @@ fn describe(view: &View, asked: &Asked, found: &Found) -> Result<PathStat> {
 }
 
 /// A directory's members begin with its own name; a single file is the only member.
-fn write_path(view: &View, asked: &Asked, found: &Found, output: &mut ChunkWriter) -> io::Result<()> {
-    let mut tape = Tape::new(output);
+fn write_path(
+    view: &View,
+    asked: &Asked,
+    found: &Found,
+    ids: Option<Ids>,
+    output: &mut ChunkWriter,
+) -> io::Result<()> {
+    let mut tape = Tape::new(output).with_ids(ids);
     let mut walk = Walk::new(&mut tape, Form::Plain);
     if FileType::from_raw_mode(found.stat.st_mode) == FileType::Directory {
         let base = if asked.base() == b"/" { b"" } else { asked.base() };

@@ -1,6 +1,7 @@
 //! Writing tar archives, as Docker's daemon writes them: the POSIX form, whole seconds, extended records only where
 //! the old header has no room. The same files make the same bytes.
 
+use super::ids::Ids;
 use rustix::fs::{FileType, Stat};
 use std::io::{self, Write};
 
@@ -146,15 +147,34 @@ fn push_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 /// An archive being written.
 pub struct Tape<W> {
     output: W,
+    /// Files come with the host's ids.
+    ids: Option<Ids>,
 }
 
 impl<W: Write> Tape<W> {
     pub fn new(output: W) -> Self {
-        Self { output }
+        Self { output, ids: None }
+    }
+
+    /// Gives members the ids that a container has for them.
+    pub fn with_ids(self, ids: Option<Ids>) -> Self {
+        Self { ids, ..self }
     }
 
     /// Writes a member without content.
     pub fn push(&mut self, member: &Member) -> io::Result<()> {
+        let Some(ids) = &self.ids else {
+            return self.push_as_it_is(member);
+        };
+        let (uid, gid) = ids.to_container(member.uid, member.gid);
+        self.push_as_it_is(&Member {
+            uid,
+            gid,
+            ..member.clone()
+        })
+    }
+
+    fn push_as_it_is(&mut self, member: &Member) -> io::Result<()> {
         let records = member.extended_records();
         if !records.is_empty() {
             let mut extension = Member::empty([b"PaxHeaders.0/", base_name(&member.name)].concat());

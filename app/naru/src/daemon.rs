@@ -62,6 +62,7 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
         data_root: options.data_root.clone(),
         exec_root: options.exec_root.clone(),
         bridge_address: options.bridge_address,
+        network: options.network.clone(),
         live_restore: options.live_restore,
         registry: options.registry.clone(),
         remap: find_remap(options.userns_remap.as_deref())?,

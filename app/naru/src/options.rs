@@ -1,6 +1,8 @@
 //! The daemon's options: the command line over the configuration file, with dockerd's names.
 
+use crate::network_options::{self, NetworkArguments, NetworkConfig};
 use clap::Parser;
+use naru_engine::NetworkDefaults;
 use naru_engine::registry::RegistryOptions;
 use serde::Deserialize;
 use std::net::Ipv4Addr;
@@ -29,6 +31,8 @@ struct Arguments {
     /// The bridge's own address with its prefix length, 172.17.0.1/16
     #[arg(long)]
     bip: Option<String>,
+    #[command(flatten)]
+    network: NetworkArguments,
     /// A JSON file with these options under the same names
     #[arg(long)]
     config_file: Option<PathBuf>,
@@ -94,6 +98,7 @@ pub struct DaemonOptions {
     pub sockets: Vec<PathBuf>,
     pub pidfile: PathBuf,
     pub bridge_address: Option<(Ipv4Addr, u8)>,
+    pub network: NetworkDefaults,
     pub live_restore: bool,
     pub registry: RegistryOptions,
     pub userns_remap: Option<String>,
@@ -112,11 +117,12 @@ pub fn parse(args: &[std::ffi::OsString]) -> Result<DaemonOptions, (String, u8)>
 }
 
 fn resolve(arguments: Arguments) -> Result<DaemonOptions, String> {
-    let file = match &arguments.config_file {
+    let (file, network) = match &arguments.config_file {
         Some(path) => read_config(path)?,
-        None => ConfigFile::default(),
+        None => (ConfigFile::default(), NetworkConfig::default()),
     };
     let registry = registry_options(&arguments, &file)?;
+    let network = network_options::resolve(arguments.network, network)?;
     let exec_root = absolute(
         arguments
             .exec_root
@@ -161,6 +167,7 @@ fn resolve(arguments: Arguments) -> Result<DaemonOptions, String> {
             .or(file.bip)
             .map(|text| parse_bip(&text))
             .transpose()?,
+        network,
         live_restore: arguments.live_restore.or(file.live_restore).unwrap_or(true),
         registry,
         userns_remap: arguments
@@ -231,19 +238,19 @@ fn absolute(path: PathBuf) -> Result<PathBuf, String> {
     std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn read_config(path: &Path) -> Result<ConfigFile, String> {
-    let text = std::fs::read(path).map_err(|error| {
+fn read_config(path: &Path) -> Result<(ConfigFile, NetworkConfig), String> {
+    let failed = |reason: String| {
         format!(
-            "unable to configure the daemon with file {}: {error}",
+            "unable to configure the daemon with file {}: {reason}",
             path.display()
         )
-    })?;
-    serde_json::from_slice(&text).map_err(|error| {
-        format!(
-            "unable to configure the daemon with file {}: {error}",
-            path.display()
-        )
-    })
+    };
+    let text = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+    let mut all: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))?;
+    let network = network_options::take(&mut all).map_err(|error| failed(error.to_string()))?;
+    let file = serde_json::from_value(all.into()).map_err(|error| failed(error.to_string()))?;
+    Ok((file, network))
 }
 
 /// Only unix sockets: whoever reaches an open TCP port owns the host, and such ports are found within hours.

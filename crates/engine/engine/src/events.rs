@@ -68,6 +68,16 @@ impl Engine {
         );
     }
 
+    /// `container`: the one that was connected or disconnected.
+    pub(crate) fn network_event(&self, action: &str, id: &str, name: &str, container: Option<&str>) {
+        let mut attributes = BTreeMap::from([
+            ("name".to_owned(), name.to_owned()),
+            ("type".to_owned(), "bridge".to_owned()),
+        ]);
+        attributes.extend(container.map(|container| ("container".to_owned(), container.to_owned())));
+        self.event("network", action, id.to_owned(), attributes);
+    }
+
     pub(crate) fn image_event(&self, action: &str, id: &str, name: &str) {
         self.event(
             "image",

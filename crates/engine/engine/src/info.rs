@@ -1,10 +1,8 @@
-//! What the engine says of itself and of its networks.
+//! What the engine says of itself.
 
 use crate::Engine;
-use crate::containers::endpoint_record_of;
-use crate::error::Result;
 use crate::record::ContainerState;
-use crate::views::{EngineInfo, NetworkView};
+use crate::views::EngineInfo;
 
 impl Engine {
     pub async fn info(&self) -> EngineInfo {
@@ -46,39 +44,8 @@ impl Engine {
         network_id(&self.id, name)
     }
 
-    /// The three networks every engine has: `bridge`, `host` and `none`.
-    pub async fn list_networks(&self) -> Result<Vec<NetworkView>> {
-        let created_at = self.content_opened_at();
-        let plain = |name: &str, driver: &str| NetworkView {
-            name: name.to_owned(),
-            id: network_id(&self.id, name),
-            driver: driver.to_owned(),
-            subnet: None,
-            gateway: None,
-            interface: None,
-            endpoints: Vec::new(),
-            created_at,
-        };
-        let bridge = NetworkView {
-            subnet: Some(self.network.subnet()),
-            gateway: Some(self.network.gateway().to_string()),
-            interface: Some(self.network.bridge().to_owned()),
-            endpoints: self
-                .registry
-                .all()
-                .iter()
-                .filter_map(|container| {
-                    let endpoint = endpoint_record_of(container)?;
-                    Some((container.id.clone(), container.record().name.clone(), endpoint))
-                })
-                .collect(),
-            ..plain("bridge", "bridge")
-        };
-        Ok(vec![bridge, plain("host", "host"), plain("none", "null")])
-    }
-
     /// When this data root was first used.
-    fn content_opened_at(&self) -> naru_base::Timestamp {
+    pub(crate) fn content_opened_at(&self) -> naru_base::Timestamp {
         let metadata = std::fs::metadata(self.options.data_root.join("engine-id"));
         metadata
             .and_then(|metadata| metadata.modified())

@@ -3,6 +3,7 @@
 //! ```text
 //! <data-root>/containers/<id>/   record.json, exit.json, <id>-json.log, hostname, hosts, resolv.conf
 //! <data-root>/volumes/<name>/    see `volumes`
+//! <data-root>/networks/<id>.json see `networks`
 //! <data-root>/…                  images and snapshots: see crate `naru-content`
 //! <exec-root>/keepers/<id>.sock  where each running container's keeper listens
 //! ```
@@ -22,6 +23,7 @@ mod health;
 mod images;
 mod info;
 mod keepers;
+mod networks;
 mod plan;
 pub mod record;
 mod recovery;
@@ -34,8 +36,10 @@ pub use error::{EngineError, Result};
 pub use images::{Distribution, PullRequest, PushRequest, Teller, TransferStep};
 pub use keepers::SPAWNER_ROLE;
 pub use naru_content as content;
+pub use naru_network as network;
 pub use naru_oci as oci;
 pub use naru_registry as registry;
+pub use networks::record::{IpamPool, NetworkRecord, NetworkSpec};
 pub use remap::Remap;
 pub use views::*;
 
@@ -64,6 +68,8 @@ pub struct Engine {
     id: String,
     content: Arc<ContentStore>,
     network: Arc<Network>,
+    networks: networks::Networks,
+    resolver: networks::Resolver,
     blob_locks: images::BlobLocks,
     volumes: volumes::Volumes,
     registry: Registry,
@@ -88,14 +94,26 @@ impl Engine {
         file::make_directories(&options.data_root.join("containers"), 0o700)?;
         file::make_directories(&options.exec_root.join("keepers"), 0o700)?;
         let content = ContentStore::open(&options.data_root).map_err(images::error)?;
+        let networks = networks::Networks::open(options.data_root.join("networks"))?;
+        let defaults = &options.network;
         let network = Network::open(NetworkOptions {
+            bridge: names.bridge,
+            table: names.table,
             address: options.bridge_address,
-            ..NetworkOptions::new(names.bridge, names.table, options.data_root.join("network.json"))
+            state_file: options.data_root.join("network.json"),
+            range: defaults.range,
+            mtu: defaults.mtu,
+            allows_between: defaults.allows_between,
+            masquerades: defaults.masquerades,
+            pools: defaults.pools.clone(),
+            bridges: networks.bridges(),
         })
         .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
         let network = Arc::new(network);
         let root = options.remap.as_ref().map(Remap::root);
         let spawner = Spawner::start()?;
+        let resolver =
+            networks::Resolver::start(options.exec_root.join("resolver.sock"), Arc::clone(&spawner));
         let parked_with = StemNeeds {
             user: options.remap.as_ref().map(Remap::plan),
             ..StemNeeds::default()
@@ -116,6 +134,8 @@ impl Engine {
             refill: Mutex::new(None),
             content: Arc::new(content),
             network,
+            networks,
+            resolver,
             options,
         });
         engine.recover().await?;
@@ -143,12 +163,13 @@ impl Engine {
         // A cgroup half taken down would wait for the next daemon.
         let _ = tokio::time::timeout(FINISH_TIMEOUT, self.finishing.write()).await;
         self.workshop.spawner.stop();
-        if !self
+        let is_anything_running = self
             .registry
             .all()
             .iter()
-            .any(|container| container.record().is_running())
-        {
+            .any(|container| container.record().is_running());
+        self.resolver.leave(!is_anything_running).await;
+        if !is_anything_running {
             let _ = self.network.close();
             naru_cgroup::Cgroup::open(&self.workshop.cgroup_parent)
                 .and_then(|cgroup| cgroup.remove())
@@ -202,6 +223,11 @@ impl Engine {
         naru_store::write(&path, &*container.record())?;
         self.syncer.note(&path);
         Ok(())
+    }
+
+    /// Writes down what a container's present run holds, after it has changed.
+    fn write_run(&self, container: &Container) -> Result<()> {
+        self.write_record(container)
     }
 
     /// Writes a container's record a moment later, unless it is gone by then: what it tells can be found out again.

@@ -153,7 +153,9 @@ impl ContainerRecord {
 #[serde(default)]
 pub struct RunRecord {
     pub cgroup: String,
-    pub endpoint: Option<EndpointRecord>,
+    pub endpoints: Vec<EndpointRecord>,
+    /// Names are answered for it.
+    pub has_resolver: bool,
     pub published: Vec<PublishedPort>,
     /// The host's ids of its root, where it is in a user namespace of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -163,6 +165,13 @@ pub struct RunRecord {
 /// The container's place on a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointRecord {
+    /// The network's name.
+    pub network: String,
+    /// Empty for the default network, whose id is the engine's to say.
+    pub network_id: String,
+    pub is_internal: bool,
+    /// The endpoint's own id; empty for the container's.
+    pub id: String,
     /// The name of the network's bridge.
     pub bridge: String,
     /// The interface's name inside: `eth0`.

@@ -45,6 +45,7 @@ impl Engine {
             self.settle(container).await;
         }
         self.sweep(&found);
+        self.recover_names(&found).await;
         self.start_by_policy(&found);
         Ok(())
     }
@@ -69,15 +70,16 @@ impl Engine {
             return;
         }
         let Some(run) = &record.run else { return };
-        let endpoint = run.endpoint.as_ref().map(crate::containers::endpoint_of_record);
-        if let Some(endpoint) = &endpoint {
-            self.network.reserve(&record.id, endpoint);
+        for endpoint in &run.endpoints {
+            self.network
+                .reserve(&record.id, &crate::containers::endpoint_of_record(endpoint));
         }
         match Cgroup::open(&run.cgroup) {
             Ok(cgroup) => {
                 *lock(&container.run) = Some(RunResources {
                     cgroup,
-                    endpoint,
+                    endpoints: run.endpoints.clone(),
+                    has_resolver: run.has_resolver,
                     published: run.published.clone(),
                 });
             }
@@ -201,7 +203,13 @@ impl Engine {
         self.sweep_cgroups(&running);
         let endpoints: Vec<_> = running
             .iter()
-            .filter_map(|container| lock(&container.run).as_ref().and_then(|run| run.endpoint.clone()))
+            .flat_map(|container| {
+                lock(&container.run)
+                    .as_ref()
+                    .map(|run| run.endpoints.clone())
+                    .unwrap_or_default()
+            })
+            .map(|endpoint| crate::containers::endpoint_of_record(&endpoint))
             .collect();
         let published: Vec<_> = running
             .iter()

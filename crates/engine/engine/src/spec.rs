@@ -48,6 +48,10 @@ pub struct ContainerSpec {
     pub log: LogSpec,
 
     pub network: NetworkMode,
+    /// Its places on networks, the default one among them; changed by connecting and disconnecting.
+    pub attachments: Vec<AttachmentSpec>,
+    /// `container:alias` on the default network.
+    pub links: Vec<String>,
     pub ports: Vec<PortBinding>,
     /// Publish every exposed port on an ephemeral host port.
     pub publish_all: bool,
@@ -98,6 +102,24 @@ pub struct ContainerSpec {
     pub origin: OriginSpec,
 }
 
+/// What a container asks of its place on one network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttachmentSpec {
+    /// The network's name, or as the creator wrote it if there was none of that name yet.
+    pub network: String,
+    pub ipv4_address: Option<std::net::Ipv4Addr>,
+    /// Further addresses, for that link alone.
+    pub link_local: Vec<std::net::Ipv4Addr>,
+    pub mac_address: Option<String>,
+    pub aliases: Vec<String>,
+    /// `container:alias`: names that only this container knows.
+    pub links: Vec<String>,
+    pub driver_options: BTreeMap<String, String>,
+    /// Of several networks the highest leads out.
+    pub gateway_priority: i64,
+}
+
 /// See [`ContainerSpec::origin`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -140,7 +162,7 @@ pub enum NetworkMode {
     None,
     /// Share the network of this container, by name or id.
     Container(String),
-    /// A network of that name; there are none yet, so a container that wants one cannot be started.
+    /// A network of that name.
     Named(String),
 }
 

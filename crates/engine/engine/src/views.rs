@@ -17,6 +17,7 @@ pub struct EngineOptions {
     pub exec_root: PathBuf,
     /// `--bip`: the bridge's own address with its prefix length; `None` chooses a free private range.
     pub bridge_address: Option<(std::net::Ipv4Addr, u8)>,
+    pub network: NetworkDefaults,
     /// Leave containers running when the daemon ends by SIGTERM.
     pub live_restore: bool,
     pub registry: naru_registry::RegistryOptions,
@@ -229,7 +230,7 @@ pub struct VolumeView {
     pub is_anonymous: bool,
 }
 
-/// A network as listed; until user-defined networks exist these are `bridge`, `host` and `none`.
+/// A network as listed.
 #[derive(Debug, Clone)]
 pub struct NetworkView {
     pub name: String,
@@ -242,6 +243,45 @@ pub struct NetworkView {
     /// Container id, name, endpoint.
     pub endpoints: Vec<(ContainerId, String, EndpointRecord)>,
     pub created_at: Timestamp,
+    /// `None` for the three that every engine has.
+    pub record: Option<Arc<crate::networks::record::NetworkRecord>>,
+}
+
+/// The daemon's own network settings, for what containers and networks leave open.
+#[derive(Debug, Clone)]
+pub struct NetworkDefaults {
+    /// `--dns`, `--dns-search`, `--dns-opt`.
+    pub dns: Vec<std::net::IpAddr>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+    /// `--host-gateway-ip`: what `host-gateway` means; `None` for the default bridge's own address.
+    pub host_gateway: Option<std::net::Ipv4Addr>,
+    /// `--ip`: where ports are published that name no address of the host; `None` for every address.
+    pub publish_on: Option<std::net::Ipv4Addr>,
+    /// `--fixed-cidr`, `--mtu`, `--icc`, `--ip-masq`: of the default bridge.
+    pub range: Option<naru_network::Subnet>,
+    pub mtu: Option<u32>,
+    pub allows_between: bool,
+    pub masquerades: bool,
+    /// `--default-address-pool`.
+    pub pools: Vec<naru_network::SubnetPool>,
+}
+
+impl Default for NetworkDefaults {
+    fn default() -> Self {
+        Self {
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_options: Vec::new(),
+            host_gateway: None,
+            publish_on: None,
+            range: None,
+            mtu: None,
+            allows_between: true,
+            masquerades: true,
+            pools: naru_network::SubnetPool::defaults(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

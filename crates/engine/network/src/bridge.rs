@@ -13,6 +13,7 @@ use crate::{INTERFACE_NAME_BYTES_MAX, Network, NetworkOptions, lock, sysctl};
 use naru_sys::netlink::{self, Batch, FLAG_CREATE, FLAG_EXCLUSIVE, FLAG_REPLACE};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
@@ -21,7 +22,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// One network as it is made: nothing is left to choose.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BridgeOptions {
     /// The interface's name, at most 15 bytes.
     pub name: String,

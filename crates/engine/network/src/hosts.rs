@@ -93,10 +93,42 @@ impl<'a> HostResolv<'a> {
     }
 }
 
+/// The `resolv.conf` of a container whose questions go to a resolver of ours: the search list and the options as
+/// [`resolv_conf`] has them, and `ndots:0` unless the creator chose another figure, so that names of one label are asked
+/// as they are.
+pub fn resolv_conf_of_resolver(
+    host: &str,
+    resolver: Ipv4Addr,
+    search: &[String],
+    options: &[String],
+) -> String {
+    let mut text = resolv_conf(host, &[IpAddr::V4(resolver)], search, options);
+    if text.contains("ndots:") {
+        return text;
+    }
+    match text.find("options ") {
+        Some(_) => text = format!("{} ndots:0\n", text.trim_end()),
+        None => line(&mut text, "options", "ndots:0"),
+    }
+    text
+}
+
+/// The line that a container's `hosts` file has for one of its own addresses, without its end.
+pub fn own_hosts_line(address: Ipv4Addr, hostname: &str, domainname: &str) -> String {
+    let names = if domainname.is_empty() {
+        hostname.to_owned()
+    } else {
+        format!("{hostname}.{domainname} {hostname}")
+    };
+    let mut text = String::new();
+    hosts_line(&mut text, &address.to_string(), &names);
+    text.trim_end().to_owned()
+}
+
 /// The container's `hosts` file. `extra_hosts` are `name:address` as `--add-host` gives them (`name=address` too); the
 /// address `host-gateway` stands for the bridge's own.
 pub fn hosts_file(
-    address: Option<Ipv4Addr>,
+    addresses: &[Ipv4Addr],
     hostname: &str,
     domainname: &str,
     extra_hosts: &[String],
@@ -120,13 +152,9 @@ pub fn hosts_file(
             hosts_line(&mut text, &value, name);
         }
     }
-    if let Some(address) = address {
-        let names = if domainname.is_empty() {
-            hostname.to_owned()
-        } else {
-            format!("{hostname}.{domainname} {hostname}")
-        };
-        hosts_line(&mut text, &address.to_string(), &names);
+    for address in addresses {
+        text.push_str(&own_hosts_line(*address, hostname, domainname));
+        text.push('\n');
     }
     text
 }
@@ -189,11 +217,29 @@ mod tests {
     }
 
     #[test]
+    fn questions_go_to_the_resolver_with_short_names_as_they_are() {
+        let resolver = Ipv4Addr::new(127, 0, 0, 11);
+        let host = "nameserver 10.0.0.2\nsearch a.example\noptions edns0\n";
+        assert_eq!(
+            resolv_conf_of_resolver(host, resolver, &[], &[]),
+            "search a.example\nnameserver 127.0.0.11\noptions edns0 ndots:0\n"
+        );
+        assert_eq!(
+            resolv_conf_of_resolver("", resolver, &[".".to_owned()], &["ndots:3".to_owned()]),
+            "nameserver 127.0.0.11\noptions ndots:3\n"
+        );
+        assert_eq!(
+            resolv_conf_of_resolver("", resolver, &[], &[]),
+            "nameserver 127.0.0.11\noptions ndots:0\n"
+        );
+    }
+
+    #[test]
     fn hosts_has_the_container_and_its_extra_names() {
         let extra = ["db:10.1.2.3", "host.docker.internal:host-gateway", "six:::1"].map(str::to_owned);
         let gateway = Ipv4Addr::new(172, 17, 0, 1);
         let text = hosts_file(
-            Some(Ipv4Addr::new(172, 17, 0, 2)),
+            &[Ipv4Addr::new(172, 17, 0, 2)],
             "web",
             "example.org",
             &extra,
@@ -210,6 +256,6 @@ mod tests {
             ]
         );
         assert!(text.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost "));
-        assert!(!hosts_file(None, "web", "", &[], gateway).contains("web"));
+        assert!(!hosts_file(&[], "web", "", &[], gateway).contains("web"));
     }
 }

@@ -37,7 +37,7 @@ pub use address::{Subnet, SubnetPool, choose_subnet};
 pub use attach::{FIRST_INTERFACE, Place};
 pub use bridge::{Bridge, BridgeOptions, BridgeRequest};
 pub use error::{NetworkError, Result};
-pub use hosts::{hosts_file, resolv_conf};
+pub use hosts::{hosts_file, own_hosts_line, resolv_conf, resolv_conf_of_resolver};
 pub use redirect::redirect_dns;
 pub use watch::RulesetWatch;
 

@@ -33,6 +33,7 @@ const STATE_PART: usize = 400;
 
 /// Runs the resolver on a listening socket until it is told to end or nothing is left for it to do.
 pub fn run(listener: OwnedFd) -> ExitCode {
+    let _ = rustix::thread::set_name(c"naru-resolver");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.and_then(|runtime| runtime.block_on(serve(listener)));
     match served {

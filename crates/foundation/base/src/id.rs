@@ -83,6 +83,10 @@ hex64_id!(
     ContainerId
 );
 hex64_id!(
+    /// A network: 64 lowercase hexadecimal digits, random.
+    NetworkId
+);
+hex64_id!(
     /// A process started in a running container by `exec`: 64 lowercase hexadecimal digits, random.
     ExecId
 );

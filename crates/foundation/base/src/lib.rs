@@ -8,4 +8,4 @@ mod id;
 
 pub use clock::Timestamp;
 pub use error::ErrorKind;
-pub use id::{ContainerId, Digest, ExecId, IdError};
+pub use id::{ContainerId, Digest, ExecId, IdError, NetworkId};

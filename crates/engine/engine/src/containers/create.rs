@@ -127,6 +127,11 @@ impl Engine {
         if let NetworkMode::Container(name) = &mut spec.network {
             resolve(name)?;
         }
+        for attachment in &mut spec.attachments {
+            if let Some(name) = self.network_name(&attachment.network) {
+                attachment.network = name;
+            }
+        }
         for mode in [&mut spec.pid_mode, &mut spec.ipc_mode, &mut spec.uts_mode] {
             if let NamespaceMode::Container(name) = mode {
                 resolve(name)?;
@@ -335,7 +340,9 @@ impl Drop for Undo<'_> {
 
 /// The container takes its address from the bridge.
 pub fn wants_bridge(spec: &ContainerSpec) -> bool {
-    spec.network == NetworkMode::Bridge
+    spec.attachments
+        .iter()
+        .any(|attachment| attachment.network == crate::networks::DEFAULT_NETWORK)
 }
 
 fn named_volumes(mounts: &[ResolvedMount]) -> Vec<String> {

@@ -149,19 +149,13 @@ impl Engine {
     }
 
     fn release_network(&self, container: &Container, resources: &RunResources) {
-        if !resources.published.is_empty() {
-            let published: Vec<_> = resources
-                .published
-                .iter()
-                .map(super::start::published_of_record)
-                .collect();
-            if let Err(error) = self.network.unpublish(&container.id, &published) {
-                tracing::warn!(container = container.id.short(), %error, "cannot take back published ports");
-            }
+        if let Err(error) = self.unpublish(&container.record(), &resources.published) {
+            tracing::warn!(container = container.id.short(), %error, "cannot take back published ports");
         }
-        if let Some(endpoint) = &resources.endpoint {
-            self.network.detach(endpoint);
+        for endpoint in &resources.endpoints {
+            self.network.detach(&super::endpoint_of_record(endpoint));
         }
+        self.forget_names(&container.id, resources);
     }
 
     fn wants_restart(&self, container: &Container, exit_code: i32) -> bool {

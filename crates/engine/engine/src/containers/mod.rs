@@ -15,17 +15,19 @@ mod update;
 
 pub use exec::Exec;
 pub use exit::{ExitCause, derive_started_at};
-pub(crate) use start::{endpoint_of_record, published_of_record};
+pub(crate) use start::{
+    endpoint_of_record, endpoint_record, give_to, network_protocol, parse_mac, published_of_record,
+    published_record,
+};
 pub(crate) use stop::parse_signal;
 
 use crate::error::{EngineError, Result};
 use crate::keepers::KeeperConnection;
-use crate::record::{ContainerRecord, PublishedPort};
+use crate::record::{ContainerRecord, EndpointRecord, PublishedPort};
 use crate::views::WaitCondition;
 use naru_base::{ContainerId, ExecId};
 use naru_cgroup::Cgroup;
 use naru_keeper::protocol::AttachOptions;
-use naru_network::Endpoint;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -65,7 +67,9 @@ pub struct Container {
 /// What one run holds outside its process.
 pub struct RunResources {
     pub cgroup: Cgroup,
-    pub endpoint: Option<Endpoint>,
+    pub endpoints: Vec<EndpointRecord>,
+    /// Names are answered for it.
+    pub has_resolver: bool,
     pub published: Vec<PublishedPort>,
 }
 
@@ -119,6 +123,11 @@ impl Container {
 
     pub fn record_path(&self) -> PathBuf {
         self.directory.join("record.json")
+    }
+
+    /// Its `hosts`, `resolv.conf` or `hostname`.
+    pub fn network_file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
     pub fn exit_record_path(&self) -> PathBuf {
@@ -257,13 +266,4 @@ impl Registry {
         all.sort_by_key(|container| std::cmp::Reverse(container.record().created_at));
         all
     }
-}
-
-/// The place on the bridge of a container's present run.
-pub fn endpoint_record_of(container: &Container) -> Option<crate::record::EndpointRecord> {
-    container
-        .record()
-        .run
-        .as_ref()
-        .and_then(|run| run.endpoint.clone())
 }

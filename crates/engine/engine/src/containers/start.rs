@@ -5,6 +5,7 @@ use crate::Engine;
 use crate::containers::create::wants_bridge;
 use crate::error::{EngineError, Result};
 use crate::keepers::{BridgePlace, KeeperGone, Parked, StemNeeds, keeper_gone};
+use crate::networks::{DEFAULT_NETWORK, needs_resolver, way_out};
 use crate::plan::{self, StartContext};
 use crate::record::{
     ContainerRecord, ContainerState, EndpointRecord, FailedStart, MountKind, PublishedPort, RunRecord,
@@ -12,7 +13,7 @@ use crate::record::{
 use crate::spec::{NamespaceMode, NetworkMode, Protocol};
 use naru_base::{ContainerId, ErrorKind, Timestamp};
 use naru_keeper::protocol::{Reply, Request};
-use naru_network::{Endpoint, PublishRequest};
+use naru_network::Endpoint;
 use naru_runtime::plan::{MappedRoot, RootfsPlan, StartFailure, StartFailureKind};
 use naru_sys::file;
 use oci_spec::runtime::LinuxNamespaceType;
@@ -101,6 +102,7 @@ impl Engine {
             cgroup_path,
             cgroup,
             endpoint,
+            namespace,
             ..
         } = parked;
         let mut undo = Undo {
@@ -109,18 +111,27 @@ impl Engine {
             connection: Some(Arc::clone(&connection)),
             resources: Some(RunResources {
                 cgroup,
-                endpoint,
+                endpoints: endpoint.iter().map(endpoint_record).collect(),
+                has_resolver: false,
                 published: Vec::new(),
             }),
         };
 
         let resources = undo.resources.as_mut().expect("just made");
         apply_limits(&record, &resources.cgroup)?;
-        if let Some(endpoint) = &resources.endpoint {
+        if record.spec.attachments.len() > resources.endpoints.len() {
+            // From here on there may be names to take back.
+            resources.has_resolver = true;
+            self.join_networks(&record, &namespace, &mut resources.endpoints)
+                .await?;
+            resources.has_resolver = needs_resolver(&resources.endpoints);
+        }
+        if let Some(endpoint) = way_out(&record, &resources.endpoints) {
             resources.published = self.publish(&record, endpoint)?;
         }
+        let record = self.add_linked_variables(record)?;
         let network_files =
-            self.write_network_files(container, &record, resources.endpoint.as_ref(), mapped_root)?;
+            self.write_network_files(container, &record, &resources.endpoints, mapped_root)?;
         let snapshot = self
             .content
             .snapshot(&container.id)
@@ -147,7 +158,8 @@ impl Engine {
 
         let run = RunRecord {
             cgroup: cgroup_path,
-            endpoint: resources.endpoint.as_ref().map(endpoint_record),
+            endpoints: resources.endpoints.clone(),
+            has_resolver: resources.has_resolver,
             published: resources.published.clone(),
             mapped_root,
         };
@@ -171,6 +183,13 @@ impl Engine {
                 return Err(EngineError::system(format!("the keeper answered {reply:?} to Start")).into());
             }
         };
+        if undo
+            .resources
+            .as_ref()
+            .is_some_and(|resources| resources.has_resolver)
+        {
+            self.watch_for_resolver(&container.id, pid);
+        }
         undo.disarm();
         container.set_keeper(Some(connection));
         container.change(|record| {
@@ -249,9 +268,6 @@ impl Engine {
     /// `/proc/<pid>/ns/<type>` of the containers whose namespaces this one shares.
     fn joined_namespaces(&self, record: &ContainerRecord) -> Result<HashMap<LinuxNamespaceType, PathBuf>> {
         let spec = &record.spec;
-        if let NetworkMode::Named(name) = &spec.network {
-            return Err(EngineError::not_found(format!("network {name} not found")));
-        }
         let mut joined = HashMap::new();
         let mut join = |id: &str, kind: LinuxNamespaceType, name: &str| -> Result<()> {
             let other = self.registry.find(id)?;
@@ -291,121 +307,6 @@ impl Engine {
             }
         }
         Ok(joined)
-    }
-
-    fn publish(&self, record: &ContainerRecord, endpoint: &Endpoint) -> Result<Vec<PublishedPort>> {
-        let mut requests: Vec<PublishRequest> = Vec::new();
-        for binding in &record.spec.ports {
-            let host_ip = match binding.host_ip {
-                None => None,
-                Some(IpAddr::V4(address)) => Some(address),
-                Some(IpAddr::V6(address)) => {
-                    return Err(EngineError::new(
-                        ErrorKind::NotImplemented,
-                        format!("publishing on the IPv6 address {address} is not supported yet"),
-                    ));
-                }
-            };
-            requests.push(PublishRequest {
-                container_port: binding.container_port.port,
-                protocol: network_protocol(binding.container_port.protocol),
-                host_ip: host_ip.filter(|address| !address.is_unspecified()),
-                host_ports: binding.host_ports.filter(|(first, _)| *first != 0),
-            });
-        }
-        if record.spec.publish_all {
-            let bound: Vec<_> = record
-                .spec
-                .ports
-                .iter()
-                .map(|binding| binding.container_port)
-                .collect();
-            requests.extend(
-                record
-                    .resolved
-                    .exposed_ports
-                    .iter()
-                    .filter(|port| !bound.contains(port))
-                    .map(|port| PublishRequest {
-                        container_port: port.port,
-                        protocol: network_protocol(port.protocol),
-                        host_ip: None,
-                        host_ports: None,
-                    }),
-            );
-        }
-        if requests.is_empty() {
-            return Ok(Vec::new());
-        }
-        let published = self
-            .network
-            .publish(&record.id, &record.name, endpoint.address, &requests)
-            .map_err(|error| {
-                EngineError::new(
-                    error.kind(),
-                    format!(
-                        "driver failed programming external connectivity on endpoint {}: {error}",
-                        record.name
-                    ),
-                )
-            })?;
-        Ok(published.iter().map(published_record).collect())
-    }
-
-    /// Writes hostname, hosts and resolv.conf, and says where each is mounted.
-    fn write_network_files(
-        &self,
-        container: &Container,
-        record: &ContainerRecord,
-        endpoint: Option<&Endpoint>,
-        owner: Option<MappedRoot>,
-    ) -> Result<Vec<(&'static str, PathBuf)>> {
-        if let NetworkMode::Container(other) = &record.spec.network {
-            let other = self.registry.find(other)?;
-            let files = ["/etc/resolv.conf", "/etc/hostname", "/etc/hosts"];
-            return Ok(files
-                .into_iter()
-                .map(|target| (target, other.directory.join(&target["/etc/".len()..])))
-                .collect());
-        }
-        let host_resolv = || std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let spec = &record.spec;
-        let is_host = spec.network == NetworkMode::Host;
-        let resolv =
-            if is_host && spec.dns.is_empty() && spec.dns_search.is_empty() && spec.dns_options.is_empty() {
-                host_resolv()
-            } else {
-                naru_network::resolv_conf(&host_resolv(), &spec.dns, &spec.dns_search, &spec.dns_options)
-            };
-        let hosts = if is_host {
-            let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-            for extra in &spec.extra_hosts {
-                let (name, address) = extra.split_once(':').unwrap_or((extra, ""));
-                hosts.extend([address, "\t", name, "\n"]);
-            }
-            hosts
-        } else {
-            naru_network::hosts_file(
-                endpoint.map(|endpoint| endpoint.address),
-                &record.resolved.hostname,
-                &spec.domainname,
-                &spec.extra_hosts,
-                self.network.gateway(),
-            )
-        };
-        let hostname = format!("{}\n", record.resolved.hostname);
-        let mut files = Vec::with_capacity(3);
-        for (target, name, contents) in [
-            ("/etc/resolv.conf", "resolv.conf", resolv),
-            ("/etc/hostname", "hostname", hostname),
-            ("/etc/hosts", "hosts", hosts),
-        ] {
-            let path = container.directory.join(name);
-            std::fs::write(&path, contents).map_err(file::FileError::at("write", &path))?;
-            give_to(owner, &path)?;
-            files.push((target, path));
-        }
-        Ok(files)
     }
 
     fn keeper_socket(&self, id: &ContainerId) -> PathBuf {
@@ -537,21 +438,21 @@ fn first_missing(path: &Path) -> &Path {
 }
 
 /// What the engine makes for a container in a user namespace belongs to that one's root.
-fn give_to(owner: Option<MappedRoot>, path: &Path) -> Result<()> {
+pub(crate) fn give_to(owner: Option<MappedRoot>, path: &Path) -> Result<()> {
     let Some(root) = owner else { return Ok(()) };
     std::os::unix::fs::lchown(path, Some(root.uid), Some(root.gid))
         .map_err(file::FileError::at("change the owner of", path))?;
     Ok(())
 }
 
-fn network_protocol(protocol: Protocol) -> naru_network::Protocol {
+pub(crate) fn network_protocol(protocol: Protocol) -> naru_network::Protocol {
     match protocol {
         Protocol::Tcp => naru_network::Protocol::Tcp,
         Protocol::Udp => naru_network::Protocol::Udp,
     }
 }
 
-fn parse_mac(text: &str) -> Result<[u8; 6]> {
+pub(crate) fn parse_mac(text: &str) -> Result<[u8; 6]> {
     let wrong = || EngineError::invalid(format!("invalid MAC address: {text}"));
     let parts: Vec<u8> = text
         .split([':', '-'])
@@ -562,6 +463,10 @@ fn parse_mac(text: &str) -> Result<[u8; 6]> {
 
 pub(crate) fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
     EndpointRecord {
+        network: DEFAULT_NETWORK.to_owned(),
+        network_id: String::new(),
+        is_internal: false,
+        id: String::new(),
         bridge: endpoint.bridge.clone(),
         interface: endpoint.interface.clone(),
         address: endpoint.address,
@@ -584,7 +489,7 @@ pub(crate) fn endpoint_of_record(record: &EndpointRecord) -> Endpoint {
     }
 }
 
-fn published_record(port: &naru_network::Published) -> PublishedPort {
+pub(crate) fn published_record(port: &naru_network::Published) -> PublishedPort {
     PublishedPort {
         container_port: crate::spec::ContainerPort {
             port: port.container_port,

@@ -24,6 +24,7 @@ impl Engine {
         }
         self.registry.release_name(&old, &container.id);
         self.container_event("rename", &container, &[("oldName", &old)]);
+        self.rename_endpoints(&container.record()).await;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ pub use pool::{Pool, refill};
 pub use spawner::{SPAWNER_ROLE, Spawner};
 
 use crate::error::{EngineError, Result};
+use crate::networks::NetworkNamespace;
 use naru_base::ContainerId;
 use naru_cgroup::Cgroup;
 use naru_keeper::protocol::{Reply, Request};
@@ -32,6 +33,7 @@ pub struct Parked {
     pub cgroup: Cgroup,
     /// Its place on the bridge, where it has one.
     pub endpoint: Option<Endpoint>,
+    pub namespace: NetworkNamespace,
 }
 
 impl Parked {
@@ -105,13 +107,14 @@ impl Workshop {
         let cgroup = Cgroup::create(&cgroup_path)
             .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
         match self.prepare_in(id, &cgroup_path, place, needs).await {
-            Ok((id, connection, notices, endpoint)) => Ok(Parked {
+            Ok((id, connection, notices, endpoint, namespace)) => Ok(Parked {
                 id,
                 connection,
                 notices,
                 cgroup_path,
                 cgroup,
                 endpoint,
+                namespace,
             }),
             Err(error) => {
                 let _ = cgroup.kill_all();
@@ -132,6 +135,7 @@ impl Workshop {
         Arc<KeeperConnection>,
         mpsc::Receiver<Notice>,
         Option<Endpoint>,
+        NetworkNamespace,
     )> {
         let socket = self.spawner.spawn_keeper(&id)?;
         let (connection, notices) = KeeperConnection::new(socket, &id)
@@ -142,25 +146,38 @@ impl Workshop {
             shared: needs.shared.clone(),
         });
         let (reply, fds) = connection.request(&request, &[]).await.map_err(keeper_gone)?;
-        let endpoint = match (reply, place) {
-            (Reply::Prepared, None) => None,
-            (Reply::Prepared, Some(place)) => Some(self.attach(&id, &fds, &place)?),
-            (Reply::Failed(failure), _) => return Err(EngineError::system(failure.message)),
-            (reply, _) => {
+        match reply {
+            Reply::Prepared => {}
+            Reply::Failed(failure) => return Err(EngineError::system(failure.message)),
+            reply => {
                 return Err(EngineError::system(format!(
                     "the keeper answered {reply:?} to Prepare"
                 )));
             }
-        };
-        Ok((id, connection, notices, endpoint))
+        }
+        let [netns, route_socket] = <[OwnedFd; 2]>::try_from(fds)
+            .map_err(|_| EngineError::system("the keeper sent no network namespace"))?;
+        let namespace = NetworkNamespace { netns, route_socket };
+        let endpoint = place
+            .map(|place| self.attach(&id, &namespace, &place))
+            .transpose()?;
+        Ok((id, connection, notices, endpoint, namespace))
     }
 
-    fn attach(&self, id: &ContainerId, fds: &[OwnedFd], place: &BridgePlace) -> Result<Endpoint> {
-        let [netns, route_socket] = fds else {
-            return Err(EngineError::system("the keeper sent no network namespace"));
-        };
+    fn attach(
+        &self,
+        id: &ContainerId,
+        namespace: &NetworkNamespace,
+        place: &BridgePlace,
+    ) -> Result<Endpoint> {
         self.network
-            .attach(id, netns.as_fd(), route_socket.as_fd(), place.mac_address, None)
+            .attach(
+                id,
+                namespace.netns.as_fd(),
+                namespace.route_socket.as_fd(),
+                place.mac_address,
+                None,
+            )
             .map_err(|error| EngineError::new(error.kind(), error.to_string()))
     }
 }

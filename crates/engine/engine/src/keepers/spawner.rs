@@ -70,6 +70,20 @@ impl Spawner {
         Ok(child)
     }
 
+    /// Starts the process that answers names, which outlives this one; `listener` is where it is found.
+    pub fn launch_resolver(&self, listener: OwnedFd) -> std::io::Result<Child> {
+        Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
+            .arg0("naru-resolver")
+            .arg(naru_resolver::RESOLVER_ROLE)
+            .env_clear()
+            // A terminal's ctrl-c is for the daemon.
+            .process_group(0)
+            .stdin(std::process::Stdio::from(listener))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Current>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,13 +1,115 @@
-//! `network ls`.
+//! `network create`, `ls`, `rm`, `connect` and `disconnect`.
 
 use super::{Arity, Command};
-use crate::args::Kind::{Bool, List, Text};
+use crate::args::Kind::{Bool, Int, List, Text};
 use crate::args::{Flag, Order, flag, long};
-use crate::error::Result;
-use crate::http::Query;
+use crate::error::{CliError, Result};
+use crate::http::{Body, Query, escape};
 use crate::json::Value;
+use crate::output::{for_each_name, print_line};
 use crate::table::{self, Column};
 use crate::{Arguments, Session};
+
+const CREATE_FLAGS: &[Flag] = &[
+    long("attachable", Bool, "Enable manual container attachment"),
+    long(
+        "aux-address",
+        List("map"),
+        "Auxiliary addresses used by the network driver",
+    ),
+    flag(
+        "driver",
+        'd',
+        Text("string"),
+        "Driver to manage the network (default \"bridge\")",
+    ),
+    long("gateway", List("strings"), "IPv4 gateway of the subnet"),
+    long("internal", Bool, "Restrict external access to the network"),
+    long(
+        "ip-range",
+        List("strings"),
+        "Allocate container addresses from a part of the subnet",
+    ),
+    long(
+        "ipam-driver",
+        Text("string"),
+        "Address management driver (default \"default\")",
+    ),
+    long("ipam-opt", List("map"), "Set address management driver options"),
+    long("ipv6", Bool, "Enable IPv6 on the network"),
+    long("label", List("list"), "Set metadata on the network"),
+    flag("opt", 'o', List("map"), "Set driver specific options"),
+    long("scope", Text("string"), "Control the network's scope"),
+    long("subnet", List("strings"), "Subnet in CIDR format"),
+];
+const CONNECT_FLAGS: &[Flag] = &[
+    long(
+        "alias",
+        List("strings"),
+        "Add network-scoped alias for the container",
+    ),
+    long("driver-opt", List("strings"), "Driver options for the network"),
+    long(
+        "gw-priority",
+        Int,
+        "Of the container's networks the one with the highest leads out",
+    ),
+    long("ip", Text("ip"), "IPv4 address (e.g., \"172.30.100.104\")"),
+    long("ip6", Text("ip"), "IPv6 address (e.g., \"2001:db8::33\")"),
+    long("link", List("list"), "Add link to another container"),
+    long(
+        "link-local-ip",
+        List("strings"),
+        "Add a link-local address for the container",
+    ),
+];
+
+pub const CREATE: Command = Command {
+    names: &["network create"],
+    usage: "[OPTIONS] NETWORK",
+    about: "Create a network",
+    flags: &[CREATE_FLAGS],
+    order: Order::Mixed,
+    arity: Arity::Exactly(1),
+    run: create,
+};
+pub const CONNECT: Command = Command {
+    names: &["network connect"],
+    usage: "[OPTIONS] NETWORK CONTAINER",
+    about: "Connect a container to a network",
+    flags: &[CONNECT_FLAGS],
+    order: Order::Mixed,
+    arity: Arity::Exactly(2),
+    run: connect,
+};
+pub const DISCONNECT: Command = Command {
+    names: &["network disconnect"],
+    usage: "[OPTIONS] NETWORK CONTAINER",
+    about: "Disconnect a container from a network",
+    flags: &[&[flag(
+        "force",
+        'f',
+        Bool,
+        "Force the container to disconnect from a network",
+    )]],
+    order: Order::Mixed,
+    arity: Arity::Exactly(2),
+    run: disconnect,
+};
+pub const REMOVE: Command = Command {
+    names: &["network rm", "network remove"],
+    usage: "[OPTIONS] NETWORK [NETWORK...]",
+    about: "Remove one or more networks",
+    flags: &[&[flag(
+        "force",
+        'f',
+        Bool,
+        "Do not error if the network does not exist",
+    )]],
+    order: Order::Mixed,
+    arity: Arity::AtLeast(1),
+    run: remove,
+};
 
 const FLAGS: &[Flag] = &[
     flag(
@@ -28,7 +130,7 @@ pub const LIST: Command = Command {
     flags: &[FLAGS],
     order: Order::Mixed,
     arity: Arity::None,
-    run,
+    run: list,
 };
 
 const COLUMNS: &[Column] = &[
@@ -42,7 +144,7 @@ const COLUMNS: &[Column] = &[
     ("CreatedAt", "CREATED AT"),
 ];
 
-fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
+fn list(session: &Session, arguments: &Arguments) -> Result<u8> {
     let path = Query::new("/networks")
         .set_some("filters", table::filters(arguments)?.as_deref())
         .build();
@@ -85,4 +187,122 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         rows,
     )?;
     Ok(0)
+}
+
+fn pairs(arguments: &Arguments, flag: &str) -> Value {
+    Value::object(arguments.list(flag).map(|text| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        (key.to_owned(), Value::from(value))
+    }))
+}
+
+fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
+    let text = |flag: &str, default: &str| Value::from(arguments.text(flag).unwrap_or(default));
+    let ipam = Value::object([
+        ("Driver", text("ipam-driver", "default")),
+        ("Options", pairs(arguments, "ipam-opt")),
+        ("Config", Value::List(pools(arguments)?)),
+    ]);
+    let body = Value::object([
+        ("Name", Value::from(arguments.positional[0].as_str())),
+        ("CheckDuplicate", Value::Bool(true)),
+        ("Driver", text("driver", "bridge")),
+        ("Scope", text("scope", "")),
+        ("EnableIPv6", Value::Bool(arguments.is_set("ipv6"))),
+        ("IPAM", ipam),
+        ("Internal", Value::Bool(arguments.is_set("internal"))),
+        ("Attachable", Value::Bool(arguments.is_set("attachable"))),
+        ("Options", pairs(arguments, "opt")),
+        ("Labels", pairs(arguments, "label")),
+    ]);
+    let made = session
+        .client
+        .json("POST", "/networks/create", Body::Json(&body))?;
+    print_line(made.get("Id").text())?;
+    Ok(0)
+}
+
+/// One entry for each subnet; ranges and gateways belong to the subnet of the same place in the order given.
+fn pools(arguments: &Arguments) -> Result<Vec<Value>> {
+    let subnets: Vec<&str> = arguments.list("subnet").collect();
+    let (ranges, gateways): (Vec<&str>, Vec<&str>) = (
+        arguments.list("ip-range").collect(),
+        arguments.list("gateway").collect(),
+    );
+    let reserved: Vec<(String, Value)> = pairs(arguments, "aux-address").entries().to_vec();
+    if subnets.is_empty() {
+        if ranges.is_empty() && gateways.is_empty() && reserved.is_empty() {
+            return Ok(Vec::new());
+        }
+        return Err(CliError::message(
+            "every ip-range, gateway or auxiliary address must have a corresponding subnet",
+        ));
+    }
+    if ranges.len() > subnets.len() || gateways.len() > subnets.len() {
+        return Err(CliError::message(
+            "there are more ranges or gateways than subnets",
+        ));
+    }
+    let pool = |(position, subnet): (usize, &&str)| {
+        let mut entries = vec![("Subnet".to_owned(), Value::from(*subnet))];
+        for (key, list) in [("IPRange", &ranges), ("Gateway", &gateways)] {
+            entries.extend(
+                list.get(position)
+                    .map(|text| (key.to_owned(), Value::from(*text))),
+            );
+        }
+        if position == 0 && !reserved.is_empty() {
+            entries.push(("AuxiliaryAddresses".to_owned(), Value::Map(reserved.clone())));
+        }
+        Value::Map(entries)
+    };
+    Ok(subnets.iter().enumerate().map(pool).collect())
+}
+
+fn connect(session: &Session, arguments: &Arguments) -> Result<u8> {
+    let list =
+        |flag: &'static str| Value::from(arguments.list(flag).map(ToOwned::to_owned).collect::<Vec<_>>());
+    let text = |flag: &str| Value::from(arguments.text(flag).unwrap_or_default());
+    let ipam = Value::object([
+        ("IPv4Address", text("ip")),
+        ("IPv6Address", text("ip6")),
+        ("LinkLocalIPs", list("link-local-ip")),
+    ]);
+    let endpoint = Value::object([
+        ("IPAMConfig", ipam),
+        ("Links", list("link")),
+        ("Aliases", list("alias")),
+        ("DriverOpts", pairs(arguments, "driver-opt")),
+        (
+            "GwPriority",
+            Value::Integer(arguments.int("gw-priority").unwrap_or(0)),
+        ),
+    ]);
+    let body = Value::object([
+        ("Container", Value::from(arguments.positional[1].as_str())),
+        ("EndpointConfig", endpoint),
+    ]);
+    let path = format!("/networks/{}/connect", escape(&arguments.positional[0]));
+    session.client.call("POST", &path, Body::Json(&body))?;
+    Ok(0)
+}
+
+fn disconnect(session: &Session, arguments: &Arguments) -> Result<u8> {
+    let body = Value::object([
+        ("Container", Value::from(arguments.positional[1].as_str())),
+        ("Force", Value::Bool(arguments.is_set("force"))),
+    ]);
+    let path = format!("/networks/{}/disconnect", escape(&arguments.positional[0]));
+    session.client.call("POST", &path, Body::Json(&body))?;
+    Ok(0)
+}
+
+fn remove(session: &Session, arguments: &Arguments) -> Result<u8> {
+    for_each_name(&arguments.positional, |name| {
+        let path = format!("/networks/{}", escape(name));
+        match session.client.call("DELETE", &path, Body::Empty) {
+            Err(error) if arguments.is_set("force") && error.status() == Some(404) => Ok(()),
+            result => result.and_then(|_| print_line(name)),
+        }
+    })
 }

@@ -59,6 +59,20 @@ pub const VOLUME: Command = Command {
     },
     ..CONTAINER
 };
+pub const NETWORK: Command = Command {
+    names: &["network prune"],
+    about: "Remove all networks that no running container is on",
+    flags: &[&[FORCE, FILTER]],
+    run: |session, arguments| {
+        run(
+            session,
+            arguments,
+            &["networks"],
+            "all custom networks not used by at least one container",
+        )
+    },
+    ..CONTAINER
+};
 pub const SYSTEM: Command = Command {
     names: &["system prune"],
     about: "Remove unused data",
@@ -70,15 +84,15 @@ pub const SYSTEM: Command = Command {
     ]],
     run: |session, arguments| {
         let kinds: &[&str] = if arguments.is_set("volumes") {
-            &["containers", "volumes", "images"]
+            &["containers", "networks", "volumes", "images"]
         } else {
-            &["containers", "images"]
+            &["containers", "networks", "images"]
         };
         run(
             session,
             arguments,
             kinds,
-            "all stopped containers and all images that are not used",
+            "all stopped containers, and all networks and images that are not used",
         )
     },
     ..CONTAINER
@@ -112,10 +126,10 @@ fn run(session: &Session, arguments: &Arguments, kinds: &[&str], what: &str) -> 
         freed += report.get("SpaceReclaimed").float();
         text.push_str(&describe(kind, &report));
     }
-    output::print(&format!(
-        "{text}Total reclaimed space: {}\n",
-        units::human_size(freed)
-    ))?;
+    if kinds != ["networks"] {
+        text.push_str(&format!("Total reclaimed space: {}\n", units::human_size(freed)));
+    }
+    output::print(&text)?;
     Ok(0)
 }
 
@@ -123,6 +137,7 @@ fn describe(kind: &str, report: &Value) -> String {
     let (title, key) = match kind {
         "containers" => ("Deleted Containers:", "ContainersDeleted"),
         "volumes" => ("Deleted Volumes:", "VolumesDeleted"),
+        "networks" => ("Deleted Networks:", "NetworksDeleted"),
         _ => ("Deleted Images:", "ImagesDeleted"),
     };
     let lines: String = report

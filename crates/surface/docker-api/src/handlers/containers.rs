@@ -61,10 +61,9 @@ fn host_facts() -> HostFacts {
 }
 
 pub fn engine_facts(engine: &Engine) -> EngineFacts {
-    let with_id = |name| (name, engine.network_id(name));
     EngineFacts {
         cgroup_version: engine.cgroup_version(),
-        network_ids: ["bridge", "host", "none"].map(with_id).into(),
+        network_ids: engine.network_ids(),
     }
 }
 

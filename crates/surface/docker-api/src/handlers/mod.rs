@@ -83,7 +83,10 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::NetworkList => networks::list(call).await,
         Endpoint::NetworkInspect => networks::inspect(call).await,
         Endpoint::NetworkRemove => networks::remove(call).await,
-        Endpoint::NetworkPrune => Ok(networks::prune()),
+        Endpoint::NetworkCreate => networks::create(call).await,
+        Endpoint::NetworkConnect => networks::connect(call).await,
+        Endpoint::NetworkDisconnect => networks::disconnect(call).await,
+        Endpoint::NetworkPrune => networks::prune(call).await,
 
         other => unavailable::answer(other, &call),
     }

@@ -70,8 +70,6 @@ fn what(endpoint: Endpoint) -> &'static str {
         E::ContainerAttachWebsocket => "attaching by websocket",
         E::Build | E::BuildCancel | E::Session | E::Grpc => "building images",
         E::VolumeUpdate => "changing a volume",
-        E::NetworkCreate => "creating networks",
-        E::NetworkConnect | E::NetworkDisconnect => "connecting containers to further networks",
         E::PluginPrivileges | E::PluginPull | E::PluginCreate => "installing plugins",
         E::SwarmInit | E::SwarmJoin => "swarm mode",
         _ => "this operation",

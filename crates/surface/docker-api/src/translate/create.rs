@@ -11,11 +11,9 @@
 //! | `NetworkingConfig` addresses and aliases | refused, 400, as Docker does on its default networks |
 //! | everything else in `HostConfig` | mapped, see the modules beside this one |
 
-use super::{modes, mounts, ports, resources, security};
+use super::{modes, mounts, network, ports, resources, security};
 use crate::error::{ApiError, ApiResult};
-use naru_docker_wire::types::{
-    ContainerConfig, CreateRequest, EndpointSettings, Healthcheck, HostConfig, NetworkingConfig, StringOrList,
-};
+use naru_docker_wire::types::{ContainerConfig, CreateRequest, Healthcheck, HostConfig, StringOrList};
 use naru_engine::spec::{ContainerSpec, HealthcheckSpec, LogSpec, NetworkMode, OriginSpec, RestartPolicy};
 use serde_json::Value;
 
@@ -42,7 +40,7 @@ pub fn container_spec(request: CreateRequest, host: HostFacts) -> ApiResult<(Con
     };
     apply_host_config(&mut spec, &request.host_config, host, &mut warnings)?;
     apply_config(&mut spec, request.config)?;
-    apply_networking(&mut spec, &request.networking_config)?;
+    network::apply_networking(&mut spec, &request.networking_config, &request.host_config)?;
     modes::check_conflicts(&spec, &mut warnings)?;
     Ok((spec, warnings))
 }
@@ -122,7 +120,7 @@ fn check_hostname(hostname: &str) -> ApiResult<()> {
     }
 }
 
-fn check_mac_address(text: &str) -> ApiResult<String> {
+pub fn check_mac_address(text: &str) -> ApiResult<String> {
     let parts: Vec<&str> = text.split([':', '-']).collect();
     let is_valid = parts.len() == 6
         && parts
@@ -212,13 +210,6 @@ fn apply_host_config(
 }
 
 fn refuse_unsupported(host: &HostConfig) -> ApiResult<()> {
-    let is_set = |list: Option<&Vec<String>>| list.is_some_and(|list| !list.is_empty());
-    if is_set(host.links.as_ref()) {
-        return Err(ApiError::not_supported(
-            "--link",
-            "legacy links are not available; containers reach each other by address",
-        ));
-    }
     if !host.cgroup.is_empty() {
         return Err(ApiError::not_supported(
             "HostConfig.Cgroup",
@@ -382,63 +373,6 @@ pub fn console_size(wire: Option<&[u64]>) -> ApiResult<Option<(u16, u16)>> {
         },
         Some(_) => Err(ApiError::invalid("invalid console size: expected two numbers")),
     }
-}
-
-fn apply_networking(spec: &mut ContainerSpec, networking: &NetworkingConfig) -> ApiResult<()> {
-    for (name, endpoint) in networking.endpoints_config.iter().flatten() {
-        if !matches!(name.as_str(), "default" | "bridge" | "host" | "none") {
-            spec.network = NetworkMode::Named(name.clone());
-            continue;
-        }
-        if let Some(endpoint) = endpoint {
-            apply_endpoint(spec, endpoint)?;
-        }
-    }
-    Ok(())
-}
-
-fn apply_endpoint(spec: &mut ContainerSpec, endpoint: &EndpointSettings) -> ApiResult<()> {
-    let has_address = endpoint.ipam_config.as_ref().is_some_and(|ipam| {
-        !ipam.ipv4_address.is_empty()
-            || !ipam.ipv6_address.is_empty()
-            || ipam.link_local_ips.as_ref().is_some_and(|list| !list.is_empty())
-    });
-    if has_address {
-        return Err(ApiError::invalid(
-            "invalid config for network bridge: invalid endpoint settings:\nuser specified IP address is supported on \
-             user defined networks only",
-        ));
-    }
-    if endpoint
-        .aliases
-        .as_ref()
-        .is_some_and(|aliases| !aliases.is_empty())
-    {
-        return Err(ApiError::invalid(
-            "invalid config for network bridge: invalid endpoint settings:\nnetwork-scoped aliases are only supported \
-             for user-defined networks",
-        ));
-    }
-    if endpoint.links.as_ref().is_some_and(|links| !links.is_empty()) {
-        return Err(ApiError::not_supported(
-            "--link",
-            "legacy links are not available",
-        ));
-    }
-    if endpoint
-        .driver_opts
-        .as_ref()
-        .is_some_and(|options| !options.is_empty())
-    {
-        return Err(ApiError::not_supported(
-            "driver options of an endpoint",
-            "the default networks have none",
-        ));
-    }
-    if !endpoint.mac_address.is_empty() {
-        spec.mac_address = Some(check_mac_address(&endpoint.mac_address)?);
-    }
-    Ok(())
 }
 
 /// A path below the root of every hierarchy, never one that climbs out of where it seems to lead.

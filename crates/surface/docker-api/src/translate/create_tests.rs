@@ -1,6 +1,7 @@
 //! What a create request becomes, and what is refused.
 
 use super::*;
+use naru_engine::spec::AttachmentSpec;
 use naru_engine::spec::{MountSource, NamespaceMode, SeccompSpec};
 
 const HOST: HostFacts = HostFacts { cpus: 2 };
@@ -43,6 +44,10 @@ fn a_plain_request_of_dockers_client_means_defaults() {
         image: "busybox".to_owned(),
         attach_stdout: true,
         attach_stderr: true,
+        attachments: vec![AttachmentSpec {
+            network: "bridge".to_owned(),
+            ..AttachmentSpec::default()
+        }],
         origin: spec.origin.clone(),
         ..ContainerSpec::default()
     };
@@ -183,7 +188,6 @@ fn sysctl_names_cannot_leave_their_directory() {
 #[test]
 fn nothing_is_silently_ignored() {
     let refused = [
-        r#""Links":["a:b"]"#,
         r#""VolumesFrom":["a:nonsense"]"#,
         r#""Cgroup":"x""#,
         r#""CpuRealtimePeriod":1"#,

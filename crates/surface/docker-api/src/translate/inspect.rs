@@ -1,9 +1,10 @@
 //! A container's record as `GET /containers/{}/json` shows it.
 
+use super::network::endpoints;
 use super::status::state_word;
 use naru_base::Timestamp;
 use naru_docker_wire::types::{
-    ContainerConfig, ContainerInspect, ContainerState as WireState, EndpointSettings, GraphDriver, Health,
+    ContainerConfig, ContainerInspect, ContainerState as WireState, GraphDriver, Health,
     HealthResult, Healthcheck, HostConfig, MountPoint, NetworkSettings, PortBinding, PortMap, StringOrList,
 };
 use naru_engine::ContainerView;
@@ -21,7 +22,7 @@ use std::path::Path;
 pub struct EngineFacts {
     pub cgroup_version: u8,
     /// Network name to id.
-    pub network_ids: BTreeMap<&'static str, String>,
+    pub network_ids: BTreeMap<String, String>,
 }
 
 /// Docker's default set (`oci/defaults.go`), shown when a container took it.
@@ -295,23 +296,9 @@ pub fn network_name(mode: &NetworkMode) -> Option<&str> {
     }
 }
 
-/// The only entry of `NetworkSettings.Networks`.
-pub fn networks(record: &ContainerRecord, facts: &EngineFacts) -> BTreeMap<String, EndpointSettings> {
-    let Some(name) = network_name(&record.spec.network) else {
-        return BTreeMap::new();
-    };
-    let mut settings = EndpointSettings {
-        network_id: facts.network_ids.get(name).cloned().unwrap_or_default(),
-        ..EndpointSettings::default()
-    };
-    if let Some(endpoint) = running(record).and_then(|run| run.endpoint.as_ref()) {
-        settings.endpoint_id = record.id.to_string();
-        settings.gateway = endpoint.gateway.to_string();
-        settings.ip_address = endpoint.address.to_string();
-        settings.ip_prefix_len = i64::from(endpoint.prefix_length);
-        settings.mac_address.clone_from(&endpoint.mac_address);
-    }
-    BTreeMap::from([(name.to_owned(), settings)])
+/// Whether its exposed ports are its own.
+pub fn has_own_network(mode: &NetworkMode) -> bool {
+    matches!(mode, NetworkMode::Bridge | NetworkMode::Named(_))
 }
 
 fn running(record: &ContainerRecord) -> Option<&RunRecord> {
@@ -319,7 +306,7 @@ fn running(record: &ContainerRecord) -> Option<&RunRecord> {
 }
 
 fn network_settings(record: &ContainerRecord, facts: &EngineFacts) -> NetworkSettings {
-    let networks = networks(record, facts);
+    let networks = endpoints(record, &facts.network_ids);
     let mut wire = NetworkSettings::default();
     if let Some(run) = running(record) {
         wire.sandbox_id = record.id.to_string();
@@ -342,7 +329,7 @@ fn network_settings(record: &ContainerRecord, facts: &EngineFacts) -> NetworkSet
 
 fn port_map(record: &ContainerRecord, run: &RunRecord) -> PortMap {
     let mut ports: PortMap = BTreeMap::new();
-    if record.spec.network == NetworkMode::Bridge {
+    if has_own_network(&record.spec.network) {
         ports.extend(
             record
                 .resolved

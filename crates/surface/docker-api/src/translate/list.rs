@@ -1,7 +1,8 @@
 //! `GET /containers/json`: entries, and which of them the filters let through.
 
 use super::filters::Filters;
-use super::inspect::{EngineFacts, command_line, mount_point, network_name, networks, protocol_word};
+use super::inspect::{EngineFacts, command_line, has_own_network, mount_point, network_name, protocol_word};
+use super::network::endpoints;
 use super::pattern::is_named;
 use super::status::{state_word, status_text};
 use crate::error::{ApiError, ApiResult};
@@ -63,7 +64,7 @@ pub fn container_summary(view: &ContainerView, facts: &EngineFacts, now: Timesta
             annotations: None,
         },
         network_settings: SummaryNetworkSettings {
-            networks: networks(record, facts),
+            networks: endpoints(record, &facts.network_ids),
         },
         mounts: record.resolved.mounts.iter().map(mount_point).collect(),
     }
@@ -121,7 +122,7 @@ fn ports(record: &ContainerRecord) -> Vec<Port> {
             .published
             .iter()
             .any(|published| published.container_port == *port);
-        if !is_published && record.spec.network == NetworkMode::Bridge {
+        if !is_published && has_own_network(&record.spec.network) {
             let kind = protocol_word(port.protocol).to_owned();
             ports.push(Port {
                 private_port: port.port,
@@ -173,6 +174,11 @@ pub fn matches(view: &ContainerView, filters: &Filters, ancestor_matches: impl F
         && filters.any("volume", |volume| has_volume(record, volume))
         && filters.any("network", |network| {
             network_name(&record.spec.network) == Some(network)
+                || record
+                    .spec
+                    .attachments
+                    .iter()
+                    .any(|attachment| attachment.network == network)
         })
         && filters.any("publish", |port| is_published(record, port))
         && filters.any("expose", |port| is_exposed(record, port))

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod list;
 mod modes;
 mod mounts;
+pub mod network;
 pub mod pattern;
 mod ports;
 mod resources;

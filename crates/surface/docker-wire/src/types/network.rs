@@ -32,6 +32,8 @@ wire! {
         global_ipv6_prefix_len: i64,
         #[serde(rename = "DNSNames")]
         dns_names: Option<Vec<String>>,
+        #[serde(skip_serializing_if = "is_zero")]
+        gw_priority: i64,
     }
 
     pub struct EndpointIpamConfig {
@@ -49,6 +51,8 @@ wire! {
         created: String,
         scope: String,
         driver: String,
+        #[serde(rename = "EnableIPv4")]
+        enable_ipv4: bool,
         #[serde(rename = "EnableIPv6")]
         enable_ipv6: bool,
         #[serde(rename = "IPAM")]
@@ -66,7 +70,53 @@ wire! {
     pub struct Ipam {
         driver: String,
         options: Option<StringMap>,
-        config: Vec<StringMap>,
+        config: Option<Vec<IpamConfig>>,
+    }
+
+    pub struct IpamConfig {
+        #[serde(skip_serializing_if = "is_zero")]
+        subnet: String,
+        #[serde(rename = "IPRange", skip_serializing_if = "is_zero")]
+        ip_range: String,
+        #[serde(skip_serializing_if = "is_zero")]
+        gateway: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        auxiliary_addresses: Option<StringMap>,
+    }
+
+    pub struct NetworkCreateRequest {
+        name: String,
+        check_duplicate: Option<bool>,
+        driver: String,
+        scope: String,
+        #[serde(rename = "EnableIPv4")]
+        enable_ipv4: Option<bool>,
+        #[serde(rename = "EnableIPv6")]
+        enable_ipv6: Option<bool>,
+        #[serde(rename = "IPAM")]
+        ipam: Option<Ipam>,
+        internal: bool,
+        attachable: bool,
+        ingress: bool,
+        config_only: bool,
+        config_from: Option<ConfigReference>,
+        options: Option<StringMap>,
+        labels: Option<StringMap>,
+    }
+
+    pub struct NetworkCreateResponse {
+        id: String,
+        warning: String,
+    }
+
+    pub struct NetworkConnectRequest {
+        container: String,
+        endpoint_config: Option<EndpointSettings>,
+    }
+
+    pub struct NetworkDisconnectRequest {
+        container: String,
+        force: bool,
     }
 
     pub struct ConfigReference {

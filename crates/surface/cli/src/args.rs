@@ -299,9 +299,15 @@ pub fn describe_flags(tables: &[&'static [Flag]]) -> String {
 }
 
 fn flag_head(flag: &Flag) -> String {
+    let indent = if flag.short.is_none() { "    " } else { "" };
+    format!("  {indent}{}", flag_words(flag))
+}
+
+/// `-m, --memory bytes`
+pub fn flag_words(flag: &Flag) -> String {
     let short = flag
         .short
-        .map_or_else(|| "    ".to_owned(), |letter| format!("-{letter}, "));
+        .map_or_else(String::new, |letter| format!("-{letter}, "));
     let kind = match flag.kind {
         Kind::Bool => "",
         Kind::Text(name) | Kind::List(name) => name,
@@ -313,7 +319,7 @@ fn flag_head(flag: &Flag) -> String {
         Kind::Duration => "duration",
     };
     let space = if kind.is_empty() { "" } else { " " };
-    format!("  {short}--{}{space}{kind}", flag.long)
+    format!("{short}--{}{space}{kind}", flag.long)
 }
 
 #[cfg(test)]

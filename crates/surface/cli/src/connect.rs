@@ -1,12 +1,14 @@
 //! Which daemon a command talks to, and starting one where nobody listens.
 
 use crate::args::Arguments;
+use crate::contexts::{self, Store};
 use crate::error::{CliError, Result};
 use crate::http::{Address, Client, Starter};
 use crate::{Hooks, Session};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+const TLS_UNSUPPORTED: &str = "TLS is not supported yet: use a unix socket, or ssh://";
 const DEFAULT_EXEC_ROOT: &str = "/run/naru";
 /// A daemon is ready in well under a second; a host under load may take several.
 const START_SECONDS_MAX: u64 = 5;
@@ -19,68 +21,117 @@ pub struct Global {
     /// The exec-root of the daemon on the default socket, or the folder of the socket that was named.
     pub exec_root: PathBuf,
     pub config_dir: Option<PathBuf>,
+    /// The context that decides, or would if nothing were named beside it.
+    pub context_name: String,
+    /// What the context `default` stands for.
+    pub default_host: String,
 }
 
 impl Global {
     /// The client's configuration file, empty when there is none.
     pub fn read_config(&self) -> crate::json::Value {
-        let directory = self
-            .config_dir
-            .clone()
-            .or_else(|| std::env::var_os("DOCKER_CONFIG").map(PathBuf::from))
-            .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")));
-        let text = directory.and_then(|directory| std::fs::read(directory.join("config.json")).ok());
+        let text = std::fs::read(config_folder(self.config_dir.as_ref()).join("config.json")).ok();
         text.and_then(|text| crate::json::Value::parse(&text).ok())
             .unwrap_or_default()
     }
+
+    pub fn contexts(&self) -> Store {
+        Store::new(config_folder(self.config_dir.as_ref()))
+    }
 }
 
-/// Decides the address (`-H`, `NARU_HOST`, `DOCKER_HOST`, the default) without connecting.
-pub fn open_session(program: &str, globals: &Arguments, hooks: Hooks) -> Result<Session> {
+fn config_folder(named: Option<&PathBuf>) -> PathBuf {
+    named
+        .cloned()
+        .or_else(|| std::env::var_os("DOCKER_CONFIG").map(PathBuf::from))
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")))
+        .unwrap_or_else(|| PathBuf::from(".docker"))
+}
+
+/// Decides the address without connecting: `-H`, `--context`, `NARU_HOST`, `DOCKER_HOST`, `DOCKER_CONTEXT`, the context
+/// that `context use` chose, and without any of these the daemon of this machine.
+/// Without hooks none is started.
+pub fn open_session(program: &str, globals: &Arguments, hooks: Option<Hooks>) -> Result<Session> {
     if globals.is_set("tls") || globals.is_set("tlsverify") {
-        return Err(CliError::message(
-            "TLS is not supported yet: use a unix socket or an SSH tunnel",
-        ));
-    }
-    let context = globals
-        .text("context")
-        .map(str::to_owned)
-        .or_else(|| variable("DOCKER_CONTEXT"));
-    if let Some(context) = context.filter(|name| name != "default") {
-        return Err(CliError::message(format!(
-            "context {context:?} is not supported yet: use --host"
-        )));
+        return Err(CliError::message(TLS_UNSUPPORTED));
     }
     if globals.list("host").count() > 1 {
         return Err(CliError::message("specify only one -H"));
     }
-    let named = globals
-        .text("host")
-        .map(str::to_owned)
-        .or_else(|| variable("NARU_HOST"))
-        .or_else(|| variable("DOCKER_HOST"));
-    let is_default = named.is_none();
-    let address = match named {
-        Some(host) => Address::parse(&host)?,
-        None => Address::Unix(Path::new(DEFAULT_EXEC_ROOT).join("naru.sock")),
+    if globals.is_given("host") && globals.is_given("context") {
+        return Err(CliError::message(
+            "conflicting options: cannot specify both --host and --context",
+        ));
+    }
+    let config = read_global(globals);
+    let named = named_host(globals, &config)?;
+    let address = match &named {
+        Some(host) => Address::parse(host)?,
+        None => default_address(),
     };
     let exec_root = address
         .unix_path()
         .and_then(Path::parent)
         .unwrap_or(Path::new(DEFAULT_EXEC_ROOT))
         .to_path_buf();
-    let starter = is_default.then(|| starter(address.clone(), exec_root.clone(), hooks));
+    let hooks = hooks.filter(|_| named.is_none());
+    let starter = hooks.map(|hooks| starter(address.clone(), exec_root.clone(), hooks));
     let api_version = variable("DOCKER_API_VERSION");
-    let client = Client::new(address, api_version.as_deref(), starter);
-    let config_dir = globals.text("config").map(PathBuf::from);
     Ok(Session {
         program: program.to_owned(),
-        client,
-        config: Global {
-            exec_root,
-            config_dir,
-        },
+        client: Client::new(address, api_version.as_deref(), starter),
+        config: Global { exec_root, ..config },
     })
+}
+
+/// For commands that speak to no daemon.
+pub fn open_offline(program: &str, globals: &Arguments) -> Session {
+    Session {
+        program: program.to_owned(),
+        client: Client::new(default_address(), None, None),
+        config: read_global(globals),
+    }
+}
+
+fn default_address() -> Address {
+    Address::Unix(Path::new(DEFAULT_EXEC_ROOT).join("naru.sock"))
+}
+
+fn read_global(globals: &Arguments) -> Global {
+    let config_dir = globals.text("config").map(PathBuf::from);
+    let host = || variable("NARU_HOST").or_else(|| variable("DOCKER_HOST"));
+    let chosen = || Store::new(config_folder(config_dir.as_ref())).current();
+    let context_name = match globals.text("context").filter(|name| !name.is_empty()) {
+        Some(name) => name.to_owned(),
+        None if globals.is_given("host") || host().is_some() => contexts::DEFAULT.to_owned(),
+        None => variable("DOCKER_CONTEXT")
+            .or_else(chosen)
+            .unwrap_or_else(|| contexts::DEFAULT.to_owned()),
+    };
+    Global {
+        exec_root: PathBuf::from(DEFAULT_EXEC_ROOT),
+        config_dir,
+        context_name,
+        default_host: host().unwrap_or_else(|| default_address().to_string()),
+    }
+}
+
+/// The host that flags, environment or context name; `None` for the daemon of this machine.
+fn named_host(globals: &Arguments, config: &Global) -> Result<Option<String>> {
+    if let Some(host) = globals.text("host") {
+        return Ok(Some(host.to_owned()));
+    }
+    if config.context_name == contexts::DEFAULT {
+        return Ok(variable("NARU_HOST").or_else(|| variable("DOCKER_HOST")));
+    }
+    let context = config.contexts().read(&config.context_name)?;
+    if !context.tls.is_empty() {
+        return Err(CliError::message(format!(
+            "context {:?}: {TLS_UNSUPPORTED}",
+            context.name
+        )));
+    }
+    Ok(Some(context.host).filter(|host| !host.is_empty()))
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -1,7 +1,7 @@
 //! The command line: parses flags, speaks the Engine API, prints.
 //!
-//! It never calls the engine but over its API, so it works with any Docker-compatible engine. It starts no thread and
-//! no runtime: the time of a command is the daemon's, not the client's.
+//! It never calls the engine but over its API, so it works with any Docker-compatible engine. It starts no runtime,
+//! and no thread but for `system dial-stdio`: the time of a command is the daemon's, not the client's.
 
 // Text is built for people, a line at a time: reading well counts for more than an allocation.
 #![allow(clippy::format_push_string, clippy::format_collect)]
@@ -9,6 +9,7 @@
 mod args;
 mod commands;
 mod connect;
+mod contexts;
 mod error;
 #[cfg(test)]
 mod fuzz;
@@ -191,6 +192,14 @@ fn invoke(
         );
         return Err(CliError::Status(1));
     }
-    let session = connect::open_session(program, globals, hooks)?;
+    // Contexts can be put right also when the chosen one cannot be used.
+    let is_local =
+        ["context", "completion", "man"].contains(&command.names[0].split(' ').next().unwrap_or_default());
+    let session = if is_local {
+        connect::open_offline(program, globals)
+    } else {
+        let hooks = Some(hooks).filter(|_| command.names[0] != "__complete");
+        connect::open_session(program, globals, hooks)?
+    };
     (command.run)(&session, &arguments)
 }

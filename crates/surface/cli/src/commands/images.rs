@@ -39,7 +39,7 @@ pub const COMMAND: Command = Command {
     run,
 };
 
-const COLUMNS: &[Column] = &[
+pub const COLUMNS: &[Column] = &[
     ("ID", "IMAGE ID"),
     ("Repository", "REPOSITORY"),
     ("Tag", "TAG"),
@@ -86,7 +86,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
 }
 
 /// One row for each name of an image, or one without a name.
-fn rows(image: &Value, full: bool, digests: bool) -> Vec<Value> {
+pub fn rows(image: &Value, full: bool, digests: bool) -> Vec<Value> {
     const NONE: &str = "<none>";
     let texts = |key: &str| {
         image
@@ -125,6 +125,11 @@ fn row(image: &Value, name: &str, tag: &str, digest: &str, full: bool) -> Value 
     let hex = id.strip_prefix("sha256:").unwrap_or(id);
     let created = image.get("Created").integer();
     let size = units::human_size(image.get("Size").float());
+    // Only `system df` counts it.
+    let shared = Some(image.get("SharedSize"))
+        .filter(|size| !size.is_null())
+        .map(Value::float);
+    let shared = shared.filter(|size| *size >= 0.0);
     let counted = |key: &str| match image.get(key).integer() {
         number if number < 0 || image.get(key).is_null() => Value::from("N/A"),
         number => Value::Text(number.to_string()),
@@ -149,7 +154,16 @@ fn row(image: &Value, name: &str, tag: &str, digest: &str, full: bool) -> Value 
         ("Size", Value::Text(size.clone())),
         ("Containers", counted("Containers")),
         ("VirtualSize", Value::Text(size)),
-        ("SharedSize", counted("SharedSize")),
-        ("UniqueSize", Value::from("N/A")),
+        (
+            "SharedSize",
+            Value::Text(shared.map_or_else(|| "N/A".to_owned(), units::human_size)),
+        ),
+        (
+            "UniqueSize",
+            Value::Text(shared.map_or_else(
+                || "N/A".to_owned(),
+                |shared| units::human_size(image.get("Size").float() - shared),
+            )),
+        ),
     ])
 }

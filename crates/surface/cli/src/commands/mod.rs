@@ -2,9 +2,12 @@
 
 mod attach;
 mod commit;
+mod completion;
+mod context;
 mod cp;
 mod create;
 mod diff;
+mod disk_usage;
 mod events;
 mod exec;
 mod export;
@@ -15,6 +18,7 @@ mod inspect;
 mod kill;
 mod load;
 mod logs;
+mod man;
 mod network;
 mod pause;
 mod port;
@@ -136,8 +140,21 @@ static COMMANDS: &[&Command] = &[
     &prune::NETWORK,
     &info::COMMAND,
     &events::COMMAND,
-    &system::DISK_USAGE,
+    &disk_usage::COMMAND,
     &system::STOP,
+    &system::DIAL_STDIO,
+    &completion::COMMAND,
+    &completion::CANDIDATES,
+    &man::COMMAND,
+    &context::CREATE,
+    &context::EXPORT,
+    &context::IMPORT,
+    &context::INSPECT,
+    &context::LIST,
+    &context::REMOVE,
+    &context::SHOW,
+    &context::UPDATE,
+    &context::USE,
     &version::COMMAND,
 ];
 
@@ -149,7 +166,6 @@ const UNSUPPORTED: &[&str] = &[
     "checkpoint",
     "compose",
     "config",
-    "context",
     "import",
     "login",
     "logout",

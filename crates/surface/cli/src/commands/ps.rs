@@ -50,7 +50,7 @@ pub const COMMAND: Command = Command {
     run,
 };
 
-const COLUMNS: &[Column] = &[
+pub const COLUMNS: &[Column] = &[
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
     ("Command", "COMMAND"),
@@ -100,7 +100,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     Ok(0)
 }
 
-fn row(container: &Value, full: bool) -> Value {
+pub fn row(container: &Value, full: bool) -> Value {
     let id = container.get("Id").text();
     let image = container.get("Image").text();
     let image = if full {

@@ -1,29 +1,13 @@
-//! `system df` and `system stop`.
+//! `system stop` and `system dial-stdio`.
 
 use super::{Arity, Command};
-use crate::args::Kind::{Bool, Text};
-use crate::args::{Flag, Order, flag, long};
+use crate::args::Order;
 use crate::error::{CliError, Result};
-use crate::json::Value;
-use crate::table::{self, Column};
-use crate::{Arguments, Session, output, units};
+use crate::{Arguments, Session, output};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-const DF_FLAGS: &[Flag] = &[
-    long("format", Text("string"), "Format output using a custom template"),
-    flag("verbose", 'v', Bool, "Show detailed information on space usage"),
-];
-
-pub const DISK_USAGE: Command = Command {
-    names: &["system df"],
-    usage: "[OPTIONS]",
-    about: "Show disk usage",
-    flags: &[DF_FLAGS],
-    order: Order::Mixed,
-    arity: Arity::None,
-    run: disk_usage,
-};
 pub const STOP: Command = Command {
     names: &["system stop"],
     usage: "",
@@ -34,93 +18,47 @@ pub const STOP: Command = Command {
     run: stop,
 };
 
-const COLUMNS: &[Column] = &[
-    ("Type", "TYPE"),
-    ("TotalCount", "TOTAL"),
-    ("Active", "ACTIVE"),
-    ("Size", "SIZE"),
-    ("Reclaimable", "RECLAIMABLE"),
-];
+pub const DIAL_STDIO: Command = Command {
+    names: &["system dial-stdio"],
+    usage: "",
+    about: "Proxy the stdio stream to the daemon connection; not for people: ssh:// runs it at the other end",
+    flags: &[],
+    order: Order::Mixed,
+    arity: Arity::None,
+    run: dial_stdio,
+};
 
 /// Longer than a daemon needs to end its parked processes.
 const STOP_SECONDS_MAX: u64 = 20;
 
-fn disk_usage(session: &Session, arguments: &Arguments) -> Result<u8> {
-    let usage = session.client.get("/system/df")?;
-    let sum = |items: &[Value], size: &dyn Fn(&Value) -> f64| items.iter().map(size).sum::<f64>();
-    let row = |name: &str, count: usize, active: usize, size: f64, free: f64| {
-        let percent = if size > 0.0 {
-            format!(" ({:.0}%)", free / size * 100.0)
-        } else {
-            String::new()
-        };
-        Value::object([
-            ("Type", Value::from(name)),
-            ("TotalCount", Value::Text(count.to_string())),
-            ("Active", Value::Text(active.to_string())),
-            ("Size", Value::Text(units::human_size(size))),
-            (
-                "Reclaimable",
-                Value::Text(format!("{}{percent}", units::human_size(free))),
-            ),
-        ])
-    };
-    let images = usage.get("Images").items();
-    let is_used = |image: &&Value| image.get("Containers").integer() > 0;
-    let layers = usage.get("LayersSize").float();
-    let used = sum(images, &|image| {
-        if is_used(&image) {
-            image.get("Size").float() - image.get("SharedSize").float().max(0.0)
-        } else {
-            0.0
-        }
+/// Ends when the daemon's side does; the end of standard input is passed on as a half-close.
+fn dial_stdio(session: &Session, _: &Arguments) -> Result<u8> {
+    let transport = CliError::Transport;
+    let socket = session.client.connect()?;
+    let mut from_daemon = socket.try_clone().map_err(transport)?;
+    let mut to_daemon = socket;
+    // It may stand in a read of standard input for ever: the process ends without it.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut to_daemon);
+        let _ = to_daemon.shutdown_write();
     });
-    let containers = usage.get("Containers").items();
-    let is_running =
-        |container: &&Value| matches!(container.get("State").text(), "running" | "paused" | "restarting");
-    let written = |container: &Value| container.get("SizeRw").float();
-    let volumes = usage.get("Volumes").items();
-    let volume_size = |volume: &Value| volume.at(&["UsageData", "Size"]).float().max(0.0);
-    let in_use = |volume: &&Value| volume.at(&["UsageData", "RefCount"]).integer() > 0;
-    let rows = vec![
-        row(
-            "Images",
-            images.len(),
-            images.iter().filter(is_used).count(),
-            layers,
-            (layers - used).max(0.0),
-        ),
-        row(
-            "Containers",
-            containers.len(),
-            containers.iter().filter(is_running).count(),
-            sum(containers, &written),
-            sum(containers, &|container| {
-                if is_running(&container) {
-                    0.0
-                } else {
-                    written(container)
-                }
-            }),
-        ),
-        row(
-            "Local Volumes",
-            volumes.len(),
-            volumes.iter().filter(in_use).count(),
-            sum(volumes, &volume_size),
-            sum(volumes, &|volume| {
-                if in_use(&volume) { 0.0 } else { volume_size(volume) }
-            }),
-        ),
-        row("Build Cache", 0, 0, 0.0, 0.0),
-    ];
-    table::print_rows(
-        arguments.text("format"),
-        COLUMNS,
-        &["Type", "TotalCount", "Active", "Size", "Reclaimable"],
-        rows,
-    )?;
-    Ok(0)
+    copy_out(&mut from_daemon)
+}
+
+/// Every byte at once: the peer waits for it.
+fn copy_out(from: &mut impl Read) -> Result<u8> {
+    let mut block = vec![0; 64 * 1024];
+    let mut stdout = std::io::stdout().lock();
+    loop {
+        let count = from.read(&mut block).map_err(CliError::Transport)?;
+        if count == 0 {
+            return Ok(0);
+        }
+        stdout
+            .write_all(&block[..count])
+            .and_then(|()| stdout.flush())
+            .map_err(CliError::Output)?;
+    }
 }
 
 fn stop(session: &Session, _: &Arguments) -> Result<u8> {

@@ -24,7 +24,12 @@ pub const COMMAND: Command = Command {
 
 /// What `--version` prints.
 pub fn one_line(program: &str) -> String {
-    format!("{program} version {}", env!("CARGO_PKG_VERSION"))
+    let version = env!("CARGO_PKG_VERSION");
+    if program == "docker" {
+        // Scripts look for Docker's own line.
+        return format!("Docker version {version}, build naru");
+    }
+    format!("{program} version {version}")
 }
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {

@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 pub enum Address {
     Unix(PathBuf),
     Tcp(String),
+    /// `[user@]host[:port]`: at the other end of ssh somebody runs `docker system dial-stdio`.
+    Ssh(String),
 }
 
 impl Address {
-    /// Reads `unix:///path`, `tcp://host:port`, or a bare path or `host:port`.
+    /// Reads `unix:///path`, `tcp://host:port`, `ssh://[user@]host[:port]`, or a bare path or `host:port`.
     pub fn parse(text: &str) -> Result<Self> {
         match text.split_once("://") {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
@@ -23,8 +25,9 @@ impl Address {
                 let port = if address.contains(':') { "" } else { ":2375" };
                 Ok(Self::Tcp(format!("{address}{port}")))
             }
+            Some(("ssh", place)) => parse_ssh(place),
             Some((scheme, _)) => Err(CliError::message(format!(
-                "unable to use host {text:?}: the scheme {scheme:?} is not supported (unix and tcp are)"
+                "unable to use host {text:?}: the scheme {scheme:?} is not supported (unix, tcp and ssh are)"
             ))),
             None if text.starts_with('/') => Ok(Self::Unix(text.into())),
             None if text.contains(':') => Ok(Self::Tcp(text.to_owned())),
@@ -35,7 +38,7 @@ impl Address {
     pub fn unix_path(&self) -> Option<&Path> {
         match self {
             Self::Unix(path) => Some(path),
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Ssh(_) => None,
         }
     }
 
@@ -47,8 +50,43 @@ impl Address {
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
+            Self::Ssh(place) => connect_by_ssh(place).map(Stream::Unix),
         }
     }
+}
+
+fn parse_ssh(place: &str) -> Result<Address> {
+    let place = place.trim_end_matches('/');
+    let host = place.rsplit_once('@').map_or(place, |(_, host)| host);
+    // What begins with a dash would be an option of ssh.
+    let is_bad =
+        host.is_empty() || place.starts_with('-') || host.starts_with('-') || place.contains(['/', ' ']);
+    if is_bad {
+        return Err(CliError::message(format!(
+            "unable to use host \"ssh://{place}\": expected ssh://[user@]host[:port]"
+        )));
+    }
+    Ok(Address::Ssh(place.to_owned()))
+}
+
+/// A socket whose other end is the standard input and output of ssh. It ends when the socket does.
+fn connect_by_ssh(place: &str) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = std::process::Command::new("ssh");
+    let (place, port) = match place.rsplit_once(':') {
+        Some((place, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (place, Some(port)),
+        _ => (place, None),
+    };
+    if let Some(port) = port {
+        command.args(["-p", port]);
+    }
+    command.args(["-T", "--", place, "docker", "system", "dial-stdio"]);
+    command.stdin(std::os::fd::OwnedFd::from(theirs.try_clone()?));
+    command.stdout(std::os::fd::OwnedFd::from(theirs));
+    // In a group of its own: a Ctrl-C is the command's to handle, not the tunnel's.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.spawn()?;
+    Ok(ours)
 }
 
 impl std::fmt::Display for Address {
@@ -56,6 +94,7 @@ impl std::fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Ssh(place) => write!(f, "ssh://{place}"),
         }
     }
 }
@@ -67,6 +106,13 @@ pub enum Stream {
 }
 
 impl Stream {
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Unix(stream) => stream.try_clone().map(Self::Unix),
+            Self::Tcp(stream) => stream.try_clone().map(Self::Tcp),
+        }
+    }
+
     pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.set_nonblocking(on),
@@ -125,7 +171,19 @@ mod tests {
         );
         assert_eq!(Address::parse("tcp://h:1").unwrap(), Address::Tcp("h:1".into()));
         assert_eq!(Address::parse("tcp://h").unwrap(), Address::Tcp("h:2375".into()));
-        assert!(Address::parse("ssh://h").is_err());
+        assert_eq!(
+            Address::parse("ssh://u@h:22").unwrap(),
+            Address::Ssh("u@h:22".into())
+        );
+        for bad in [
+            "ssh://",
+            "ssh://-oProxyCommand=x",
+            "ssh://u@-x",
+            "ssh://h/path",
+            "fd://",
+        ] {
+            assert!(Address::parse(bad).is_err(), "{bad}");
+        }
         assert!(Address::parse("nonsense").is_err());
     }
 }

@@ -52,6 +52,11 @@ impl Client {
         }
     }
 
+    /// A connection of the caller's own, on which nothing has been said.
+    pub fn connect(&self) -> Result<Stream> {
+        Ok(self.open()?.stream)
+    }
+
     fn open(&self) -> Result<Connection> {
         match self.address.connect() {
             Ok(stream) => Ok(Connection::new(stream)),

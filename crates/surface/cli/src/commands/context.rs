@@ -8,7 +8,7 @@ use crate::error::{CliError, Result};
 use crate::json::{Value, indent_json};
 use crate::table::{self, Column};
 use crate::{Arguments, Session, output};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 
 const DESCRIPTION: Flag = long("description", Text("string"), "Description of the context");
 const DOCKER: Flag = long("docker", List("stringToString"), "set the docker endpoint");
@@ -273,7 +273,11 @@ fn inspect(session: &Session, arguments: &Arguments) -> Result<u8> {
                 output::print_line(&table::render(&template, value)?)?;
             }
         }
-        None => output::print_line(&indent_json(&Value::List(shown).to_json(), "    "))?,
+        None => {
+            let text = indent_json(&Value::List(shown).to_json(), "    ");
+            // Unlike its other commands, Docker's escapes these.
+            output::print_line(&text.replace('<', "\\u003c").replace('>', "\\u003e"))?;
+        }
     }
     Ok(0)
 }
@@ -416,14 +420,14 @@ fn import(session: &Session, arguments: &Arguments) -> Result<u8> {
 fn read_archive(archive: impl Read) -> Result<Context> {
     let failed =
         |error: std::io::Error| CliError::message(format!("read the archive of the context: {error}"));
-    let mut archive = tar::Archive::new(archive.take(ARCHIVE_BYTES_MAX));
+    // Docker's client leaves out the zeros that should follow the last file.
+    let archive = archive
+        .take(ARCHIVE_BYTES_MAX)
+        .chain(std::io::repeat(0).take(1024));
+    let mut archive = tar::Archive::new(archive);
     let (mut context, mut tls) = (None, Vec::new());
     for entry in archive.entries().map_err(failed)? {
-        let mut entry = match entry {
-            // Docker's client leaves out what should follow the last file.
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof && context.is_some() => break,
-            entry => entry.map_err(failed)?,
-        };
+        let mut entry = entry.map_err(failed)?;
         let path = entry.path().map_err(failed)?.to_string_lossy().into_owned();
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(failed)?;

@@ -17,7 +17,7 @@ use naru_sys::file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct VolumeRecord {
@@ -70,6 +70,11 @@ pub fn parse_name(name: &str) -> Result<String> {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    if is_good && name.len() == 1 {
+        return Err(EngineError::invalid(
+            "volume name is too short, names should be at least two alphanumeric characters",
+        ));
+    }
     is_good.then(|| name.to_owned()).ok_or_else(|| {
         EngineError::invalid(format!(
             "create {name}: \"{name}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
@@ -246,6 +251,30 @@ impl Engine {
         self.volumes.view(&name)
     }
 
+    /// Every volume with its bytes on disk and how many containers use it.
+    pub async fn volume_usage(self: &Arc<Self>) -> Result<Vec<(VolumeView, u64, usize)>> {
+        let engine = Arc::clone(self);
+        let measure = move || {
+            let views = engine
+                .volumes
+                .names()
+                .into_iter()
+                .filter_map(|name| engine.volumes.view(&name).ok());
+            views
+                .map(|view| {
+                    let (bytes, users) = (
+                        tree_bytes(&view.mountpoint),
+                        engine.volume_users(&view.name).len(),
+                    );
+                    (view, bytes, users)
+                })
+                .collect()
+        };
+        tokio::task::spawn_blocking(measure)
+            .await
+            .map_err(|error| EngineError::system(format!("cannot measure the volumes: {error}")))
+    }
+
     pub async fn inspect_volume(&self, name: &str) -> Result<VolumeView> {
         self.volumes.view(name)
     }
@@ -330,7 +359,7 @@ mod tests {
 
     #[test]
     fn names_that_leave_the_directory_are_refused() {
-        for name in ["", ".", "..", "../x", "a/b", ".hidden", "a\0b"] {
+        for name in ["", "a", ".", "..", "../x", "a/b", ".hidden", "a\0b"] {
             assert!(parse_name(name).is_err(), "{name:?}");
         }
         assert!(parse_name("data_1.old-x").is_ok());

@@ -99,6 +99,14 @@ impl Value {
         )
     }
 
+    /// As [`Self::to_json`], with `<`, `>` and `&` escaped: rows of a listing are written by Go's encoder for the web.
+    pub fn to_escaped_json(&self) -> String {
+        let text = self.to_json();
+        text.replace('<', "\\u003c")
+            .replace('>', "\\u003e")
+            .replace('&', "\\u0026")
+    }
+
     /// Compact JSON, as templates and `--format json` print it.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()

@@ -49,7 +49,10 @@ pub fn align_to(rows: &[Vec<String>], width_min: usize) -> String {
 pub fn print_rows(format: Option<&str>, all: &[Column], default: &[&str], rows: Vec<Value>) -> Result<()> {
     let text = match format.filter(|format| !format.is_empty() && *format != "table") {
         None => default_table(all, default, &rows),
-        Some("json") => rows.into_iter().map(|row| sorted(row).to_json() + "\n").collect(),
+        Some("json" | "{{json .}}") => rows
+            .into_iter()
+            .map(|row| sorted(row).to_escaped_json() + "\n")
+            .collect(),
         Some(format) => {
             if let Some(template) = format.strip_prefix("table ") {
                 templated_table(all, template, &rows)?

@@ -35,6 +35,11 @@ pub fn human_size(bytes: f64) -> String {
     scale(bytes, 1000.0, &DECIMAL_UNITS, 3)
 }
 
+/// `391.6MB`: as [`human_size`] with four digits, as sizes in `system df` are shown.
+pub fn precise_size(bytes: f64) -> String {
+    scale(bytes, 1000.0, &DECIMAL_UNITS, 4)
+}
+
 /// `13.03MiB`: powers of 1,024 and four digits, as memory is shown.
 pub fn binary_size(bytes: f64) -> String {
     scale(bytes, 1024.0, &BINARY_UNITS, 4)

@@ -113,7 +113,7 @@ fn candidates(names: &dyn Fn(&str) -> Candidates, before: &[String], last: &str)
         return flags(command.flags);
     }
     let count = given.iter().filter(|word| !word.starts_with('-')).count();
-    let mut found = kind_at(command.usage, count).map_or_else(Vec::new, names);
+    let mut found = kind_at(command, count).map_or_else(Vec::new, names);
     if words.len() == path_words && path_words == 1 {
         // A command's name may be a group's too.
         found.extend(group_commands(&words[0]));
@@ -181,7 +181,8 @@ fn group_commands(group: &str) -> Candidates {
 }
 
 /// What a command's usage has at a place: `[OPTIONS] CONTAINER [CONTAINER...]`. The last goes on.
-fn kind_at(usage: &str, place: usize) -> Option<&str> {
+fn kind_at(command: &Command, place: usize) -> Option<&'static str> {
+    let usage = command.usage;
     let mut words = usage
         .split([' ', '|', '[', ']'])
         .map(|word| word.trim_end_matches('.'))
@@ -190,7 +191,15 @@ fn kind_at(usage: &str, place: usize) -> Option<&str> {
     let kind = all
         .get(place)
         .or_else(|| all.last().filter(|_| usage.contains("...")))?;
-    KINDS.iter().copied().find(|known| kind.starts_with(known))
+    let kind = KINDS.iter().copied().find(|known| kind.starts_with(known))?;
+    // `inspect` says NAME for whatever its group is about.
+    let group = command.names[0]
+        .split(' ')
+        .next()
+        .unwrap_or_default()
+        .to_uppercase();
+    let of_group = KINDS.iter().copied().find(|known| *known == group);
+    Some(of_group.filter(|_| kind == "NAME").unwrap_or(kind))
 }
 
 const KINDS: &[&str] = &["CONTAINER", "IMAGE", "VOLUME", "NETWORK", "CONTEXT", "NAME"];

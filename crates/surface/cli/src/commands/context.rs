@@ -274,9 +274,7 @@ fn inspect(session: &Session, arguments: &Arguments) -> Result<u8> {
             }
         }
         None => {
-            let text = indent_json(&Value::List(shown).to_json(), "    ");
-            // Unlike its other commands, Docker's escapes these.
-            output::print_line(&text.replace('<', "\\u003c").replace('>', "\\u003e"))?;
+            output::print_line(&indent_json(&Value::List(shown).to_escaped_json(), "    "))?;
         }
     }
     Ok(0)

@@ -48,10 +48,10 @@ fn disk_usage(session: &Session, arguments: &Arguments) -> Result<u8> {
             ("Type", Value::from(name)),
             ("TotalCount", Value::Text(count.to_string())),
             ("Active", Value::Text(active.to_string())),
-            ("Size", Value::Text(units::human_size(size))),
+            ("Size", Value::Text(units::precise_size(size))),
             (
                 "Reclaimable",
-                Value::Text(format!("{}{percent}", units::human_size(free))),
+                Value::Text(format!("{}{percent}", units::precise_size(free))),
             ),
         ])
     };
@@ -144,8 +144,10 @@ fn print_details(usage: &Value, format: Option<&str>) -> Result<()> {
     let rows = |key: &str, row: &dyn Fn(&Value) -> Vec<Value>| -> Vec<Value> {
         usage.get(key).items().iter().flat_map(row).collect()
     };
-    let images = rows("Images", &|image| images::rows(image, false, false));
-    let containers = rows("Containers", &|container| vec![ps::row(container, false)]);
+    let images = rows("Images", &|image| {
+        images::rows(image, false, false).into_iter().take(1).collect()
+    });
+    let containers = rows("Containers", &|container| vec![container_row(container)]);
     let volumes = rows("Volumes", &|volume| vec![volume_row(volume)]);
     let caches = rows("BuildCache", &|cache| vec![cache_row(cache)]);
     if let Some(format) = format.filter(|format| !format.is_empty() && !format.starts_with("table")) {
@@ -157,7 +159,7 @@ fn print_details(usage: &Value, format: Option<&str>) -> Result<()> {
         ]);
         return match format {
             "json" => output::print_line(&whole.to_json()),
-            template => output::print_line(&table::render(&table::parse(template)?, &whole)?),
+            template => output::print(&table::render(&table::parse(template)?, &whole)?),
         };
     }
     let print = |heading: &str, columns: &[Column], shown: &[&str], rows: Vec<Value>| {
@@ -198,7 +200,7 @@ fn print_details(usage: &Value, format: Option<&str>) -> Result<()> {
         .iter()
         .map(|cache| cache.get("Size").float())
         .sum();
-    let heading = format!("\nBuild cache usage: {}", units::human_size(cache_bytes));
+    let heading = format!("\nBuild cache usage: {}", units::precise_size(cache_bytes));
     let shown = [
         "ID",
         "CacheType",
@@ -211,11 +213,22 @@ fn print_details(usage: &Value, format: Option<&str>) -> Result<()> {
     print(&heading, CACHE_COLUMNS, &shown, caches)
 }
 
+/// Only what the container has written counts: its image counts by itself.
+fn container_row(container: &Value) -> Value {
+    let mut row = ps::row(container, false);
+    if let Value::Map(entries) = &mut row {
+        entries.retain(|(key, _)| key != "Size");
+        let size = units::human_size(container.get("SizeRw").float());
+        entries.push(("Size".to_owned(), Value::Text(size)));
+    }
+    row
+}
+
 fn volume_row(volume: &Value) -> Value {
     let usage = volume.get("UsageData");
     let size = match usage.get("Size").float() {
         size if size < 0.0 || usage.is_null() => "N/A".to_owned(),
-        size => units::human_size(size),
+        size => units::precise_size(size),
     };
     Value::object([
         ("Name", volume.get("Name").clone()),
@@ -228,7 +241,10 @@ fn cache_row(cache: &Value) -> Value {
     Value::object([
         ("ID", cache.get("ID").clone()),
         ("CacheType", cache.get("Type").clone()),
-        ("Size", Value::Text(units::human_size(cache.get("Size").float()))),
+        (
+            "Size",
+            Value::Text(units::precise_size(cache.get("Size").float())),
+        ),
         ("CreatedSince", cache.get("CreatedAt").clone()),
         ("LastUsedSince", cache.get("LastUsedAt").clone()),
         (

@@ -151,18 +151,21 @@ fn row(image: &Value, name: &str, tag: &str, digest: &str, full: bool) -> Value 
             }),
         ),
         ("CreatedAt", Value::Text(local_time(created))),
-        ("Size", Value::Text(size.clone())),
+        ("Size", Value::Text(size)),
         ("Containers", counted("Containers")),
-        ("VirtualSize", Value::Text(size)),
+        (
+            "VirtualSize",
+            Value::Text(units::precise_size(image.get("Size").float())),
+        ),
         (
             "SharedSize",
-            Value::Text(shared.map_or_else(|| "N/A".to_owned(), units::human_size)),
+            Value::Text(shared.map_or_else(|| "N/A".to_owned(), units::precise_size)),
         ),
         (
             "UniqueSize",
             Value::Text(shared.map_or_else(
                 || "N/A".to_owned(),
-                |shared| units::human_size(image.get("Size").float() - shared),
+                |shared| units::precise_size(image.get("Size").float() - shared),
             )),
         ),
     ])

@@ -69,7 +69,8 @@ pub const COLUMNS: &[Column] = &[
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let format = arguments.text("format");
-    let with_size = arguments.is_set("size") || format.is_some_and(|format| format.contains(".Size"));
+    let with_size = arguments.is_set("size")
+        || format.is_some_and(|format| format.contains(".Size") || format == "{{json .}}");
     let last = if arguments.is_set("latest") {
         Some(1)
     } else {
@@ -163,6 +164,11 @@ pub fn row(container: &Value, full: bool) -> Value {
         ("RunningFor", Value::Text(units::human_age(created))),
         ("Status", container.get("Status").clone()),
         ("State", container.get("State").clone()),
+        // Which variant of a multi-platform image it is: only some daemons say.
+        (
+            "Platform",
+            container.at(&["ImageManifestDescriptor", "platform"]).clone(),
+        ),
         ("Ports", Value::Text(ports(container.get("Ports")))),
         ("Names", Value::Text(names.join(","))),
         ("Labels", Value::Text(labels.join(","))),

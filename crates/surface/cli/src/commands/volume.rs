@@ -126,6 +126,10 @@ fn list(session: &Session, arguments: &Arguments) -> Result<u8> {
             ("Scope", copy("Scope")),
             ("Mountpoint", copy("Mountpoint")),
             ("Labels", Value::Text(labels.join(","))),
+            // Of volumes of a swarm, which this is not.
+            ("Availability", absent()),
+            ("Group", absent()),
+            ("Status", absent()),
             ("Links", absent()),
             ("Size", absent()),
         ])

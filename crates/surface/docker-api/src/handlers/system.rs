@@ -10,7 +10,9 @@ use crate::translate::list::container_summary;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use naru_base::Timestamp;
-use naru_docker_wire::types::{Component, DiskUsage, PlatformName, PluginsInfo, SystemInfo, VersionResponse};
+use naru_docker_wire::types::{
+    Component, DiskUsage, PlatformName, PluginsInfo, SystemInfo, VersionResponse, Volume, VolumeUsage,
+};
 use naru_docker_wire::{API_VERSION, API_VERSION_MIN, Endpoint};
 use naru_engine::EngineInfo;
 use serde_json::json;
@@ -200,10 +202,16 @@ pub async fn disk_usage(call: Call) -> ApiResult<Answer> {
         .collect();
     let volumes = call
         .engine
-        .list_volumes()
+        .volume_usage()
         .await?
         .iter()
-        .map(wire_volume)
+        .map(|(view, bytes, users)| Volume {
+            usage_data: Some(VolumeUsage {
+                size: *bytes as i64,
+                ref_count: *users as i64,
+            }),
+            ..wire_volume(view)
+        })
         .collect();
     Ok(respond::ok(&DiskUsage {
         layers_size: usage.layers_bytes as i64,

@@ -11,6 +11,7 @@ mod commands;
 mod connect;
 mod contexts;
 mod error;
+mod explore;
 #[cfg(test)]
 mod fuzz;
 mod http;

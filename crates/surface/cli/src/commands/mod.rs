@@ -12,6 +12,7 @@ mod events;
 mod exec;
 mod export;
 mod history;
+mod image_explore;
 mod images;
 mod info;
 mod inspect;
@@ -146,6 +147,7 @@ static COMMANDS: &[&Command] = &[
     &completion::COMMAND,
     &completion::CANDIDATES,
     &man::COMMAND,
+    &image_explore::COMMAND,
     &context::CREATE,
     &context::EXPORT,
     &context::IMPORT,

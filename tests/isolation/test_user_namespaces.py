@@ -268,3 +268,19 @@ def test_the_default_user_gets_ids_and_the_file_is_an_option_too(images, scope, 
         assert mapping(run(engine, "cat /proc/self/uid_map"))[0][1] == first == str(UID + 65536)
     finally:
         engine.close()
+
+
+def test_programs_of_images_and_containers_are_out_of_reach_of_other_users(engine):
+    """CVE-2021-41091: a user of the host must not run what a container has made setuid root."""
+    name = docker(engine, "run", "-d", IMAGE, "sh", "-c", "cp /bin/busybox /mine; chmod 4755 /mine; exec sleep 60").stdout.strip()
+    run(engine, "cp /bin/busybox /v/mine; chmod 4755 /v/mine", "-v", "reach:/v")
+    data = docker(engine, "volume", "inspect", "-f", "{{.Mountpoint}}", "reach").stdout.strip()
+    os.chmod(engine.base, 0o711)
+    script = f"find {engine.data_root} -perm -4000 2>/dev/null | wc -l; ls {data}/mine"
+    seen = engine.scope.run("setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "sh", "-c", script)
+    assert seen.stdout == "0\n" and "denied" in seen.stderr, (name, seen)
+    if engine.name == "naru":
+        for folder in ("layers", "snapshots", "init", "volumes", "containers"):
+            assert os.stat(f"{engine.data_root}/{folder}").st_mode & 0o77 == 0, folder
+    docker(engine, "rm", "-f", name)
+    docker(engine, "volume", "rm", "reach")

@@ -105,6 +105,26 @@ naru rm -f survivor >/dev/null
 
 kill $daemon
 wait $daemon
+
+# Ids can be remapped on file systems that allow it, as ext4 does and, on this kernel, none without a device.
+truncate -s 64M /run/disk
+mkdir -p /run/disk-root
+check "a disk is made" "" "$({ mke2fs -F /run/disk >/dev/null && mount -t ext4 -o loop /run/disk /run/disk-root; } 2>&1)"
+naru daemon --data-root /run/disk-root/naru --userns-remap default >>/run/daemon.log 2>&1 &
+daemon=$!
+wait_for 'naru version >/dev/null 2>&1'
+naru load -i /test/image.tar >/run/load.log 2>&1
+check "ids are remapped" "0 100000 65536" "$($run cat /proc/self/uid_map | awk '{print $1, $2, $3}')"
+check "the image belongs to the mapped root" "0 0" "$($run stat -c '%u %g' /bin/busybox | tail -1)"
+check "and so does what is written" "7" "$($run sh -c 'echo x >/f; chown 7 /f; stat -c %u /f; echo y >/dev/stdout' | head -1)"
+check "its cgroup is its own root" "0::/" "$($run cat /proc/self/cgroup)"
+check "and limited" 20 "$(naru run --rm --network none --pids-limit 20 busybox cat /sys/fs/cgroup/pids.max)"
+naru run -d --name mapped --network none busybox sleep 1000 >/dev/null
+check "an exec enters it" "0 100000" "$(naru exec mapped sh -c 'id -u; cat /proc/self/uid_map' | awk 'NR == 1 {printf "%s ", $1} NR == 2 {print $2}')"
+naru rm -f mapped >/dev/null
+kill $daemon
+wait $daemon
+umount /run/disk-root
 check "no cgroup is left" "" "$(find /sys/fs/cgroup -mindepth 2 -type d -path '*naru*' | head -3)"
 
 if [ $failed != 0 ]; then

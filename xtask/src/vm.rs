@@ -57,7 +57,8 @@ const MODULES: [&str; 21] = [
 /// Programs for the init script and the tests.
 const APPLETS: &str = "sh switch_root mount umount mkdir rmdir rm mv cp ln ls cat head tail grep sed awk sleep echo printf test [ \
     true false kill ps wc cut tr sort env mknod chmod insmod lsmod ip ifconfig poweroff reboot seq dd id hostname \
-    readlink touch find uname date wget nc dmesg expr sync timeout tar stat tee md5sum mktemp dirname basename";
+    readlink touch find uname date wget nc dmesg expr sync timeout tar stat tee md5sum mktemp dirname basename \
+    truncate mke2fs";
 
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let work = run::root().join("target/vm");

@@ -68,6 +68,14 @@ pub(crate) struct Layout {
     _lock: File,
 }
 
+/// Images and containers hold programs that run as root whoever starts them; nobody on the host may reach those
+/// (CVE-2021-41091). A container reaches its files through mounts, whose paths it never walks.
+pub(crate) fn close_to_others(path: &Path) -> Result<(), ContentError> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+        .map_err(|error| ContentError::io(path, error))
+}
+
 impl Layout {
     /// Makes what is missing, checks the format and takes the lock.
     pub(crate) fn open(root: &Path) -> Result<Self, ContentError> {
@@ -83,6 +91,9 @@ impl Layout {
         for name in ["blobs/sha256", "downloads", "layers", "snapshots", "temporary"] {
             let path = layout.root.join(name);
             std::fs::create_dir_all(&path).map_err(|e| ContentError::io(&path, e))?;
+        }
+        for name in ["blobs", "downloads", "layers", "snapshots", "temporary"] {
+            close_to_others(&layout.root.join(name))?;
         }
         Ok(layout)
     }

@@ -9,7 +9,7 @@
 //! of its image. Nothing here is synced: a power loss may lose a container made within the last seconds.
 
 use crate::error::ContentError;
-use crate::layout::Layout;
+use crate::layout::{Layout, close_to_others};
 use crate::recovery::remove_any;
 use crate::store::{ContentStore, State};
 use naru_base::{ContainerId, Digest};
@@ -58,7 +58,8 @@ pub(crate) fn make_init_layer(layout: &Layout) -> Result<(), ContentError> {
         std::os::unix::fs::symlink("/proc/mounts", diff.join("etc/mtab"))?;
         std::fs::rename(&staging, &path)
     };
-    make_all().map_err(|error| ContentError::io(&path, error))
+    make_all().map_err(|error| ContentError::io(&path, error))?;
+    close_to_others(&path)
 }
 
 /// The topmost layer a snapshot was made on; the outer `None` when it cannot be told.
@@ -187,8 +188,7 @@ fn chain_of<'a>(state: &'a State, top: Option<&'a Digest>) -> impl Iterator<Item
 }
 
 fn make_directories(path: &Path, top: Option<&Digest>) -> Result<(), Errno> {
-    // 0711 lets a user other than root, inside, pass through to the root filesystem, as Docker's directories do.
-    rustix::fs::mkdir(path, Mode::from_raw_mode(0o711))?;
+    rustix::fs::mkdir(path, Mode::from_raw_mode(0o700))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty())?;
     rustix::fs::symlinkat(top.map_or(NO_LAYERS, Digest::hex), &directory, "layers")?;

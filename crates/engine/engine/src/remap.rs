@@ -117,9 +117,16 @@ fn read(path: &Path) -> Result<String> {
         .map_err(|error| EngineError::invalid(format!("{}: {error}", path.display())))
 }
 
+fn read_if_there(path: &Path) -> Result<String> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        _ => read(path),
+    }
+}
+
 /// The name and the number of a user or group given by either; what is in no database stands for itself.
 fn names_of(database: &Path, given: &str) -> Result<Vec<String>> {
-    let text = read(database)?;
+    let text = read_if_there(database)?;
     let mut names = vec![given.to_owned()];
     for line in text.lines() {
         let fields: Vec<&str> = line.split(':').collect();
@@ -177,10 +184,7 @@ fn mappings(database: &Path, owners: &[String]) -> Result<Vec<LinuxIdMapping>> {
 
 /// Sets a free range aside for dockerd's user, unless it has one.
 fn set_aside(database: &Path) -> Result<()> {
-    let text = match std::fs::read_to_string(database) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        _ => read(database)?,
-    };
+    let text = read_if_there(database)?;
     if ranges(&text).any(|(owner, ..)| owner == DEFAULT_USER) {
         return Ok(());
     }

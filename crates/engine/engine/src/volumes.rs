@@ -16,6 +16,7 @@ use naru_runtime::plan::MappedRoot;
 use naru_sys::file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -84,7 +85,10 @@ pub fn parse_name(name: &str) -> Result<String> {
 
 impl Volumes {
     pub fn open(root: PathBuf, syncer: naru_store::Syncer, owner: Option<MappedRoot>) -> Result<Self> {
-        file::make_directories(&root, 0o711)?;
+        file::make_directories(&root, 0o700)?;
+        // As the images' (CVE-2021-41091), whoever made it.
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700))
+            .map_err(file::FileError::at("close", &root))?;
         Ok(Self {
             root,
             owner,

@@ -54,7 +54,8 @@ fn from_detached(layers: Layers<'_>, user: &UserNamespace) -> Result<Option<Owne
         let layer = copy_mapped(path, user)?;
         match add("lowerdir+", layer.as_fd()) {
             Ok(()) => held.push(layer),
-            Err(Errno::INVAL) => return Ok(None),
+            // Before 6.13 overlayfs takes no descriptors; before 6.5 no option of any kind but text.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
             Err(error) => return Err(of_layer(path)(error)),
         }
     }
@@ -68,7 +69,7 @@ fn from_detached(layers: Layers<'_>, user: &UserNamespace) -> Result<Option<Owne
     }
     match create(&context, user) {
         Ok(()) => finish(&context, layers).map(Some),
-        // Overlayfs takes descriptors since 6.13, of detached mounts later.
+        // Before 6.15 it takes none of detached mounts.
         Err(Errno::INVAL) => Ok(None),
         Err(error) => Err(of_overlay(layers)(error)),
     }

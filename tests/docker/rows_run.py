@@ -133,4 +133,5 @@ ROWS = [
     Row("no open files", 'docker run --rm --ulimit nofile=0 $B sh -c "ulimit -n"; docker run --rm --ulimit nofile=4 $B sh -c "ulimit -n"', differs="runc needs descriptors of its own after it has set the limit", expect="^0\\n4\\n$"),
     Row("cgroup parent outside", 'docker create --cgroup-parent ../x $B true; echo $?; docker create --cgroup-parent /a/../../b $B true; echo $?', differs="Docker makes another path of it", expect="^1\\n1\\n$"),
     Row("work directory behind a dangling link", 'docker run --name $N $B ln -s /nowhere /dangling; docker commit $N $N:dangling >/dev/null; for dir in /dangling /dangling/sub; do docker run --rm -w $dir $N:dangling sh -c "pwd; stat -c %a /nowhere"; done; docker rmi -f $N:dangling >/dev/null'),
+    Row("writable cgroups on version 1", 'docker create --security-opt writable-cgroups=true $B true; echo $?', differs="Docker 20.10 has no such option", expect="^1\\n$", clients=["cli28"]),
 ]

@@ -55,6 +55,8 @@ check "processes limit" 20 "$($limited cat /sys/fs/cgroup/pids.max)"
 check "CPU set" 1 "$($limited cat /sys/fs/cgroup/cpuset.cpus.effective)"
 check "the container's cgroup is its root" "0::/" "$($run cat /proc/self/cgroup)"
 check "its cgroup is read-only" 1 "$($run sh -c 'mkdir /sys/fs/cgroup/own 2>/dev/null; echo $?')"
+check "unless it is to be writable" 0 \
+    "$(naru run --rm --network none --security-opt writable-cgroups=true busybox sh -c 'mkdir /sys/fs/cgroup/own; echo $?')"
 check "an impossible limit is refused" 125 \
     "$(naru run --rm --network none --cpuset-cpus 4000 busybox true >/dev/null 2>&1; echo $?)"
 
@@ -118,6 +120,9 @@ check "ids are remapped" "0 100000 65536" "$($run cat /proc/self/uid_map | awk '
 check "the image belongs to the mapped root" "0 0" "$($run stat -c '%u %g' /bin/busybox | tail -1)"
 check "and so does what is written" "7" "$($run sh -c 'echo x >/f; chown 7 /f; stat -c %u /f; echo y >/dev/stdout' | head -1)"
 check "its cgroup is its own root" "0::/" "$($run cat /proc/self/cgroup)"
+own='mkdir /sys/fs/cgroup/own; made=$?; echo 1 >/sys/fs/cgroup/pids.max; echo $made $? $(cat /sys/fs/cgroup/pids.max)'
+check "its own where asked for, but not its limits" "0 1 100" \
+    "$(naru run --rm --network none --security-opt writable-cgroups=true --pids-limit 100 busybox sh -c "$own" 2>/dev/null)"
 check "and limited" 20 "$(naru run --rm --network none --pids-limit 20 busybox cat /sys/fs/cgroup/pids.max)"
 naru run -d --name mapped --network none busybox sleep 1000 >/dev/null
 check "an exec enters it" "0 100000" "$(naru exec mapped sh -c 'id -u; cat /proc/self/uid_map' | awk 'NR == 1 {printf "%s ", $1} NR == 2 {print $2}')"

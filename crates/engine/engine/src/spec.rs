@@ -92,6 +92,8 @@ pub struct ContainerSpec {
     pub user_mode: NamespaceMode,
     /// `private` unless `Host`; a privileged container on cgroup v1 has `Host` by default, as with Docker.
     pub cgroup_namespace: NamespaceMode,
+    /// Its own cgroup is not mounted read-only (cgroup version 2).
+    pub writable_cgroups: bool,
     /// Relative to every hierarchy's root; `None` for the engine's own.
     pub cgroup_parent: Option<String>,
 

@@ -1,7 +1,9 @@
 //! Joining a cgroup that already exists, in every hierarchy, and showing a container its own.
 
+use crate::plan::MappedRoot;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -112,6 +114,30 @@ impl Entrances {
 /// Moves the calling process into `cgroup` in every hierarchy that has it.
 pub(crate) fn join(cgroup: &str) -> io::Result<()> {
     Entrances::open(cgroup)?.enter()
+}
+
+/// Gives a container's cgroup to the root of its user namespace, where it may write to it (OCI runtime specification,
+/// "Cgroup ownership"): version 2 only, the directory and the files that the kernel calls delegatable.
+pub(crate) fn delegate(cgroup: &str, root: MappedRoot) -> io::Result<()> {
+    let listed = fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_else(|_| {
+        // Linux before 4.15 does not say.
+        "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned()
+    });
+    for hierarchy in hierarchies() {
+        if hierarchy.kind != HierarchyKind::Two {
+            return Ok(());
+        }
+        let directory = directory(&hierarchy.mount_point, cgroup);
+        lchown(&directory, Some(root.uid), Some(root.gid))?;
+        for name in listed.lines() {
+            match lchown(directory.join(name), Some(root.uid), Some(root.gid)) {
+                // A file of a controller that is not switched on here.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn directory(mount_point: &Path, cgroup: &str) -> PathBuf {

@@ -8,7 +8,7 @@ use crate::plan::{ContainerPlan, StartFailure, StartFailureKind};
 use crate::root::{Root, TargetKind, attach, clean, map_ids};
 use crate::user_namespace::UserNamespace;
 use naru_sys::mount::{MountAttributes, set_attributes};
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid, fstat, symlinkat};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use std::os::fd::{AsFd, OwnedFd};
@@ -364,6 +364,17 @@ pub(crate) fn needs_host(spec: &Spec) -> bool {
         .iter()
         .flat_map(|mount| mount.options().iter().flatten())
         .any(|option| option == "shared" || option == "rshared")
+}
+
+/// Whether the container may write to its own cgroup.
+pub(crate) fn has_writable_cgroup(plan: &ContainerPlan) -> bool {
+    let is_own = namespaces::is_own(plan, LinuxNamespaceType::Cgroup);
+    let is_writable = |mount: &Mount| {
+        let options = parse_options(mount.options().as_deref().unwrap_or_default());
+        matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+            && options.set.set & u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()) == 0
+    };
+    is_own && plan.spec.mounts().iter().flatten().any(is_writable)
 }
 
 /// The container's own cgroup as the root of every hierarchy, thanks to its cgroup namespace.

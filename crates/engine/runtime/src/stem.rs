@@ -44,6 +44,7 @@ pub struct Stem {
     /// Where it has one of its own: the keeper then mounts for it what only the host's root can.
     user: Option<UserNamespace>,
     ahead: Option<RootAhead>,
+    cgroup: String,
 }
 
 /// Where the new process reads and writes.
@@ -168,6 +169,7 @@ impl Stem {
                         .map(|_| UserNamespace::of_process(pid))
                         .transpose()?,
                     ahead: None,
+                    cgroup: plan.cgroup.clone(),
                 })
             }
             Some((Report::Failed(failure), _)) => Err(failure),
@@ -259,6 +261,10 @@ impl Stem {
             // Lowering it needs CAP_SYS_RESOURCE, which the engine itself may lack.
             let path = format!("/proc/{}/oom_score_adj", self.process.pid);
             let _ = std::fs::write(path, score.to_string());
+        }
+        if mounts::has_writable_cgroup(&plan) {
+            cgroup::delegate(&self.cgroup, user.root)
+                .map_err(system("cgroup", "give it to the container"))?;
         }
         let order = |kind| serde_json::to_vec(&OrderKind::Source(kind)).unwrap_or_default();
         Sources::make(&plan, user, ahead)?

@@ -56,6 +56,12 @@ impl Engine {
         self.resolve_joined(&mut spec)?;
         let mut resolved = resolve(id, &spec, image)?;
         check(&spec, &resolved)?;
+        // With version 1 a container could change limits of others, and more (CVE-2022-0492).
+        if spec.writable_cgroups && self.cgroup_version() == 1 {
+            return Err(EngineError::invalid(
+                "writable-cgroups is only supported with cgroup version 2",
+            ));
+        }
         if self.options.remap.is_some() {
             plan::check_remapped(&spec)?;
         }

@@ -55,7 +55,16 @@ pub(super) fn plan_mounts(record: &ContainerRecord, context: &StartContext<'_>) 
             "/sys/fs/cgroup",
             "cgroup",
             "cgroup",
-            &[system_access, "nosuid", "noexec", "nodev"],
+            &[
+                if spec.writable_cgroups {
+                    "rw"
+                } else {
+                    system_access
+                },
+                "nosuid",
+                "noexec",
+                "nodev",
+            ],
         ),
     ];
     let wanted: BTreeSet<&str> = record

@@ -4,8 +4,8 @@ use super::network::endpoints;
 use super::status::state_word;
 use naru_base::Timestamp;
 use naru_docker_wire::types::{
-    ContainerConfig, ContainerInspect, ContainerState as WireState, GraphDriver, Health,
-    HealthResult, Healthcheck, HostConfig, MountPoint, NetworkSettings, PortBinding, PortMap, StringOrList,
+    ContainerConfig, ContainerInspect, ContainerState as WireState, GraphDriver, Health, HealthResult,
+    Healthcheck, HostConfig, MountPoint, NetworkSettings, PortBinding, PortMap, StringOrList,
 };
 use naru_engine::ContainerView;
 use naru_engine::record::{

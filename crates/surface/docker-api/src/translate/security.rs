@@ -105,13 +105,15 @@ fn apply_option(spec: &mut ContainerSpec, option: &str) -> ApiResult<()> {
                 "Decoding seccomp profile failed: it is not a JSON object",
             ));
         }
+        ("writable-cgroups", "" | "true") => spec.writable_cgroups = true,
+        ("writable-cgroups", "false") => spec.writable_cgroups = false,
         ("systempaths", "unconfined") => {
             spec.masked_paths = Some(Vec::new());
             spec.read_only_paths = Some(Vec::new());
         }
         // No profile is what a container has here in any case: the kernels Naru serves have no AppArmor rules of its
         // own, so asking for none is granted and asking for one is refused rather than forgotten.
-        ("apparmor", "unconfined") | ("label", "disable") | ("writable-cgroups", "false") => {}
+        ("apparmor", "unconfined") | ("label", "disable") => {}
         ("apparmor", _) => {
             return Err(ApiError::not_supported(
                 "an AppArmor profile",

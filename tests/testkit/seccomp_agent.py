@@ -30,6 +30,8 @@ class Agent:
                 return
             fds = array.array("i")
             message, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+            if not ancillary:
+                continue  # The start failed before there was a filter.
             fds.frombytes(ancillary[0][2][:4])
             self.states.append(json.loads(message))
             self.listeners.append(fds[0])

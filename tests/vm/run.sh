@@ -123,6 +123,7 @@ check "its cgroup is its own root" "0::/" "$($run cat /proc/self/cgroup)"
 own='mkdir /sys/fs/cgroup/own; made=$?; echo 1 >/sys/fs/cgroup/pids.max; echo $made $? $(cat /sys/fs/cgroup/pids.max)'
 check "its own where asked for, but not its limits" "0 1 100" \
     "$(naru run --rm --network none --security-opt writable-cgroups=true --pids-limit 100 busybox sh -c "$own" 2>/dev/null)"
+check "a device of the host is there" "a ed" "$(naru run --rm --network none --device /dev/loop-control busybox stat -c '%t %T' /dev/loop-control)"
 check "and limited" 20 "$(naru run --rm --network none --pids-limit 20 busybox cat /sys/fs/cgroup/pids.max)"
 naru run -d --name mapped --network none busybox sleep 1000 >/dev/null
 check "an exec enters it" "0 100000" "$(naru exec mapped sh -c 'id -u; cat /proc/self/uid_map' | awk 'NR == 1 {printf "%s ", $1} NR == 2 {print $2}')"

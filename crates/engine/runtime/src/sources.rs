@@ -12,8 +12,9 @@ use crate::seccomp::Agent;
 use crate::user_namespace::UserNamespace;
 use crate::{devices, mounts};
 use oci_spec::runtime::LinuxDevice;
-use rustix::fs::Mode;
-use rustix::mount::OpenTreeFlags;
+use rustix::fs::{CWD, Mode, fstat, makedev};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -126,11 +127,28 @@ fn make_devices(devices: &[LinuxDevice]) -> Result<Vec<OwnedFd>, StartFailure> {
     let copy = |(index, device): (usize, &LinuxDevice)| {
         let name = index.to_string();
         devices::make_node(directory.as_fd(), name.as_ref(), device)?;
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        rustix::mount::open_tree(&directory, &name, flags).map_err(system(
+        match open_tree(&directory, &name, COPY) {
+            // Before Linux 6.15 nothing can be copied out of a detached mount; the host may have the very node.
+            Err(Errno::INVAL) => copy_of_hosts(device),
+            copied => copied,
+        }
+        .map_err(system(
             "devices",
             format_args!("copy {}", device.path().display()),
         ))
     };
     devices.iter().enumerate().map(copy).collect()
+}
+
+const COPY: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
+
+/// The host's own node of that name, where it is the same device.
+fn copy_of_hosts(device: &LinuxDevice) -> Result<OwnedFd, Errno> {
+    let copy = open_tree(CWD, device.path(), COPY)?;
+    let number = makedev(device.major() as u32, device.minor() as u32);
+    if fstat(&copy)?.st_rdev == number {
+        Ok(copy)
+    } else {
+        Err(Errno::NODEV)
+    }
 }

@@ -56,6 +56,6 @@ pub use image::{
 pub use naru_oci::ImageConfig;
 pub use save::SavePlan;
 pub use send::{Parcel, ParcelLayer};
-pub use snapshot::Snapshot;
+pub use snapshot::{EmptySnapshot, Snapshot};
 pub use stage::{Compression, StagedLayer, decompress};
 pub use store::ContentStore;

@@ -117,15 +117,28 @@ impl ContentStore {
         Ok(self.describe(&state, &self.layout.snapshot(container), top.as_ref()))
     }
 
-    /// Containers that have a snapshot.
+    /// Containers that have a snapshot, or what is left of one.
     pub fn snapshots(&self) -> Vec<ContainerId> {
-        self.read().snapshots.keys().cloned().collect()
+        let entries = std::fs::read_dir(self.layout.root.join("snapshots"));
+        let names = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name());
+        names.filter_map(|name| name.to_str()?.parse().ok()).collect()
     }
 
     /// Deletes what the container wrote, and layers that only it still needed. No snapshot, no error.
     pub fn remove_snapshot(&self, container: &ContainerId) -> Result<(), ContentError> {
+        self.release_snapshot(container).map(EmptySnapshot::remove)
+    }
+
+    /// As [`ContentStore::remove_snapshot`], but where the container wrote nothing its directories may go later: they
+    /// hold no data, and opening the store again would remove them too.
+    pub fn release_snapshot(&self, container: &ContainerId) -> Result<EmptySnapshot, ContentError> {
         let path = self.layout.snapshot(container);
-        if !remove_empty(&path) {
+        let is_empty = rustix::fs::rmdir(path.join("upper")).is_ok();
+        if !is_empty {
             let trash = self.layout.temporary();
             match std::fs::rename(&path, &trash) {
                 Ok(()) => remove_any(&trash)?,
@@ -147,7 +160,7 @@ impl ContentStore {
             let _change = self.begin_change();
             self.collect_layers()?;
         }
-        Ok(())
+        Ok(EmptySnapshot(is_empty.then_some(path)))
     }
 
     /// `(bytes written by the container, bytes of its whole root filesystem)`.
@@ -197,21 +210,25 @@ fn make_directories(path: &Path, top: Option<&Digest>) -> Result<(), Errno> {
     rustix::fs::mkdirat(&directory, "work", Mode::from_raw_mode(0o700))
 }
 
-/// Removes a snapshot in which nothing was written, with a few calls; false when it is not so, or not whole.
-fn remove_empty(path: &Path) -> bool {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) else {
-        return false;
-    };
-    let remove = |name: &str| rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR);
-    if remove("upper").is_err() {
-        return false;
+/// The directories of a snapshot in which nothing was written, where there are any left.
+#[derive(Debug)]
+#[must_use = "its directories stay until it is removed"]
+pub struct EmptySnapshot(Option<PathBuf>);
+
+impl EmptySnapshot {
+    pub fn remove(self) {
+        let Some(path) = self.0 else { return };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(directory) = rustix::fs::open(&path, flags, Mode::empty()) else {
+            return;
+        };
+        let remove = |name: &str, flags| rustix::fs::unlinkat(&directory, name, flags);
+        // A mount leaves an empty `work/work`.
+        let _ = remove("work/work", AtFlags::REMOVEDIR);
+        let _ = remove("work", AtFlags::REMOVEDIR);
+        let _ = remove("layers", AtFlags::empty());
+        let _ = rustix::fs::rmdir(&path);
     }
-    // A mount leaves an empty `work/work`.
-    if remove("work").is_err() && (remove("work/work").is_err() || remove("work").is_err()) {
-        return false;
-    }
-    rustix::fs::unlinkat(&directory, "layers", AtFlags::empty()).is_ok() && rustix::fs::rmdir(path).is_ok()
 }
 
 /// Bytes of the plain files in a tree, each file once. A container may be writing to it meanwhile.

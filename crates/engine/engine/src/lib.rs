@@ -1,11 +1,11 @@
 //! The engine: containers, images, volumes and what happens to them.
 //!
 //! ```text
-//! <data-root>/containers/<id>/   record.json, exit.json, <id>-json.log, hostname, hosts, resolv.conf
+//! <data-root>/containers/<id>/   record.json, <id>-json.log
 //! <data-root>/volumes/<name>/    see `volumes`
 //! <data-root>/networks/<id>.json see `networks`
 //! <data-root>/…                  images and snapshots: see crate `naru-content`
-//! <exec-root>/keepers/<id>.sock  where each running container's keeper listens
+//! <exec-root>/runs/<id>/         run.json, exit.json, hostname, hosts, resolv.conf; `sock`, where the keeper listens
 //! ```
 //!
 //! It is called by the surfaces and never knows which one. It prints nothing, and runs no program but its own spawner.
@@ -92,7 +92,7 @@ impl Engine {
         let names = HostNames::of(&options.exec_root);
         file::make_directories(&options.data_root, 0o711)?;
         file::make_directories(&options.data_root.join("containers"), 0o700)?;
-        file::make_directories(&options.exec_root.join("keepers"), 0o700)?;
+        file::make_directories(&options.exec_root.join("runs"), 0o700)?;
         let content = ContentStore::open(&options.data_root).map_err(images::error)?;
         let networks = networks::Networks::open(options.data_root.join("networks"))?;
         let defaults = &options.network;
@@ -213,8 +213,13 @@ impl Engine {
         self.containers_directory().join(id.as_str())
     }
 
-    fn keepers_directory(&self) -> PathBuf {
-        self.options.exec_root.join("keepers")
+    fn runs_directory(&self) -> PathBuf {
+        self.options.exec_root.join("runs")
+    }
+
+    /// Half an id names it: the path of a socket has room for no more.
+    fn run_directory(&self, id: &ContainerId) -> PathBuf {
+        self.runs_directory().join(&id.as_str()[..32])
     }
 
     /// Writes a container's record now: what a client was told must survive any process.
@@ -231,6 +236,8 @@ impl Engine {
     }
 
     /// Writes a container's record a moment later, unless it is gone by then: what it tells can be found out again.
+    ///
+    /// Once an end is written, the files that told of the run are of no more use.
     fn write_record_soon(&self, container: &Arc<Container>) {
         let (container, syncer) = (Arc::downgrade(container), self.syncer.clone());
         tokio::spawn(async move {
@@ -243,17 +250,17 @@ impl Engine {
                 return;
             }
             let path = container.record_path();
-            match naru_store::write(&path, &*container.record()) {
-                Ok(()) => syncer.note(&path),
+            let record = container.record();
+            match naru_store::write(&path, &*record) {
+                Ok(()) => {
+                    syncer.note(&path);
+                    if record.run.is_none() {
+                        container.forget_run();
+                    }
+                }
                 Err(error) => tracing::error!(%error, "cannot write a container's record"),
             }
         });
-    }
-
-    fn forget_record(&self, container: &Container) {
-        let path = container.record_path();
-        self.syncer.forget(&path);
-        let _ = std::fs::remove_file(path);
     }
 }
 

@@ -25,6 +25,8 @@ pub struct ContainerRecord {
     /// Why the last start failed, when it did; cleared by the next one that succeeds.
     pub failed_start: Option<FailedStart>,
     /// What the present run holds; present from just before the keeper is told to start until all of it is undone.
+    /// Stored beside the keeper's socket, in a file of its own: with the machine all of it goes.
+    #[serde(skip)]
     pub run: Option<RunRecord>,
 }
 

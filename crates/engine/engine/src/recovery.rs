@@ -1,10 +1,10 @@
 //! A new daemon finds what the one before left: the same settling of every record, whatever killed the other.
 
 use crate::Engine;
-use crate::containers::{Container, Exec, ExitCause, RunResources, derive_started_at, lock};
+use crate::containers::{Container, Exec, ExitCause, REMOVED, RunResources, derive_started_at, lock};
 use crate::error::Result;
 use crate::keepers::KeeperConnection;
-use crate::record::{ContainerRecord, ContainerState, ExitSummary};
+use crate::record::{ContainerRecord, ContainerState, ExitSummary, RunRecord};
 use crate::spec::RestartPolicy;
 use naru_base::{ContainerId, Timestamp};
 use naru_cgroup::Cgroup;
@@ -12,6 +12,7 @@ use naru_keeper::protocol::{KeeperState, KeeperStatus, Reply, Request};
 use naru_sys::file;
 use naru_sys::seqpacket::SeqPacket;
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -28,7 +29,7 @@ impl Engine {
             let directory = self.container_directory(&id);
             match naru_store::read::<ContainerRecord>(&directory.join("record.json")) {
                 Ok(record) => {
-                    let container = Container::new(record, directory);
+                    let container = self.found(record, directory);
                     self.registry.insert(&container);
                     found.push(container);
                 }
@@ -50,14 +51,38 @@ impl Engine {
         Ok(())
     }
 
+    /// A container with what its run, if it has one, left on record.
+    fn found(&self, mut record: ContainerRecord, directory: PathBuf) -> Arc<Container> {
+        let run_directory = self.run_directory(&record.id);
+        record.run = None;
+        let container = Container::new(record, directory, run_directory);
+        match naru_store::read::<RunRecord>(&container.run_record_path()) {
+            Ok(run) => drop(container.change(|record| record.run = Some(run))),
+            Err(naru_store::StoreError::Missing(_)) => {}
+            Err(error) => {
+                tracing::error!(%error, "what a run holds cannot be read; it is found by its keeper, or ended");
+            }
+        }
+        container
+    }
+
     fn recorded_ids(&self) -> Vec<ContainerId> {
         let entries = std::fs::read_dir(self.containers_directory())
             .into_iter()
             .flatten()
             .flatten();
-        entries
-            .filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok()))
-            .collect()
+        let mut ids = Vec::new();
+        for entry in entries {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.ends_with(REMOVED) {
+                // Its removal was interrupted.
+                let _ = file::remove_tree(&entry.path());
+            } else if let Ok(id) = name.parse() {
+                ids.push(id);
+            }
+        }
+        ids
     }
 
     /// Brings one record in line with what its keeper says, or with what it left.
@@ -69,7 +94,12 @@ impl Engine {
             }
             return;
         }
-        let Some(run) = &record.run else { return };
+        let Some(run) = &record.run else {
+            if record.is_running() {
+                self.finish_run(container, ExitCause::MachineLost).await;
+            }
+            return;
+        };
         for endpoint in &run.endpoints {
             self.network
                 .reserve(&record.id, &crate::containers::endpoint_of_record(endpoint));
@@ -167,7 +197,7 @@ impl Engine {
         tokio::sync::mpsc::Receiver<crate::keepers::Notice>,
         KeeperStatus,
     )> {
-        let socket = SeqPacket::connect(&self.keeper_socket_of(container)).ok()?;
+        let socket = SeqPacket::connect(&container.keeper_socket()).ok()?;
         let (connection, notices) = KeeperConnection::new(socket, &container.id).ok()?;
         match connection.request(&Request::Status, &[]).await.ok()?.0 {
             Reply::Status(status) if status.container == container.id => Some((connection, notices, status)),
@@ -187,17 +217,14 @@ impl Engine {
                 let _ = self.content.remove_snapshot(&id);
             }
         }
-        let sockets: BTreeSet<_> = running
-            .iter()
-            .map(|container| self.keeper_socket_of(container))
-            .collect();
-        for entry in std::fs::read_dir(self.keepers_directory())
+        let runs: BTreeSet<_> = found.iter().map(|container| &container.run_directory).collect();
+        for entry in std::fs::read_dir(self.runs_directory())
             .into_iter()
             .flatten()
             .flatten()
         {
-            if !sockets.contains(&entry.path()) {
-                let _ = std::fs::remove_file(entry.path());
+            if !runs.contains(&entry.path()) {
+                let _ = file::remove_tree(&entry.path());
             }
         }
         self.sweep_cgroups(&running);

@@ -140,7 +140,7 @@ pub struct EngineEvent {
 pub struct ContainerView {
     pub record: Arc<ContainerRecord>,
     /// Holds its `hostname`, `hosts` and `resolv.conf`.
-    pub directory: PathBuf,
+    pub run_directory: PathBuf,
     /// Where its log is; `None` for the driver `none`.
     pub log_path: Option<PathBuf>,
     pub exec_ids: Vec<ExecId>,

@@ -40,6 +40,10 @@ const LINGER: Duration = Duration::from_secs(10);
 /// Between two looks at a terminal that nobody has open, and between two tries to write an exit record.
 const TICK: Duration = Duration::from_millis(250);
 
+/// How long what is left of a helper may stay after a start. The kernel takes as long to end a process as all the rest
+/// of a start, and would do it before whoever waits for the reply gets the processor.
+const REMAINS_DELAY: Duration = Duration::from_millis(2);
+
 /// Docker's terminal size until a client sets one.
 const CONSOLE_SIZE: (u16, u16) = (24, 80);
 
@@ -55,6 +59,7 @@ pub fn run_keeper(socket: SeqPacket, container: ContainerId) -> io::Result<()> {
         finished_execs: VecDeque::new(),
         attachments: 0,
         oom_score: None,
+        remains: None,
         is_trimmed: true,
     };
     while !keeper.is_over() {
@@ -76,6 +81,8 @@ struct Keeper {
     attachments: u64,
     /// What execs get that ask for nothing else, where this process itself has gone lower.
     oom_score: Option<i32>,
+    /// What the last start left behind.
+    remains: Option<Remains>,
     /// Memory that the start or the last request needed has been given back. A parked keeper holds on to it: touching
     /// it anew would be part of the start's time.
     is_trimmed: bool,
@@ -142,6 +149,9 @@ impl Keeper {
 
     /// Gives memory back in the first quiet moment, so that a short-lived container pays nothing for it.
     fn trim(&mut self) {
+        if self.remains.take().is_some() {
+            return;
+        }
         if !self.is_trimmed {
             naru_sys::memory::release_unused();
             self.is_trimmed = true;
@@ -200,9 +210,15 @@ impl Keeper {
                 ..
             } | Phase::Over { .. }
         );
-        (is_waiting || is_unwritten || !self.is_trimmed).then(|| Timespec {
+        let timeout = if self.remains.is_some() {
+            REMAINS_DELAY
+        } else {
+            TICK
+        };
+        let is_timed = is_waiting || is_unwritten || self.remains.is_some() || !self.is_trimmed;
+        is_timed.then(|| Timespec {
             tv_sec: 0,
-            tv_nsec: i64::from(TICK.subsec_nanos()),
+            tv_nsec: i64::from(timeout.subsec_nanos()),
         })
     }
 
@@ -290,7 +306,7 @@ impl Keeper {
                     }
                 };
                 self.reply(index, Reply::Started { pid, start_time });
-                drop(remains);
+                self.remains = Some(remains);
                 self.processes.push(process);
                 let KeeperPlan {
                     cgroup,
@@ -372,11 +388,13 @@ impl Keeper {
     }
 
     fn exec(&mut self, index: usize, request: ExecRequest, mut descriptors: Vec<OwnedFd>) {
+        // Before the fork, which would copy them.
+        self.remains = None;
         match self.exec_process(request, descriptors.pop()) {
             Ok((process, remains)) => {
                 let (pid, start_time) = (process.pid, process.start_time);
                 self.reply(index, Reply::ExecStarted { pid, start_time });
-                drop(remains);
+                self.remains = Some(remains);
                 self.processes.push(process);
             }
             Err(failure) => self.reply(index, Reply::Failed(failure)),
@@ -560,6 +578,10 @@ impl Keeper {
     }
 
     fn finish_init(&mut self, ending: Ending, finished_at: Timestamp) {
+        // While the record is written: the cgroup must be empty when the end is told.
+        if let Some(remains) = &self.remains {
+            remains.kill();
+        }
         // With a pid namespace of its own all execs have ended before; with the host's they end now.
         for process in &self.processes {
             if let Some(pidfd) = process.pidfd() {
@@ -611,6 +633,7 @@ impl Keeper {
         let event = Event::Exited(record.clone());
         let socket = files.socket.clone();
         self.broadcast(&event);
+        self.remains = None;
         self.listener = None;
         let _ = rustix::fs::unlink(&socket);
     }

@@ -83,7 +83,7 @@ pub struct Init {
 /// What is left of a helper once the process runs: dropping it reaps the helper and closes what led to it.
 #[derive(Debug)]
 pub struct Remains {
-    _helper: Helper,
+    helper: Helper,
     _channel: Channel,
     _namespaces: Option<(OwnedFd, OwnedFd)>,
 }
@@ -120,9 +120,15 @@ pub(crate) struct Helper {
     pidfd: OwnedFd,
 }
 
+impl Helper {
+    fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
 impl Drop for Helper {
     fn drop(&mut self) {
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        self.kill();
         reap(self.pid);
     }
 }
@@ -131,6 +137,13 @@ fn reap(pid: i32) {
     while let Err(rustix::io::Errno::INTR) =
         rustix::process::waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::empty())
     {}
+}
+
+impl Remains {
+    /// Has the helper begin to end.
+    pub fn kill(&self) {
+        self.helper.kill();
+    }
 }
 
 impl Stem {
@@ -241,7 +254,7 @@ impl Stem {
         let _ = channel.open_gate();
         let started = await_exec(&channel)?;
         let remains = Remains {
-            _helper: process,
+            helper: process,
             _channel: channel,
             _namespaces: Some((netns, route_socket)),
         };
@@ -366,7 +379,7 @@ pub fn exec(
     drop(streams);
     let started = await_exec(&channel)?;
     let remains = Remains {
-        _helper: process,
+        helper: process,
         _channel: channel,
         _namespaces: None,
     };

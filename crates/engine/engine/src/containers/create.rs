@@ -95,7 +95,7 @@ impl Engine {
         std::fs::DirBuilder::new()
             .create(&directory)
             .map_err(file::FileError::at("make directory", &directory))?;
-        let container = Container::new(record, directory);
+        let container = Container::new(record, directory, self.run_directory(id));
         self.write_record(&container)?;
         undo.is_armed = false;
         Ok((container, claim))

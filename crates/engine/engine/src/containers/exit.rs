@@ -25,10 +25,14 @@ pub enum ExitCause {
     Recorded(ExitRecord),
     /// The keeper is gone without a record: it was killed.
     KeeperLost,
+    /// What the run held is gone with the machine it ran on.
+    MachineLost,
 }
 
 /// The exit code of a container whose keeper was killed: that of SIGKILL, which ends it.
 const EXIT_CODE_KILLED: i32 = 137;
+/// As Docker has it for a container that it does not find again after the machine was restarted.
+const EXIT_CODE_UNKNOWN: i32 = 255;
 
 impl Engine {
     /// Watches a run until its keeper is gone, then settles it.
@@ -69,6 +73,13 @@ impl Engine {
         let exit = match cause {
             ExitCause::Recorded(exit) => exit,
             ExitCause::KeeperLost => end_without_keeper(container),
+            ExitCause::MachineLost => ExitRecord {
+                exit_code: EXIT_CODE_UNKNOWN,
+                signal: None,
+                oom_killed: false,
+                finished_at: Timestamp::now(),
+                cause: Some("the machine went down while the container ran".to_owned()),
+            },
         };
         let resources = lock(&container.run).take();
         if let Some(resources) = &resources {

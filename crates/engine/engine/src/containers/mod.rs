@@ -15,6 +15,7 @@ mod update;
 
 pub use exec::Exec;
 pub use exit::{ExitCause, derive_started_at};
+pub(crate) use remove::REMOVED;
 pub(crate) use start::{
     endpoint_of_record, endpoint_record, give_to, network_protocol, parse_mac, published_of_record,
     published_record,
@@ -30,6 +31,7 @@ use naru_cgroup::Cgroup;
 use naru_keeper::protocol::AttachOptions;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
@@ -42,8 +44,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One container: its record and what its present run holds.
 pub struct Container {
     pub id: ContainerId,
-    /// `containers/<id>`: record, log, exit record, network files.
+    /// `<data-root>/containers/<id>`: record and log.
     pub directory: PathBuf,
+    /// `<exec-root>/runs/<id>`: what concerns its present run, or its last, and no machine that has been restarted.
+    pub run_directory: PathBuf,
     record: Mutex<Arc<ContainerRecord>>,
     /// Held by whoever starts, stops, pauses or removes it, one at a time; never needed to read or to kill.
     pub operation: tokio::sync::Mutex<()>,
@@ -85,7 +89,7 @@ pub struct Phase {
 }
 
 impl Container {
-    pub fn new(record: ContainerRecord, directory: PathBuf) -> Arc<Self> {
+    pub fn new(record: ContainerRecord, directory: PathBuf, run_directory: PathBuf) -> Arc<Self> {
         let phase = Phase {
             is_running: record.is_running(),
             exit_code: record.last_exit().map_or(0, |exit| exit.exit_code),
@@ -94,6 +98,7 @@ impl Container {
         Arc::new(Self {
             id: record.id.clone(),
             directory,
+            run_directory,
             record: Mutex::new(Arc::new(record)),
             operation: tokio::sync::Mutex::new(()),
             cleanup: tokio::sync::Mutex::new(()),
@@ -127,11 +132,43 @@ impl Container {
 
     /// Its `hosts`, `resolv.conf` or `hostname`.
     pub fn network_file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.run_directory.join(name)
     }
 
     pub fn exit_record_path(&self) -> PathBuf {
-        self.directory.join("exit.json")
+        self.run_directory.join("exit.json")
+    }
+
+    pub fn run_record_path(&self) -> PathBuf {
+        self.run_directory.join("run.json")
+    }
+
+    /// Where the keeper of the present run listens.
+    pub fn keeper_socket(&self) -> PathBuf {
+        self.run_directory.join("sock")
+    }
+
+    /// Has the run directory ready for a new run: nothing in it tells of an earlier one.
+    pub fn clear_run_directory(&self) -> Result<()> {
+        let failed = |error| {
+            EngineError::from(naru_sys::file::FileError::at(
+                "make directory",
+                &self.run_directory,
+            )(error))
+        };
+        match std::fs::DirBuilder::new().mode(0o700).create(&self.run_directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.forget_run();
+                Ok(())
+            }
+            made => made.map_err(failed),
+        }
+    }
+
+    /// Removes what would tell the next daemon of a run: it is over, and the container's record says so.
+    pub fn forget_run(&self) {
+        let _ = std::fs::remove_file(self.run_record_path());
+        let _ = std::fs::remove_file(self.exit_record_path());
     }
 
     /// The keeper of the present run.

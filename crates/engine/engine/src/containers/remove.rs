@@ -9,6 +9,9 @@ use naru_base::ContainerId;
 use naru_sys::file;
 use std::sync::Arc;
 
+/// Ends the name of a directory whose container has been removed.
+pub(crate) const REMOVED: &str = ".removed";
+
 impl Engine {
     pub async fn remove_container(&self, name: &str, options: RemoveOptions) -> Result<()> {
         let container = self.registry.find(name)?;
@@ -43,20 +46,25 @@ impl Engine {
         self.remove_stopped(&container, options.volumes)
     }
 
-    /// Removes a container that does not run. The record goes last: a removal that is interrupted is seen by recovery,
-    /// which finishes it.
+    /// Removes a container that does not run. It is gone once its directory has another name; recovery finishes what
+    /// is interrupted after that. What holds no data is deleted after the answer.
     pub(crate) fn remove_stopped(
         &self,
         container: &Arc<Container>,
         with_anonymous_volumes: bool,
     ) -> Result<()> {
+        let before = container.record().state.clone();
         container.change(|record| record.state = ContainerState::Removing);
-        self.content
-            .remove_snapshot(&container.id)
-            .map_err(crate::images::error)?;
-        self.forget_record(container);
-        file::remove_tree(&container.directory)?;
+        let removed = self.removed_directory(&container.id);
+        if let Err(error) = std::fs::rename(&container.directory, &removed)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            container.change(|record| record.state = before);
+            return Err(file::FileError::at("rename", &container.directory)(error).into());
+        }
+        self.syncer.forget(&container.record_path());
         self.registry.remove(container);
+        let released = self.content.release_snapshot(&container.id);
         let record = container.record();
         if with_anonymous_volumes {
             for mount in record.resolved.mounts.iter().filter(|mount| mount.is_anonymous) {
@@ -70,7 +78,32 @@ impl Engine {
         super::lock(&container.pending_attachments).clear();
         self.container_event("destroy", container, &[]);
         container.set_phase(|phase| phase.is_removed = true);
-        Ok(())
+        let run_directory = container.run_directory.clone();
+        let snapshot = released.map_err(|error| {
+            EngineError::system(format!(
+                "container {} is removed, but what it wrote could not be deleted; the next start of the daemon tries \
+                 again: {error}",
+                container.id
+            ))
+        });
+        let (snapshot, result) = match snapshot {
+            Ok(snapshot) => (Some(snapshot), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        tokio::task::spawn_blocking(move || {
+            snapshot.map(naru_content::EmptySnapshot::remove);
+            for directory in [&run_directory, &removed] {
+                if let Err(error) = file::remove_tree(directory) {
+                    tracing::warn!(%error, "cannot delete a removed container's files");
+                }
+            }
+        });
+        result
+    }
+
+    /// What the directory of a container is called that has been removed.
+    fn removed_directory(&self, id: &ContainerId) -> std::path::PathBuf {
+        self.containers_directory().join(format!("{id}{REMOVED}"))
     }
 
     /// Removes every container that does not run; returns their ids.

@@ -95,12 +95,14 @@ impl Engine {
         let joined = self.joined_namespaces(&record)?;
         let (needs, mapped_root) = self.plan_user(&record)?;
         make_bind_sources(&record, mapped_root)?;
+        container.clear_run_directory()?;
         let parked = self.ready_keeper(&record, &needs).await?;
         let Parked {
             connection,
             notices,
             cgroup_path,
             cgroup,
+            has_default_devices,
             endpoint,
             namespace,
             ..
@@ -118,7 +120,7 @@ impl Engine {
         };
 
         let resources = undo.resources.as_mut().expect("just made");
-        apply_limits(&record, &resources.cgroup)?;
+        apply_limits(&record, &resources.cgroup, has_default_devices)?;
         if record.spec.attachments.len() > resources.endpoints.len() {
             // From here on there may be names to take back.
             resources.has_resolver = true;
@@ -147,7 +149,8 @@ impl Engine {
                     work: snapshot.work,
                 },
                 directory: &container.directory,
-                keeper_socket: self.keeper_socket(&container.id),
+                exit_record: container.exit_record_path(),
+                keeper_socket: container.keeper_socket(),
                 cgroup: &cgroup_path,
                 joined,
                 network_files,
@@ -163,18 +166,16 @@ impl Engine {
             published: resources.published.clone(),
             mapped_root,
         };
-        // An earlier run's, or that of a start whose daemon died.
-        let _ = std::fs::remove_file(container.exit_record_path());
-        container.change(|record| record.run = Some(run));
+        container.change(|record| record.run = Some(run.clone()));
 
         let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         let started = connection
             .begin(&Request::Start(Box::new(plan)), &sockets)
             .await
             .map_err(keeper_gone)?;
-        // While the container is being set up. With the record a daemon that dies leaves enough behind for the next
-        // one to find the run; before it, the next one finds a cgroup that nobody has recorded, and ends what is in it.
-        self.write_record(container)?;
+        // While the container is being set up. With this a daemon that dies leaves enough behind for the next one to
+        // find the run; before it, the next one finds a cgroup that nobody has recorded, and ends what is in it.
+        naru_store::write(&container.run_record_path(), &run)?;
         let (reply, _) = started.await.map_err(|_| keeper_gone(KeeperGone))?;
         let (pid, start_time) = match reply {
             Reply::Started { pid, start_time } => (pid, start_time),
@@ -308,16 +309,6 @@ impl Engine {
         }
         Ok(joined)
     }
-
-    fn keeper_socket(&self, id: &ContainerId) -> PathBuf {
-        self.keepers_directory()
-            .join(format!("{}.sock", &id.as_str()[..32]))
-    }
-
-    /// Where the keeper of this container listens.
-    pub(crate) fn keeper_socket_of(&self, container: &Container) -> PathBuf {
-        self.keeper_socket(&container.id)
-    }
 }
 
 /// A start that failed: the error for the client, and the exit code Docker shows for it.
@@ -384,16 +375,22 @@ impl Drop for Undo<'_> {
     }
 }
 
-fn apply_limits(record: &ContainerRecord, cgroup: &naru_cgroup::Cgroup) -> Result<()> {
+fn apply_limits(
+    record: &ContainerRecord,
+    cgroup: &naru_cgroup::Cgroup,
+    has_default_devices: bool,
+) -> Result<()> {
     let failed = |error: naru_cgroup::CgroupError| {
         EngineError::invalid(format!("cannot apply a resource limit: {error}"))
     };
     if let Some(resources) = plan::plan_first_resources(&record.spec.resources)? {
         cgroup.apply(&resources).map_err(failed)?;
     }
-    cgroup
-        .apply_devices(&plan::plan_device_rules(&record.spec)?)
-        .map_err(failed)
+    let rules = plan::plan_device_rules(&record.spec)?;
+    if has_default_devices && rules == naru_cgroup::default_device_rules() {
+        return Ok(());
+    }
+    cgroup.apply_devices(&rules).map_err(failed)
 }
 
 /// `-v` makes a missing source a directory, at each start, as Docker does.

@@ -73,7 +73,7 @@ impl Engine {
     pub(crate) fn view(&self, container: &Container, with_sizes: bool) -> Result<ContainerView> {
         let record = container.record();
         Ok(ContainerView {
-            directory: container.directory.clone(),
+            run_directory: container.run_directory.clone(),
             log_path: plan::log_place(&record, &container.directory)
                 .filter(|(_, format)| *format == naru_logs::Format::JsonFile)
                 .map(|(path, _)| path),

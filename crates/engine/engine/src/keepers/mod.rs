@@ -31,6 +31,8 @@ pub struct Parked {
     /// Path relative to every hierarchy's root.
     pub cgroup_path: String,
     pub cgroup: Cgroup,
+    /// The cgroup has the device rules that most containers have.
+    pub has_default_devices: bool,
     /// Its place on the bridge, where it has one.
     pub endpoint: Option<Endpoint>,
     pub namespace: NetworkNamespace,
@@ -106,6 +108,8 @@ impl Workshop {
         let cgroup_path = format!("{}/{id}", cgroup_parent.trim_end_matches('/'));
         let cgroup = Cgroup::create(&cgroup_path)
             .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
+        // Most containers want these, and a start need not wait for a dozen writes.
+        let has_default_devices = cgroup.apply_devices(&naru_cgroup::default_device_rules()).is_ok();
         match self.prepare_in(id, &cgroup_path, place, needs).await {
             Ok((id, connection, notices, endpoint, namespace)) => Ok(Parked {
                 id,
@@ -113,6 +117,7 @@ impl Workshop {
                 notices,
                 cgroup_path,
                 cgroup,
+                has_default_devices,
                 endpoint,
                 namespace,
             }),

@@ -121,12 +121,13 @@ pub async fn refill(pool: Arc<Pool>, workshop: Arc<Workshop>) {
             pool.wake.notified().await;
             continue;
         };
-        if !is_urgent {
-            // Wait for a quiet moment: every start pushes it on.
-            while tokio::time::timeout(REFILL_DELAY, pool.wake.notified())
+        // Without need it waits for a quiet moment: every start pushes it on, or makes it urgent.
+        if !is_urgent
+            && tokio::time::timeout(REFILL_DELAY, pool.wake.notified())
                 .await
                 .is_ok()
-            {}
+        {
+            continue;
         }
         if !workshop.is_open() {
             break;

@@ -25,8 +25,9 @@ use std::str::FromStr;
 /// What a plan needs beside the record: decided by the engine just before.
 pub struct StartContext<'a> {
     pub rootfs: RootfsPlan,
-    /// Holds `hostname`, `hosts`, `resolv.conf`; the log and the exit record.
+    /// Holds the log.
     pub directory: &'a Path,
+    pub exit_record: PathBuf,
     pub keeper_socket: PathBuf,
     pub cgroup: &'a str,
     /// Host paths of namespaces to join, by type; types absent from it and not host's are made new.
@@ -64,7 +65,7 @@ pub fn plan_start(record: &ContainerRecord, context: StartContext<'_>) -> Result
             stdin_once: spec.stdin_once,
         },
         log: log::plan_log(record, context.directory)?,
-        exit_record: context.directory.join("exit.json"),
+        exit_record: context.exit_record,
         socket: context.keeper_socket,
         attached: context.attached,
     })

@@ -61,9 +61,9 @@ pub fn container_inspect(view: &ContainerView, facts: &EngineFacts) -> Container
             ..state(record)
         },
         image: record.resolved.image_id.to_string(),
-        resolv_conf_path: path_text(&view.directory.join("resolv.conf")),
-        hostname_path: path_text(&view.directory.join("hostname")),
-        hosts_path: path_text(&view.directory.join("hosts")),
+        resolv_conf_path: path_text(&view.run_directory.join("resolv.conf")),
+        hostname_path: path_text(&view.run_directory.join("hostname")),
+        hosts_path: path_text(&view.run_directory.join("hosts")),
         log_path: view.log_path.as_deref().map(path_text).unwrap_or_default(),
         name: format!("/{}", record.name),
         restart_count: i64::from(record.restart_count),

@@ -75,7 +75,7 @@ def run_row(engine, client, row):
 
 def normalise(text, engine):
     # `script` leaves a zero byte of its own where its input ended.
-    text = text.replace(engine.base, "<engine>").replace("\0", "").replace("^@", "")
+    text = text.replace(engine.base, "<engine>").replace(engine.exec_root, "<engine>/exec").replace("\0", "").replace("^@", "")
     text = re.sub(r"\b[0-9a-f]{64}\b", "<id>", text)
     text = re.sub(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{12}\b", "<id>", text)
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?(Z|[+-]\d\d:?\d\d( [A-Z]+)?))?", "<time>", text)

@@ -66,7 +66,9 @@ class Engine:
         self.base = tempfile.mkdtemp(prefix=f"naru-t{label}-", dir="/tmp")
         self.label = os.path.basename(self.base)
         self.data_root = self.base + "/data"
-        self.exec_root = self.base + "/exec"
+        # On a tmpfs, as /run is on nearly every host.
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else self.base
+        self.exec_root = f"{memory}/{self.label}"
         self.socket = self.exec_root + "/engine.sock"
         self.pidfile = self.exec_root + "/engine.pid"
         self.log_path = self.base + "/log"
@@ -155,6 +157,7 @@ class Engine:
             self.remove_cgroups()
             if self.own_scope:
                 self.scope.close()
+            remove_tree(self.exec_root)
             remove_tree(self.base)
 
     def processes(self):

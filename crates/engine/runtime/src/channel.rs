@@ -118,6 +118,11 @@ impl Channel {
         retry(|| rustix::net::send(&self.socket, &[0], SendFlags::NOSIGNAL)).map(drop)
     }
 
+    /// Lets the other side execute its program, and gives it a descriptor to hold until it has.
+    pub(crate) fn permit(&self, notice: BorrowedFd<'_>) -> io::Result<()> {
+        self.send_bytes(&[], &[notice])
+    }
+
     /// Sends nothing more: whoever waits at the gate gives up.
     pub(crate) fn close_gate(&self) {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
@@ -130,6 +135,14 @@ impl Channel {
             (1.., _) => Ok(()),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+
+    /// Waits for the permission to execute. The descriptor that comes with it is closed by `execve` or the process's
+    /// end, and so tells of it.
+    pub(crate) fn await_permit(&self) -> io::Result<OwnedFd> {
+        let received = self.receive_bytes()?;
+        let notice = received.and_then(|(_, fds)| fds.into_iter().next());
+        notice.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 }
 

@@ -103,7 +103,7 @@ pub(crate) fn run(
             additional_groups: &plan.additional_groups,
             seccomp: &plan.seccomp,
             init,
-            gate: Some(channel),
+            gate: channel,
             agent,
             container: &plan.container,
         },
@@ -131,7 +131,7 @@ pub(crate) fn run_exec(
         additional_groups: &plan.additional_groups,
         seccomp: &plan.seccomp,
         init: None,
-        gate: None,
+        gate: channel,
         agent,
         container: &plan.container,
     };
@@ -299,7 +299,7 @@ struct Final<'a> {
     seccomp: &'a SeccompPlan,
     init: Option<OwnedFd>,
     /// Where the keeper says that the program may run.
-    gate: Option<&'a Channel>,
+    gate: &'a Channel,
     /// Who decides some of its system calls.
     agent: Option<Agent>,
     container: &'a str,
@@ -328,9 +328,10 @@ fn finish(
     rustix::process::umask(Mode::from_raw_mode(last.process.user().umask().unwrap_or(0o022)));
     let describe = |agent: Agent| agent.describe(last.seccomp, last.container);
     let agent = last.agent.map(describe).transpose()?;
-    if let Some(gate) = last.gate {
-        gate.pass_gate().map_err(system("start", "wait for the keeper"))?;
-    }
+    let _until_exec = last
+        .gate
+        .await_permit()
+        .map_err(system("start", "wait for the keeper"))?;
     // Only the standard streams and what `execve` closes remain.
     process::close_on_exec_from(3).map_err(system("exec", "close descriptors"))?;
     // Not before: everything above needs descriptors.

@@ -28,7 +28,9 @@ use crate::sources::{SourceKind, Sources};
 use crate::user_namespace::{self, UserNamespace};
 use crate::{cgroup, mounts, namespaces, time};
 use naru_sys::process::{self, Fork};
-use rustix::process::{DumpableBehavior, Signal, WaitOptions};
+use rustix::event::{PollFd, PollFlags};
+use rustix::pipe::PipeFlags;
+use rustix::process::{DumpableBehavior, PidfdFlags, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -246,13 +248,12 @@ impl Stem {
             Err(failure) => {
                 channel.close_gate();
                 // What it had got to is ended there.
-                let _ = await_exec(&channel);
+                let _ = await_exec(&channel, None);
                 return Err(failure);
             }
         };
         // A process that has failed already cannot take it, and has said why.
-        let _ = channel.open_gate();
-        let started = await_exec(&channel)?;
+        let started = permit_exec(&channel)?;
         let remains = Remains {
             helper: process,
             _channel: channel,
@@ -377,7 +378,7 @@ pub fn exec(
         exec_main(&channel, fds, kind, plan)
     })?;
     drop(streams);
-    let started = await_exec(&channel)?;
+    let started = permit_exec(&channel)?;
     let remains = Remains {
         helper: process,
         _channel: channel,
@@ -407,12 +408,25 @@ impl Started {
     }
 }
 
-/// Follows the reports of a start to their end.
-fn await_exec(channel: &Channel) -> Result<Started, StartFailure> {
+/// Lets the new process run its program, once it has got that far, and waits until it has.
+fn permit_exec(channel: &Channel) -> Result<Started, StartFailure> {
+    let (executed, notice) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(system("start", "make a pipe"))?;
+    // A process that has failed already cannot take it, and has said why.
+    let _ = channel.permit(notice.as_fd());
+    drop(notice);
+    await_exec(channel, Some(executed.as_fd()))
+}
+
+/// Follows the reports of a start to their end: a failure, or the end of `executed`, whose other side only the new
+/// process holds, and loses by `execve`.
+fn await_exec(channel: &Channel, executed: Option<BorrowedFd<'_>>) -> Result<Started, StartFailure> {
     let mut init: Option<Started> = None;
     let mut console = None;
     let failure = loop {
-        match channel.receive() {
+        let is_over = init.is_some() && executed.is_some_and(|executed| is_over(channel, executed));
+        let report = if is_over { Ok(None) } else { channel.receive() };
+        match report {
             Ok(Some((Report::Cloned { pid }, fds))) => {
                 let Some(pidfd) = fds.into_iter().next() else {
                     break system("start", "the process's descriptor")("it did not arrive");
@@ -441,6 +455,16 @@ fn await_exec(channel: &Channel) -> Result<Started, StartFailure> {
         reap(init.pid);
     }
     Err(failure)
+}
+
+/// Waits for a report or the end; true at the end, once every report has been read.
+fn is_over(channel: &Channel, executed: BorrowedFd<'_>) -> bool {
+    let mut polled = [
+        PollFd::new(channel, PollFlags::IN),
+        PollFd::from_borrowed_fd(executed, PollFlags::IN),
+    ];
+    while let Err(rustix::io::Errno::INTR) = rustix::event::poll(&mut polled, None) {}
+    polled[0].revents().is_empty() && !polled[1].revents().is_empty()
 }
 
 /// Field 22 of `/proc/<pid>/stat`; the command's name before it may contain anything, so count from its end.
@@ -588,7 +612,9 @@ fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
         .then(|| namespaces::open_host("mnt"))
         .transpose()?;
     namespaces::arrange(&plan, stem, time_offsets)?;
-    clone_process(channel, |channel| {
+    // A process enters a time namespace when it is forked, but not when it shares its parent's memory.
+    let shares_memory = namespaces::is_host(&plan, oci_spec::runtime::LinuxNamespaceType::Time);
+    clone_process(channel, shares_memory, |channel| {
         container::run(&plan, parked, ahead, sources, host_mounts, streams, channel)
     })
 }
@@ -612,33 +638,52 @@ fn exec_main(
         user_namespace::become_root()?;
     }
     let streams = join_streams(kind, fds).map_err(system("exec", "receive the streams"))?;
-    clone_process(channel, |channel| {
+    clone_process(channel, true, |channel| {
         container::run_exec(plan, agent, &entrances, streams, channel)
     })
 }
 
-/// Clones the final process as a child of this one's parent, tells the parent, and ends.
+/// Clones the final process as a child of this one's parent, and waits to be ended.
+///
+/// Where it can share this process's memory until `execve`, nothing need be copied for it; this process sleeps as long.
 fn clone_process(
     channel: &Channel,
+    shares_memory: bool,
     main: impl FnOnce(&Channel) -> Result<(), StartFailure>,
 ) -> Result<(), StartFailure> {
-    match process::fork(libc::CLONE_PARENT as u64).map_err(system("clone", "make the process"))? {
-        Fork::Parent { pid, pidfd } => {
-            channel
-                .send(&Report::Cloned { pid }, &[pidfd.as_fd()])
-                .map_err(system("clone", "report"))?;
-            // Ending takes the kernel longer than all that is left to do here, and it would do it before the new
-            // process gets the processor: the keeper does it when the start has been reported. The channel goes now,
-            // for its end tells the keeper of the new process's `execve`.
-            let _ = process::close_from(0);
-            loop {
-                rustix::event::pause();
+    let report = |pid: i32, pidfd: &OwnedFd| {
+        channel
+            .send(&Report::Cloned { pid }, &[pidfd.as_fd()])
+            .map_err(system("clone", "report"))
+    };
+    let run = || {
+        // The keeper's death until `execve` is this process's too; cleared again just before.
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        main(channel)
+    };
+    let cannot = || system("clone", "make the process");
+    if shares_memory {
+        let start = |pid| {
+            let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+            let outcome = own
+                .map_err(system("clone", "the process's descriptor"))
+                .and_then(|own| report(pid, &own))
+                .and_then(|()| run());
+            if let Err(failure) = outcome {
+                let _ = channel.send(&Report::Failed(failure), &[]);
             }
+        };
+        process::run_sharing_memory(libc::CLONE_PARENT, start).map_err(cannot())?;
+    } else {
+        match process::fork(libc::CLONE_PARENT as u64).map_err(cannot())? {
+            Fork::Parent { pid, pidfd } => report(pid, &pidfd)?,
+            Fork::Child => return run(),
         }
-        Fork::Child => {
-            // The keeper's death until `execve` is this process's too; cleared again just before.
-            let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-            main(channel)
-        }
+    }
+    // Ending takes the kernel longer than a start's last steps, and it would do it before anyone else gets the
+    // processor: the keeper does it when the start has been reported. The channel goes now.
+    let _ = process::close_from(0);
+    loop {
+        rustix::event::pause();
     }
 }

@@ -88,6 +88,65 @@ fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     }
 }
 
+/// What a process that shares its parent's memory begins with.
+struct SharedStart<F> {
+    main: Option<F>,
+    /// The new process's id; the kernel writes it before the process runs.
+    pid: libc::pid_t,
+}
+
+/// Bytes of stack for a process that shares its parent's memory; what it does not touch costs nothing.
+const SHARED_STACK_BYTES: usize = 512 << 10;
+
+/// Runs `main` in a new process, on a stack of its own but in the caller's memory (`CLONE_VM | CLONE_VFORK`). Returns
+/// when the process has executed a program or has ended; when `main` returns it ends. `main` is told the process's id
+/// as the caller's pid namespace numbers it.
+///
+/// Nothing is copied, which is the point: page tables and pages touched are most of what a fork costs. What `main`
+/// changes in memory stays changed; descriptors, credentials, namespaces and directories are the new process's own. The
+/// caller must be single-threaded, as for [`fork`].
+pub fn run_sharing_memory<F: FnOnce(i32)>(flags: i32, main: F) -> io::Result<()> {
+    extern "C" fn enter<F: FnOnce(i32)>(argument: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the argument is the `SharedStart<F>` below, whose owner sleeps until this process has other memory.
+        let start = unsafe { &mut *argument.cast::<SharedStart<F>>() };
+        if let Some(main) = start.main.take() {
+            let pid = start.pid;
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| main(pid)));
+        }
+        exit_now(1)
+    }
+    if flags & (libc::CLONE_THREAD | libc::CLONE_SETTLS | libc::CLONE_SIGHAND) != 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let end_signal = if flags & libc::CLONE_PARENT == 0 {
+        libc::SIGCHLD
+    } else {
+        0
+    };
+    let mut stack = vec![std::mem::MaybeUninit::<u128>::uninit(); SHARED_STACK_BYTES / size_of::<u128>()];
+    let mut start = SharedStart {
+        main: Some(main),
+        pid: 0,
+    };
+    let flags = flags | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT_SETTID | end_signal;
+    // SAFETY: the stack's end is aligned to 16 bytes, and the stack and the argument outlive the new process's use of
+    // them: with CLONE_VFORK this call returns only once the process has left this memory. The caller's frames are
+    // not run meanwhile, and the new process never returns into them.
+    let result = unsafe {
+        libc::clone(
+            enter::<F>,
+            stack.as_mut_ptr_range().end.cast(),
+            flags,
+            (&raw mut start).cast(),
+            &raw mut start.pid,
+        )
+    };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Ends the process at once: no destructors, no exit handlers. For children of [`fork`].
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.

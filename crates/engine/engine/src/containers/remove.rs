@@ -91,7 +91,9 @@ impl Engine {
             Err(error) => (None, Err(error)),
         };
         tokio::task::spawn_blocking(move || {
-            snapshot.map(naru_content::EmptySnapshot::remove);
+            if let Some(snapshot) = snapshot {
+                snapshot.remove();
+            }
             for directory in [&run_directory, &removed] {
                 if let Err(error) = file::remove_tree(directory) {
                     tracing::warn!(%error, "cannot delete a removed container's files");

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from testkit.api import Api
-from testkit.engine import children, describe_process, kill_quietly, parent
+from testkit.engine import children, describe_process, is_alive, kill_quietly, parent
 from workload import Workload
 
 ROUNDS = int(os.environ.get("NARU_CRASH_ROUNDS", "30"))
@@ -80,7 +80,7 @@ def test_keeper_killed_ends_its_container(fresh_naru, workload):
         assert not state["Running"], state
         assert state["Error"], f"the cause is not recorded: {state}"
         assert state["ExitCode"] != 0
-        assert not os.path.exists(f"/proc/{pid}") or describe_process(pid) == "gone", "the container's PID 1 lives on"
+        assert not is_alive(pid), "the container's PID 1 lives on"
         api.remove(name)
         api.close()
         workload.check_steady()

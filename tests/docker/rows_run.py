@@ -50,7 +50,7 @@ ROWS = [
     Row("mount tmpfs", 'docker run --rm --mount type=tmpfs,dst=/m,tmpfs-size=65536 $B sh -c "grep \' /m \' /proc/mounts"'),
     Row("shm size", 'docker run --rm --shm-size 16m $B sh -c "grep /dev/shm /proc/mounts"; docker run --rm $B sh -c "grep /dev/shm /proc/mounts"'),
     # /proc/interrupts is masked by Docker 28, not by 20.10; Naru follows the later.
-    Row("mounts", 'docker run --rm $B sh -c "cut -d\' \' -f2,3 /proc/mounts | grep -v -e cgroup -e /proc/interrupts" | sort'),
+    Row("mounts", 'docker run --rm $B sh -c "cut -d\' \' -f2,3 /proc/mounts | grep -v -e cgroup -e /proc/interrupts" | sed "/^.etc/s/ .*//" | sort'),
     Row("proc mount options", 'docker run --rm $B sh -c "grep -E \' (/proc|/sys|/dev|/dev/pts|/dev/mqueue|/proc/[a-z-]*) \' /proc/mounts | cut -d\' \' -f2,3,4" | sed "s/,inode64//;s/size=[0-9]*k,//;s/,nr_inodes=[0-9]*//;s/,size=0k//" | grep -v /proc/interrupts | sort'),
     Row("devices", 'docker run --rm $B ls -l /dev | tr -s " " | sed "s/ [A-Z][a-z][a-z] [0-9 ]* [0-9:]* / /"'),
     Row("device nodes refused", 'docker run --rm $B sh -c "mknod /tmp/sda b 8 0 && dd if=/tmp/sda of=/dev/null count=1"; echo $?', error="operation not permitted"),

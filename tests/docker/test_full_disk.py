@@ -254,6 +254,7 @@ def test_a_log_loses_lines_only_while_the_disk_is_full(disk):
     disk.api.start(made)
     pid = disk.api.inspect(made)["State"]["Pid"]
     wait_for(lambda: len(numbers(disk, made)) > 10)
+    before = numbers(disk, made)
     disk.fill()
     time.sleep(0.5)
     during = numbers(disk, made)
@@ -266,9 +267,10 @@ def test_a_log_loses_lines_only_while_the_disk_is_full(disk):
     disk.api.wait(made)
     whole = numbers(disk, made)
     gaps = [(one, other) for one, other in zip(whole, whole[1:]) if other != one + 1]
-    assert whole[0] == 1 and len(gaps) == 1 and gaps[0][0] == during[-1], gaps
+    # A line or two may find the room that a rewritten record has left.
+    assert whole[0] == 1 and gaps[0][0] >= before[-1] and gaps[-1][0] == during[-1], gaps
     told = [int(count) for count in re.findall(rb"naru: (\d+) messages were lost here", disk.api.logs(made))]
-    assert sum(told) == gaps[0][1] - gaps[0][0] - 1, "what is missing is counted in the log"
+    assert sum(told) == sum(other - one - 1 for one, other in gaps), "what is missing is counted in the log"
     # Nothing torn is left in the file either.
     for name in disk.tree():
         if name.endswith("-json.log"):

@@ -290,6 +290,15 @@ def parent(pid):
         return None
 
 
+def is_alive(pid):
+    """Whether the process exists and is more than an entry in the process table."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def describe_process(pid):
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:

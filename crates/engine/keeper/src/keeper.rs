@@ -21,13 +21,13 @@ use crate::streams::{Part, Streams};
 use naru_base::{ContainerId, ExecId, Timestamp};
 use naru_cgroup::Cgroup;
 use naru_logs::LogWriter;
-use naru_runtime::plan::{RootfsPlan, StartFailure, StartFailureKind, StemPlan};
-use naru_runtime::{Remains, Stem};
+use naru_runtime::plan::{ExecPlace, RootfsPlan, StartFailure, StartFailureKind, StemPlan};
+use naru_runtime::{ExecStem, Remains, Stem};
 use naru_sys::seqpacket::{SeqPacket, SeqPacketListener};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long what is left of a helper may stay after a start. The kernel takes as long to end a process as all the rest
 /// of a start, and would do it before whoever waits for the reply gets the processor.
 const REMAINS_DELAY: Duration = Duration::from_millis(2);
+
+/// How long a helper waits for another exec: longer than most health checks pause.
+const EXEC_PARKED: Duration = Duration::from_secs(60);
 
 /// Docker's terminal size until a client sets one.
 const CONSOLE_SIZE: (u16, u16) = (24, 80);
@@ -60,6 +63,9 @@ pub fn run_keeper(socket: SeqPacket, container: ContainerId) -> io::Result<()> {
         attachments: 0,
         oom_score: None,
         remains: None,
+        exec_stem: None,
+        wants_exec_stem: false,
+        exec_place: None,
         is_trimmed: true,
     };
     while !keeper.is_over() {
@@ -83,9 +89,20 @@ struct Keeper {
     oom_score: Option<i32>,
     /// What the last start left behind.
     remains: Option<Remains>,
+    /// Ready for the next exec.
+    exec_stem: Option<ParkedExec>,
+    wants_exec_stem: bool,
+    exec_place: Option<ExecPlace>,
     /// Memory that the start or the last request needed has been given back. A parked keeper holds on to it: touching
     /// it anew would be part of the start's time.
     is_trimmed: bool,
+}
+
+/// A helper made ahead of an exec.
+struct ParkedExec {
+    stem: ExecStem,
+    /// It is not wanted any longer from then on; `None` once it has been told to end.
+    until: Option<Instant>,
 }
 
 enum Phase {
@@ -116,6 +133,7 @@ struct Files {
 enum Token {
     Listener,
     Stem,
+    ExecStem,
     Connection(usize),
     Process,
     Stream(usize, Part),
@@ -144,6 +162,7 @@ impl Keeper {
             self.on_ready(token, flags);
         }
         self.settle();
+        self.park_exec();
         Ok(())
     }
 
@@ -151,6 +170,13 @@ impl Keeper {
     fn trim(&mut self) {
         if self.remains.take().is_some() {
             return;
+        }
+        if let Some(parked) = &mut self.exec_stem
+            && parked.until.is_some_and(|until| Instant::now() >= until)
+        {
+            // In a frozen container it ends later.
+            parked.stem.kill();
+            parked.until = None;
         }
         if !self.is_trimmed {
             naru_sys::memory::release_unused();
@@ -170,6 +196,9 @@ impl Keeper {
         }
         if let Phase::Parked { stem: Some(stem) } = &self.phase {
             add(Token::Stem, stem.pidfd(), PollFlags::IN);
+        }
+        if let Some(parked) = &self.exec_stem {
+            add(Token::ExecStem, parked.stem.pidfd(), PollFlags::IN);
         }
         for (index, connection) in self.connections.iter().enumerate() {
             // One that does not read its replies is not asked for more requests.
@@ -215,7 +244,11 @@ impl Keeper {
         } else {
             TICK
         };
-        let is_timed = is_waiting || is_unwritten || self.remains.is_some() || !self.is_trimmed;
+        let expires = self
+            .exec_stem
+            .as_ref()
+            .is_some_and(|parked| parked.until.is_some());
+        let is_timed = is_waiting || is_unwritten || expires || self.remains.is_some() || !self.is_trimmed;
         is_timed.then(|| Timespec {
             tv_sec: 0,
             tv_nsec: i64::from(timeout.subsec_nanos()),
@@ -230,6 +263,8 @@ impl Keeper {
                     deadline: Instant::now(),
                 }
             }
+            // It was told to, or the kernel chose it when memory ran out.
+            Token::ExecStem => self.exec_stem = None,
             Token::Connection(index) => self.serve(index),
             // Ends are looked at when all output of this round has been dealt with.
             Token::Process => {}
@@ -306,7 +341,7 @@ impl Keeper {
                     }
                 };
                 self.reply(index, Reply::Started { pid, start_time });
-                self.remains = Some(remains);
+                self.remains = remains;
                 self.processes.push(process);
                 let KeeperPlan {
                     cgroup,
@@ -387,9 +422,30 @@ impl Keeper {
         }
     }
 
-    fn exec(&mut self, index: usize, request: ExecRequest, mut descriptors: Vec<OwnedFd>) {
+    /// After an exec's end, has a helper ready for another: where there was one more follow, from health checks above
+    /// all.
+    fn park_exec(&mut self) {
+        if !std::mem::take(&mut self.wants_exec_stem) || self.exec_stem.is_some() {
+            return;
+        }
         // Before the fork, which would copy them.
         self.remains = None;
+        let place = self.exec_place.as_ref().filter(|place| !place.has_process_limit);
+        if let (Some((pid, pidfd)), Some(place)) = (self.init(), place) {
+            self.exec_stem = ExecStem::prepare(pidfd, pid, place).ok().map(|stem| ParkedExec {
+                stem,
+                until: Some(Instant::now() + EXEC_PARKED),
+            });
+        }
+    }
+
+    /// PID 1 of the running container.
+    fn init(&self) -> Option<(i32, BorrowedFd<'_>)> {
+        let init = self.processes.first().filter(|process| process.exec.is_none())?;
+        Some((init.pid, init.pidfd()?))
+    }
+
+    fn exec(&mut self, index: usize, request: ExecRequest, mut descriptors: Vec<OwnedFd>) {
         match self.exec_process(request, descriptors.pop()) {
             Ok((process, remains)) => {
                 let (pid, start_time) = (process.pid, process.start_time);
@@ -414,15 +470,26 @@ impl Keeper {
         if let (Some(socket), Some(options)) = (socket, request.attached) {
             streams.attach(socket, options, self.next_ordinal());
         }
-        let target = self.processes.first().filter(|process| process.exec.is_none());
-        let Some((pid, pidfd)) = target.and_then(|process| Some((process.pid, process.pidfd()?))) else {
+        let parked = self.exec_stem.take().map(|parked| parked.stem);
+        // Before a fork, which would copy them.
+        let remains = self.remains.take();
+        let Some((pid, pidfd)) = self.init() else {
             return Err(StartFailure {
                 step: "exec".to_owned(),
                 kind: StartFailureKind::Invalid,
                 message: "the container is not running".to_owned(),
             });
         };
-        let init = naru_runtime::exec(pidfd, pid, &request.plan, stdio)?;
+        let place = &request.plan.place;
+        let stem = match parked {
+            Some(parked) if parked.fits(pid, place) => parked,
+            _ => {
+                drop(remains);
+                ExecStem::prepare(pidfd, pid, place)?
+            }
+        };
+        let init = stem.start(&request.plan, stdio)?;
+        self.exec_place = Some(request.plan.place);
         Process::new(Some(request.exec), init, streams)
             .map_err(|error| failure("terminal", error.to_string()))
     }
@@ -575,6 +642,7 @@ impl Keeper {
         });
         self.processes[index].streams.finish_clients();
         self.broadcast(&Event::ExecExited { exec, exit_code });
+        self.wants_exec_stem = true;
     }
 
     fn finish_init(&mut self, ending: Ending, finished_at: Timestamp) {
@@ -582,6 +650,10 @@ impl Keeper {
         if let Some(remains) = &self.remains {
             remains.kill();
         }
+        if let Some(parked) = &self.exec_stem {
+            parked.stem.kill();
+        }
+        self.wants_exec_stem = false;
         // With a pid namespace of its own all execs have ended before; with the host's they end now.
         for process in &self.processes {
             if let Some(pidfd) = process.pidfd() {
@@ -634,6 +706,7 @@ impl Keeper {
         let socket = files.socket.clone();
         self.broadcast(&event);
         self.remains = None;
+        self.exec_stem = None;
         self.listener = None;
         let _ = rustix::fs::unlink(&socket);
     }

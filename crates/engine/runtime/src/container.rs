@@ -116,13 +116,15 @@ pub(crate) fn run(
 pub(crate) fn run_exec(
     plan: &ExecPlan,
     agent: Option<Agent>,
-    entrances: &Entrances,
+    entrances: Option<&Entrances>,
     streams: Streams,
     channel: &Channel,
 ) -> Result<(), StartFailure> {
-    entrances
-        .enter()
-        .map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
+    if let Some(entrances) = entrances {
+        entrances
+            .enter()
+            .map_err(system("cgroup", format_args!("join {}", plan.place.cgroup)))?;
+    }
     let root = Root::current()?;
     let console = open_console(&root, &streams, channel, false)?;
     let last = Final {

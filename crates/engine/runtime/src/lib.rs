@@ -11,6 +11,7 @@ mod command;
 mod container;
 mod defaults;
 mod devices;
+mod exec;
 mod failure;
 mod mapped_overlay;
 mod mounts;
@@ -30,8 +31,9 @@ pub mod view;
 pub use defaults::{
     default_capabilities, default_masked_paths, default_readonly_paths, supported_capabilities,
 };
+pub use exec::ExecStem;
 pub use seccomp::{default_seccomp, parse_docker_seccomp};
-pub use stem::{ChildStdio, Init, Remains, Stem, exec};
+pub use stem::{ChildStdio, Init, Remains, Stem};
 pub use user_namespace::as_mapped_root;
 
 /// Does once what every later start would do again: finds the cgroup hierarchies, asks for the kernel's capabilities,

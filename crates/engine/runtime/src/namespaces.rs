@@ -1,7 +1,7 @@
 //! Which namespaces a container gets: made while parked, left again for the host's, or joined.
 
 use crate::failure::{invalid, system};
-use crate::plan::{ContainerPlan, ExecPlan, StartFailure, StemPlan, UserNamespacePlan};
+use crate::plan::{ContainerPlan, ExecPlace, StartFailure, StemPlan, UserNamespacePlan};
 use crate::time;
 use naru_sys::namespace;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType as Kind};
@@ -222,12 +222,12 @@ pub(crate) fn is_host(plan: &ContainerPlan, kind: Kind) -> bool {
 
 /// Enters all namespaces of the process behind `pidfd`; children are born in its pid namespace. The kernel enters the
 /// user namespace first, which allows the rest. It refuses one that the caller is in already.
-pub(crate) fn join_all_of(pidfd: BorrowedFd<'_>, plan: &ExecPlan) -> Result<(), StartFailure> {
+pub(crate) fn join_all_of(pidfd: BorrowedFd<'_>, place: &ExecPlace) -> Result<(), StartFailure> {
     let mut kinds = PARKED;
-    if plan.mapped_root.is_some() {
+    if place.mapped_root.is_some() {
         kinds |= libc::CLONE_NEWUSER;
     }
-    if plan.has_time_namespace {
+    if place.has_time_namespace {
         kinds |= libc::CLONE_NEWTIME;
     }
     namespace::join(pidfd, kinds).map_err(system("namespaces", "enter the container"))

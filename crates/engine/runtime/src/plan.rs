@@ -119,15 +119,24 @@ pub struct ExecPlan {
     /// As in [`ContainerPlan::user`], resolved in the container's root filesystem.
     pub user: String,
     pub additional_groups: Vec<String>,
+    pub seccomp: SeccompPlan,
+    pub place: ExecPlace,
+}
+
+/// Where the processes of a container are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecPlace {
     /// The container's own cgroup path, as in [`StemPlan::cgroup`].
     pub cgroup: String,
-    pub seccomp: SeccompPlan,
     /// The root of the container's user namespace, where it has one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapped_root: Option<MappedRoot>,
     /// The container has a time namespace of its own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_time_namespace: bool,
+    /// The number of its processes is limited.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_process_limit: bool,
 }
 
 /// Why a container or an exec did not start. Docker's exit codes follow from `kind`: 127, 126 or 125.

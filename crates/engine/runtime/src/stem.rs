@@ -15,15 +15,11 @@
 //! ```
 
 use crate::ahead::RootAhead;
-use crate::cgroup::Entrances;
 use crate::channel::Channel;
 use crate::container::{self, Streams};
 use crate::failure::system;
 use crate::parked::Parked;
-use crate::plan::{
-    ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, StartFailure, StemPlan, UserNamespacePlan,
-};
-use crate::seccomp::Agent;
+use crate::plan::{ContainerPlan, EncodedPlan, RootfsPlan, StartFailure, StemPlan, UserNamespacePlan};
 use crate::sources::{SourceKind, Sources};
 use crate::user_namespace::{self, UserNamespace};
 use crate::{cgroup, mounts, namespaces, time};
@@ -110,7 +106,7 @@ pub(crate) enum Report {
 
 /// The sizes a process needs beside its plan; its streams come as descriptors.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-enum StdioKind {
+pub(crate) enum StdioKind {
     Pipes,
     Terminal { rows: u16, columns: u16 },
 }
@@ -119,11 +115,11 @@ enum StdioKind {
 #[derive(Debug)]
 pub(crate) struct Helper {
     pid: i32,
-    pidfd: OwnedFd,
+    pub(crate) pidfd: OwnedFd,
 }
 
 impl Helper {
-    fn kill(&self) {
+    pub(crate) fn kill(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 }
@@ -142,6 +138,14 @@ fn reap(pid: i32) {
 }
 
 impl Remains {
+    pub(crate) fn of_exec(helper: Helper, channel: Channel) -> Self {
+        Self {
+            helper,
+            _channel: channel,
+            _namespaces: None,
+        }
+    }
+
     /// Has the helper begin to end.
     pub fn kill(&self) {
         self.helper.kill();
@@ -292,7 +296,7 @@ fn await_report(channel: &Channel) -> Result<Option<(Report, Vec<OwnedFd>)>, Sta
     channel.receive().map_err(system("prepare", "read from the stem"))
 }
 
-fn split(stdio: ChildStdio) -> (StdioKind, Vec<OwnedFd>) {
+pub(crate) fn split(stdio: ChildStdio) -> (StdioKind, Vec<OwnedFd>) {
     match stdio {
         ChildStdio::Pipes {
             stdin,
@@ -349,7 +353,7 @@ fn receive_order(channel: &Channel) -> io::Result<Option<Order>> {
     Ok(Some(order))
 }
 
-fn join_streams(kind: StdioKind, fds: Vec<OwnedFd>) -> io::Result<Streams> {
+pub(crate) fn join_streams(kind: StdioKind, fds: Vec<OwnedFd>) -> io::Result<Streams> {
     match kind {
         StdioKind::Terminal { rows, columns } => Ok(Streams::Terminal { rows, columns }),
         StdioKind::Pipes => {
@@ -359,36 +363,8 @@ fn join_streams(kind: StdioKind, fds: Vec<OwnedFd>) -> io::Result<Streams> {
     }
 }
 
-/// Starts a process in a running container; returns when `execve` has succeeded or a step has failed. The calling
-/// process must be single-threaded; the new process is its child.
-pub fn exec(
-    init_pidfd: BorrowedFd<'_>,
-    init_pid: i32,
-    plan: &ExecPlan,
-    stdio: ChildStdio,
-) -> Result<Init, StartFailure> {
-    if let Some(root) = plan.mapped_root {
-        user_namespace::own_streams(&stdio, root);
-    }
-    let (kind, streams) = split(stdio);
-    let _ = init_pid;
-    let mut inherited: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
-    inherited.push(init_pidfd);
-    let (channel, process) = fork_helper_keeping("exec", &inherited, |channel, fds| {
-        exec_main(&channel, fds, kind, plan)
-    })?;
-    drop(streams);
-    let started = permit_exec(&channel)?;
-    let remains = Remains {
-        helper: process,
-        _channel: channel,
-        _namespaces: None,
-    };
-    Ok(started.into_init(None, remains))
-}
-
 /// A process whose `execve` has succeeded.
-struct Started {
+pub(crate) struct Started {
     pid: i32,
     pidfd: OwnedFd,
     start_time: u64,
@@ -396,7 +372,7 @@ struct Started {
 }
 
 impl Started {
-    fn into_init(self, mount_namespace: Option<OwnedFd>, remains: Remains) -> Init {
+    pub(crate) fn into_init(self, mount_namespace: Option<OwnedFd>, remains: Remains) -> Init {
         Init {
             pid: self.pid,
             pidfd: self.pidfd,
@@ -409,7 +385,7 @@ impl Started {
 }
 
 /// Lets the new process run its program, once it has got that far, and waits until it has.
-fn permit_exec(channel: &Channel) -> Result<Started, StartFailure> {
+pub(crate) fn permit_exec(channel: &Channel) -> Result<Started, StartFailure> {
     let (executed, notice) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(system("start", "make a pipe"))?;
     // A process that has failed already cannot take it, and has said why.
@@ -619,34 +595,10 @@ fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
     })
 }
 
-fn exec_main(
-    channel: &Channel,
-    mut fds: Vec<OwnedFd>,
-    kind: StdioKind,
-    plan: &ExecPlan,
-) -> Result<(), StartFailure> {
-    let init = fds
-        .pop()
-        .ok_or_else(|| system("exec", "container")("no descriptor of its first process"))?;
-    let agent = Agent::of(&plan.seccomp)?;
-    // The process joins when it is there: a container at its limit of processes would let none be made inside it.
-    let entrances =
-        Entrances::open(&plan.cgroup).map_err(system("cgroup", format_args!("join {}", plan.cgroup)))?;
-    namespaces::join_all_of(init.as_fd(), plan)?;
-    drop(init);
-    if plan.mapped_root.is_some() {
-        user_namespace::become_root()?;
-    }
-    let streams = join_streams(kind, fds).map_err(system("exec", "receive the streams"))?;
-    clone_process(channel, true, |channel| {
-        container::run_exec(plan, agent, &entrances, streams, channel)
-    })
-}
-
 /// Clones the final process as a child of this one's parent, and waits to be ended.
 ///
 /// Where it can share this process's memory until `execve`, nothing need be copied for it; this process sleeps as long.
-fn clone_process(
+pub(crate) fn clone_process(
     channel: &Channel,
     shares_memory: bool,
     main: impl FnOnce(&Channel) -> Result<(), StartFailure>,

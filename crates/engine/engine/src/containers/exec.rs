@@ -10,7 +10,7 @@ use crate::record::{ContainerRecord, ContainerState};
 use crate::views::{AttachStream, ExecSpec, ExecView};
 use naru_base::{ErrorKind, ExecId};
 use naru_keeper::protocol::{AttachOptions, ExecRequest, Reply, Request, StdioPlan, Target};
-use naru_runtime::plan::{ExecPlan, StartFailureKind};
+use naru_runtime::plan::{ExecPlace, ExecPlan, StartFailureKind};
 use oci_spec::runtime as oci;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -386,17 +386,20 @@ fn plan_exec(
             .filter(|user| !user.is_empty())
             .unwrap_or_else(|| record.resolved.user.clone()),
         additional_groups: record.spec.additional_groups.clone(),
-        cgroup: record
-            .run
-            .as_ref()
-            .map(|run| run.cgroup.clone())
-            .unwrap_or_default(),
         seccomp: if spec.privileged {
             naru_runtime::plan::SeccompPlan::Unconfined
         } else {
             plan::plan_seccomp(&record.spec, &capabilities)?
         },
-        mapped_root: record.run.as_ref().and_then(|run| run.mapped_root),
-        has_time_namespace: false,
+        place: ExecPlace {
+            cgroup: record
+                .run
+                .as_ref()
+                .map(|run| run.cgroup.clone())
+                .unwrap_or_default(),
+            mapped_root: record.run.as_ref().and_then(|run| run.mapped_root),
+            has_time_namespace: false,
+            has_process_limit: record.spec.resources.pids_max.is_some_and(|max| max > 0),
+        },
     })
 }

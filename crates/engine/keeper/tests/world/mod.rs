@@ -8,7 +8,9 @@ use naru_keeper::protocol::{
     SpawnKeeper, StdioPlan, Target,
 };
 use naru_logs::{Batch, Format, LogReader, ReadOptions, Rotation, Stream};
-use naru_runtime::plan::{ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, SeccompPlan, StemPlan};
+use naru_runtime::plan::{
+    ContainerPlan, EncodedPlan, ExecPlace, ExecPlan, RootfsPlan, SeccompPlan, StemPlan,
+};
 use naru_sys::seqpacket::SeqPacket;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::VecDeque;
@@ -243,10 +245,13 @@ impl Container {
             process: spec(args, false).process().clone().unwrap(),
             user: String::new(),
             additional_groups: Vec::new(),
-            cgroup: self.cgroup_path.clone(),
             seccomp: SeccompPlan::Unconfined,
-            mapped_root: None,
-            has_time_namespace: false,
+            place: ExecPlace {
+                cgroup: self.cgroup_path.clone(),
+                mapped_root: None,
+                has_time_namespace: false,
+                has_process_limit: false,
+            },
         };
         let stdio = StdioPlan {
             terminal: false,

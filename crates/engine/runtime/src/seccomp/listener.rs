@@ -69,10 +69,18 @@ impl Agent {
 
     /// As [`Agent::of`], with a socket that the keeper has connected.
     pub(crate) fn with(socket: OwnedFd) -> Result<Self, StartFailure> {
+        Ok(Self::new(socket, Self::open_proc()?))
+    }
+
+    /// As [`Agent::with`], where the host's files were seen only before: `proc` is what [`Agent::open_proc`] gave then.
+    pub(crate) fn new(socket: OwnedFd, proc: OwnedFd) -> Self {
+        Self { socket, proc }
+    }
+
+    /// The host's /proc.
+    pub(crate) fn open_proc() -> Result<OwnedFd, StartFailure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc =
-            rustix::fs::open("/proc", flags, Mode::empty()).map_err(system("seccomp", "open /proc"))?;
-        Ok(Self { socket, proc })
+        rustix::fs::open("/proc", flags, Mode::empty()).map_err(system("seccomp", "open /proc"))
     }
 
     pub(crate) fn path(plan: &SeccompPlan) -> Option<&Path> {

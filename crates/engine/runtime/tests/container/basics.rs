@@ -1,11 +1,10 @@
 //! What an ordinary container must find.
 
-use crate::support::{Sandbox, pipes, wait};
+use crate::support::{Sandbox, pipes, start_exec, wait};
 use naru_runtime::ChildStdio;
 use naru_runtime::plan::{StartFailure, StartFailureKind};
 use serde_json::json;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 
 type Test = (&'static str, fn());
 
@@ -222,7 +221,7 @@ fn exec_enters_everything() {
     let (stdio, output) = pipes();
     let mut plan = sandbox.exec_plan(&["sh", "-c", "hostname; cat /proc/1/comm; id -u; ls /proc/self/fd | grep -c .; cat /proc/self/status | grep -e CapEff -e Seccomp:; exit 7"]);
     "ann".clone_into(&mut plan.user);
-    let exec = naru_runtime::exec(running.init.pidfd.as_fd(), running.init.pid, &plan, stdio).unwrap();
+    let exec = start_exec(&running.init, &plan, stdio).unwrap();
     let mut text = String::new();
     std::fs::File::from(output).read_to_string(&mut text).unwrap();
     assert_eq!(wait(exec.pid), 7, "{text}");
@@ -232,11 +231,11 @@ fn exec_enters_everything() {
     );
     let (stdio, _output) = pipes();
     let plan = sandbox.exec_plan(&["nothing"]);
-    let failure = naru_runtime::exec(running.init.pidfd.as_fd(), running.init.pid, &plan, stdio).unwrap_err();
+    let failure = start_exec(&running.init, &plan, stdio).unwrap_err();
     assert_eq!(failure.kind, StartFailureKind::CommandNotFound);
     let stdio = ChildStdio::Terminal { rows: 5, columns: 6 };
     let plan = sandbox.exec_plan(&["stty", "size"]);
-    let exec = naru_runtime::exec(running.init.pidfd.as_fd(), running.init.pid, &plan, stdio).unwrap();
+    let exec = start_exec(&running.init, &plan, stdio).unwrap();
     let mut seen = Vec::new();
     let _ = std::fs::File::from(exec.console.unwrap()).read_to_end(&mut seen);
     assert_eq!(wait(exec.pid), 0);

@@ -1,6 +1,6 @@
 //! User and time namespaces.
 
-use crate::support::{Plan, Sandbox, pipes, wait};
+use crate::support::{Plan, Sandbox, pipes, start_exec, wait};
 use naru_runtime::plan::{MappedRoot, StartFailureKind, UserNamespacePlan};
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use serde_json::json;
@@ -120,15 +120,12 @@ fn a_process_started_later_is_in_the_same_user_namespace() {
     let sandbox = Sandbox::new();
     let running = sandbox.start(&mapped(sandbox.plan(&["sleep", "60"]))).unwrap();
     let mut exec = sandbox.exec_plan(&["sh", "-c", "id -u; cat /proc/self/uid_map; echo out >/dev/stdout"]);
-    exec.mapped_root = Some(MappedRoot {
+    exec.place.mapped_root = Some(MappedRoot {
         uid: HOST_ID,
         gid: HOST_ID,
     });
     let (stdio, output) = pipes();
-    let started = {
-        use std::os::fd::AsFd;
-        naru_runtime::exec(running.init.pidfd.as_fd(), running.init.pid, &exec, stdio).unwrap()
-    };
+    let started = { start_exec(&running.init, &exec, stdio).unwrap() };
     let mut text = String::new();
     fs::File::from(output).read_to_string(&mut text).unwrap();
     assert_eq!(wait(started.pid), 0);
@@ -224,16 +221,13 @@ fn clocks_are_set_off_in_a_new_time_namespace_and_in_processes_started_later() {
         let host = uptime(&fs::read_to_string("/proc/uptime").unwrap());
         let running = sandbox.start(&plan).unwrap();
         let mut exec = sandbox.exec_plan(&["cat", "/proc/uptime"]);
-        exec.has_time_namespace = true;
-        exec.mapped_root = in_user_namespace.then_some(MappedRoot {
+        exec.place.has_time_namespace = true;
+        exec.place.mapped_root = in_user_namespace.then_some(MappedRoot {
             uid: HOST_ID,
             gid: HOST_ID,
         });
         let (stdio, output) = pipes();
-        let started = {
-            use std::os::fd::AsFd;
-            naru_runtime::exec(running.init.pidfd.as_fd(), running.init.pid, &exec, stdio).unwrap()
-        };
+        let started = { start_exec(&running.init, &exec, stdio).unwrap() };
         let mut text = String::new();
         fs::File::from(output).read_to_string(&mut text).unwrap();
         assert_eq!(wait(started.pid), 0);

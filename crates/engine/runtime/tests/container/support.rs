@@ -1,7 +1,8 @@
 //! A busybox image, cgroups of its own, and a container started and waited for.
 
 use naru_runtime::plan::{
-    ContainerPlan, EncodedPlan, ExecPlan, RootfsPlan, SeccompPlan, StartFailure, StemPlan, UserNamespacePlan,
+    ContainerPlan, EncodedPlan, ExecPlace, ExecPlan, RootfsPlan, SeccompPlan, StartFailure, StemPlan,
+    UserNamespacePlan,
 };
 use naru_runtime::{ChildStdio, Init, Stem};
 use oci_spec::runtime::Spec;
@@ -111,10 +112,13 @@ impl Sandbox {
             process: serde_json::from_value(process).unwrap(),
             user: String::new(),
             additional_groups: Vec::new(),
-            cgroup: self.cgroup.clone(),
             seccomp: SeccompPlan::Default,
-            mapped_root: None,
-            has_time_namespace: false,
+            place: ExecPlace {
+                cgroup: self.cgroup.clone(),
+                mapped_root: None,
+                has_time_namespace: false,
+                has_process_limit: false,
+            },
         }
     }
 
@@ -303,4 +307,9 @@ fn default_spec(arguments: &[&str]) -> Value {
             "readonlyPaths": naru_runtime::default_readonly_paths(),
         },
     })
+}
+
+/// Starts a process beside a container's first.
+pub fn start_exec(beside: &Init, plan: &ExecPlan, stdio: ChildStdio) -> Result<Init, StartFailure> {
+    naru_runtime::ExecStem::prepare(beside.pidfd.as_fd(), beside.pid, &plan.place)?.start(plan, stdio)
 }

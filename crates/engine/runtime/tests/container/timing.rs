@@ -1,7 +1,6 @@
 //! What a start costs; printed, never asserted.
 
-use crate::support::{Sandbox, pipes, wait};
-use std::os::fd::AsFd;
+use crate::support::{Sandbox, pipes, start_exec, wait};
 use std::time::Instant;
 
 pub const TESTS: &[(&str, fn())] = &[("timing_of_a_start", timing_of_a_start)];
@@ -26,8 +25,7 @@ fn timing_of_a_start() {
         let (stdio, _output) = pipes();
         let exec_plan = sandbox.exec_plan(&["true"]);
         let began = Instant::now();
-        let exec =
-            naru_runtime::exec(running.init.pidfd.as_fd(), running.init.pid, &exec_plan, stdio).unwrap();
+        let exec = start_exec(&running.init, &exec_plan, stdio).unwrap();
         wait(exec.pid);
         figures[3].push(began.elapsed().as_micros());
     }

@@ -330,10 +330,12 @@ fn finish(
     rustix::process::umask(Mode::from_raw_mode(last.process.user().umask().unwrap_or(0o022)));
     let describe = |agent: Agent| agent.describe(last.seccomp, last.container);
     let agent = last.agent.map(describe).transpose()?;
-    let _until_exec = last
+    let notice = last
         .gate
         .await_permit()
         .map_err(system("start", "wait for the keeper"))?;
+    // Left for the kernel to close: should `execve` fail, that must not be before the failure has been reported.
+    std::mem::forget(notice);
     // Only the standard streams and what `execve` closes remain.
     process::close_on_exec_from(3).map_err(system("exec", "close descriptors"))?;
     // Not before: everything above needs descriptors.

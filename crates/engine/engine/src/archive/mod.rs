@@ -199,7 +199,7 @@ impl Engine {
 
     async fn view_stopped(&self, container: &Container) -> Result<Option<View>> {
         let snapshot = self.snapshot_of(container)?;
-        let binds = plan::plan_binds(&container.record(), &container.directory);
+        let binds = plan::plan_binds(&container.record(), &container.run_directory);
         blocking(move || {
             let base = Base::ReadOnly {
                 lower: &snapshot.lower,
@@ -220,7 +220,7 @@ impl Engine {
             )));
         }
         let snapshot = self.snapshot_of(container)?;
-        let binds = plan::plan_binds(&record, &container.directory);
+        let binds = plan::plan_binds(&record, &container.run_directory);
         let rootfs = RootfsPlan::Overlay {
             lower: snapshot.lower,
             upper: snapshot.upper,

@@ -42,6 +42,7 @@ pub fn warm_up() {
     cgroup::hierarchies();
     privileges::warm_up();
     seccomp::warm_up();
+    plan::warm_up();
 }
 
 /// Names the static program that `--init` runs as PID 1. The process that forks keepers calls it once.

@@ -72,6 +72,9 @@ impl Parked {
             if is_dev(&wish) {
                 fill_dev(mount.as_fd(), None)?;
             }
+            if wish.kind == "sysfs" {
+                look_up_masked(mount.as_fd());
+            }
             mounts.push((wish, mount));
         }
         if plan.shared.contains(&LinuxNamespaceType::Cgroup) {
@@ -94,6 +97,15 @@ impl Parked {
     /// Forgets what belongs to a namespace that the container does not keep.
     pub(crate) fn discard(&mut self, kind: &str) {
         self.mounts.retain(|(parked, _)| parked.kind != kind);
+    }
+}
+
+/// The first look at a path of a new sysfs makes the kernel build it; the start will look at these.
+fn look_up_masked(sysfs: BorrowedFd<'_>) {
+    for path in crate::default_masked_paths() {
+        if let Some(below) = path.strip_prefix("/sys/") {
+            let _ = rustix::fs::statat(sysfs, below, rustix::fs::AtFlags::empty());
+        }
     }
 }
 

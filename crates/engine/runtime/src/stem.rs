@@ -571,6 +571,7 @@ fn stem_main(channel: &Channel, plan: &StemPlan) -> Result<(), StartFailure> {
             )
             .map_err(system("prepare", "report"))?;
     }
+    crate::plan::rehearse();
     let stem = plan;
     let mut ahead = None;
     let mut sources = Sources::default();

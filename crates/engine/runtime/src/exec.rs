@@ -18,11 +18,11 @@ use crate::container;
 use crate::failure::system;
 use crate::namespaces;
 use crate::plan::{ExecPlace, ExecPlan, StartFailure};
+use crate::seccomp::Agent;
 use crate::stem::{
     ChildStdio, Helper, Init, Remains, StdioKind, clone_process, fork_helper_keeping, join_streams,
     permit_exec, split,
 };
-use crate::seccomp::Agent;
 use crate::user_namespace;
 use naru_sys::process;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -107,7 +107,8 @@ fn exec_main(channel: &Channel, mut fds: Vec<OwnedFd>, place: &ExecPlace) -> Res
     let init = fds
         .pop()
         .ok_or_else(|| system("exec", "container")("no descriptor of its first process"))?;
-    let join = || system("cgroup", format_args!("join {}", place.cgroup));
+    let what = format!("join {}", place.cgroup);
+    let join = || system("cgroup", &what);
     let mut entrances = Some(Entrances::open(&place.cgroup).map_err(join())?);
     if !place.has_process_limit
         && let Some(entrances) = entrances.take()

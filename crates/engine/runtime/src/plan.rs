@@ -56,6 +56,7 @@ pub(crate) fn warm_up() {
     let sample = ContainerPlan {
         spec: Spec::default(),
         rootfs: RootfsPlan::Directory { path: PathBuf::new() },
+        container: String::new(),
         user: String::new(),
         additional_groups: Vec::new(),
         with_init: false,

@@ -38,12 +38,15 @@ impl Engine {
 
 /// `None` for one that ended in the meantime.
 fn read_usage(container: &Container, record: &ContainerRecord) -> Result<Option<Usage>> {
-    let cgroup = match lock(&container.run).as_ref() {
-        Some(run) => run.cgroup.stats(),
+    let (cgroup, helpers) = match lock(&container.run).as_ref() {
+        Some(run) => (run.cgroup.stats(), count_helpers(container, &run.cgroup)),
         None => return Ok(None),
     };
     let cgroup = match cgroup {
-        Ok(stats) => stats,
+        Ok(mut stats) => {
+            stats.pids.current = stats.pids.current.saturating_sub(helpers);
+            stats
+        }
         Err(_) if !container.record().is_running() => return Ok(None),
         Err(error) => return Err(EngineError::system(error.to_string())),
     };
@@ -61,6 +64,18 @@ fn read_usage(container: &Container, record: &ContainerRecord) -> Result<Option<
         online_cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         host_memory_bytes: host_memory_bytes(),
     }))
+}
+
+/// One that waits for another exec is none of the container's own processes.
+fn count_helpers(container: &Container, cgroup: &naru_cgroup::Cgroup) -> u64 {
+    if lock(&container.execs).is_empty() {
+        return 0;
+    }
+    let processes = cgroup.process_ids().unwrap_or_default();
+    processes
+        .into_iter()
+        .filter(|&pid| super::top::is_helper(pid))
+        .count() as u64
 }
 
 fn read_table(path: &Path) -> String {

@@ -31,6 +31,7 @@ impl Engine {
         };
         let rows = processes
             .into_iter()
+            .filter(|&pid| !is_helper(pid))
             .filter_map(Process::read)
             .map(|process| columns.iter().map(|column| process.cell(column)).collect());
         Ok(Top {
@@ -38,6 +39,18 @@ impl Engine {
             processes: rows.collect(),
         })
     }
+}
+
+/// The titles of the engine's own processes in a container's cgroup.
+const HELPERS: [&[u8]; 2] = [b"naru-exec", b"naru-stem"];
+
+/// Whether a process in a container's cgroup is one that waits there for the engine.
+pub(super) fn is_helper(pid: i32) -> bool {
+    let title =
+        naru_sys::file::read_bounded(format!("/proc/{pid}/cmdline").as_ref(), 1 << 21).unwrap_or_default();
+    HELPERS.iter().any(|helper| title.starts_with(helper))
+        // The daemon's own program runs from memory; a container's of that name would come from its files.
+        && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.to_string_lossy().starts_with("/memfd:"))
 }
 
 fn parse_columns(args: &str) -> Result<Vec<String>> {

@@ -121,6 +121,7 @@ fn exec_main(channel: &Channel, mut fds: Vec<OwnedFd>, place: &ExecPlace) -> Res
     if place.mapped_root.is_some() {
         user_namespace::become_root()?;
     }
+    crate::plan::rehearse();
     let order = channel.receive::<(StdioKind, ExecPlan)>();
     let Some(((kind, plan), mut fds)) = order.map_err(system("exec", "read the plan"))? else {
         process::exit_now(0)

@@ -232,7 +232,6 @@ def test_volumes_keep_what_is_written(sdk):
         sdk.volumes.get("sdk-volume")
 
 
-@pytest.mark.xfail(strict=True, raises=APIError, reason="pruning volumes by label is not supported yet")
 def test_volumes_are_pruned_by_label(sdk):
     kept, gone = sdk.volumes.create(labels={"of": "kept"}), sdk.volumes.create(labels={"of": "gone"})
     assert sdk.volumes.prune(filters={"label": "of=gone"})["VolumesDeleted"] == [gone.name]

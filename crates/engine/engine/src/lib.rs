@@ -42,6 +42,7 @@ pub use naru_registry as registry;
 pub use networks::record::{IpamPool, NetworkRecord, NetworkSpec};
 pub use remap::Remap;
 pub use views::*;
+pub use volumes::trash::TrashEntry;
 
 use containers::{Container, Registry};
 use events::Events;
@@ -139,6 +140,7 @@ impl Engine {
             options,
         });
         engine.recover().await?;
+        tokio::spawn(volumes::trash::keep_bounded(Arc::downgrade(&engine)));
         tokio::spawn(firewall::keep_accepted(Arc::clone(&engine.network)));
         let refill = keepers::refill(Arc::clone(&engine.pool), Arc::clone(&engine.workshop));
         *containers::lock(&engine.refill) = Some(tokio::spawn(refill));

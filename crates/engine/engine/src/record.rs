@@ -68,6 +68,12 @@ pub struct ResolvedMount {
     pub read_only_non_recursive: bool,
     /// Options of a tmpfs: `size=…`, `mode=…`, ….
     pub tmpfs_options: Vec<String>,
+    /// What the volume is made of, where its driver options say.
+    #[serde(default)]
+    pub backing: Option<crate::volumes::driver::Backing>,
+    /// A path below the volume's root, looked up anew at each start.
+    #[serde(default)]
+    pub subpath: Option<String>,
     /// The volume was made for this container and goes with `rm -v` and `--rm`.
     pub is_anonymous: bool,
 }

@@ -250,7 +250,10 @@ pub enum MountSource {
         no_copy: bool,
         /// A path below the volume's root.
         subpath: Option<String>,
+        /// Labels and driver options for a volume that does not exist yet.
         labels: BTreeMap<String, String>,
+        #[serde(default)]
+        options: BTreeMap<String, String>,
     },
     Tmpfs {
         bytes_max: Option<u64>,

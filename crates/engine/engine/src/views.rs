@@ -228,6 +228,8 @@ pub struct VolumeView {
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
     pub is_anonymous: bool,
+    /// Empty labels and options are shown, not left out.
+    pub shows_empty: bool,
 }
 
 /// A network as listed.

@@ -3,9 +3,14 @@
 //! ```text
 //! volumes/<name>/volume.json    driver, labels, whether it is anonymous
 //! volumes/<name>/_data          what containers see
+//! volumes/.trash/               see `trash`
 //! ```
 //! A volume without `volume.json` is one whose creation was interrupted; it is made anew when it is next wanted, and
 //! its data, if any, is kept.
+
+mod content;
+pub(crate) mod driver;
+pub(crate) mod trash;
 
 use crate::Engine;
 use crate::containers::lock;
@@ -26,6 +31,9 @@ struct VolumeRecord {
     labels: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
     is_anonymous: bool,
+    /// A client gave labels or options, if perhaps none: Docker then shows empty objects instead of nothing.
+    #[serde(default)]
+    shows_empty: bool,
 }
 
 /// The directory of volumes.
@@ -36,6 +44,8 @@ pub struct Volumes {
     owner: Option<MappedRoot>,
     /// Volumes of containers that are being created, and by how many: in use before any record says so.
     claimed: Mutex<BTreeMap<String, u32>>,
+    /// Held while a container starts with a volume that is mounted once for all containers.
+    shared_starts: tokio::sync::Mutex<()>,
     syncer: naru_store::Syncer,
 }
 
@@ -61,7 +71,7 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// Checks a volume's name: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, so that it can be a directory's (CVE-2022-23648).
+/// Checks a volume's name: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`, so that it can be a directory's (CVE-2022-23648).
 pub fn parse_name(name: &str) -> Result<String> {
     let is_good = name
         .bytes()
@@ -89,12 +99,15 @@ impl Volumes {
         // As the images' (CVE-2021-41091), whoever made it.
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700))
             .map_err(file::FileError::at("close", &root))?;
-        Ok(Self {
+        let volumes = Self {
             root,
             owner,
             claimed: Mutex::default(),
+            shared_starts: tokio::sync::Mutex::default(),
             syncer,
-        })
+        };
+        volumes.open_trash()?;
+        Ok(volumes)
     }
 
     /// Claims volumes, made or not, for a container that is being created.
@@ -116,17 +129,27 @@ impl Volumes {
         self.root.join(name).join("volume.json")
     }
 
-    /// Makes a volume if it is not there; tells whether it did.
-    pub fn ensure(&self, name: &str, is_anonymous: bool) -> Result<bool> {
-        self.create(name, is_anonymous, BTreeMap::new(), BTreeMap::new())
+    /// What stands behind a volume that exists; `None` for one that does not, or for a directory of the engine's own.
+    pub fn backing(&self, name: &str) -> Result<Option<driver::Backing>> {
+        match self.view(name) {
+            Ok(view) => Ok(driver::parse_options(&view.options)?.backing),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    fn create(
+    pub fn exists(&self, name: &str) -> bool {
+        self.record_path(name).exists()
+    }
+
+    /// Makes a volume if it is not there; tells whether it did.
+    pub fn create(
         &self,
         name: &str,
         is_anonymous: bool,
         labels: BTreeMap<String, String>,
         options: BTreeMap<String, String>,
+        shows_empty: bool,
     ) -> Result<bool> {
         let path = self.record_path(name);
         if !matches!(
@@ -138,8 +161,9 @@ impl Volumes {
         file::make_directories(&self.root.join(name), 0o701)?;
         let data = self.data_path(name);
         file::make_directories(&data, 0o755)?;
-        if let Some(root) = self.owner {
-            std::os::unix::fs::lchown(&data, Some(root.uid), Some(root.gid))
+        let root = self.owner.map(|root| (root.uid, root.gid));
+        if let Some((uid, gid)) = driver::parse_options(&options)?.owner.or(root) {
+            std::os::unix::fs::lchown(&data, Some(uid), Some(gid))
                 .map_err(file::FileError::at("change the owner of", &data))?;
         }
         let record = VolumeRecord {
@@ -147,6 +171,7 @@ impl Volumes {
             labels,
             options,
             is_anonymous,
+            shows_empty,
         };
         naru_store::write(&path, &record)?;
         self.syncer.note(&path);
@@ -157,6 +182,28 @@ impl Volumes {
     /// half of it is never taken for a volume.
     pub fn delete_unused(&self, name: &str, users: impl FnOnce() -> Vec<String>) -> Result<Vec<String>> {
         let gone = self.root.join(format!(".removed-{}", ContainerId::generate()));
+        let users = self.move_unused(name, &gone, users)?;
+        if users.is_empty() {
+            file::remove_tree(&gone)?;
+        }
+        Ok(users)
+    }
+
+    /// Removes a volume as [`Volumes::delete_unused`] does, but keeps its data for a while.
+    pub fn discard_unused(&self, name: &str, users: impl FnOnce() -> Vec<String>) -> Result<Vec<String>> {
+        let users = self.move_unused(name, &self.trash_place(name), users)?;
+        if users.is_empty() {
+            self.bound_trash();
+        }
+        Ok(users)
+    }
+
+    fn move_unused(
+        &self,
+        name: &str,
+        gone: &Path,
+        users: impl FnOnce() -> Vec<String>,
+    ) -> Result<Vec<String>> {
         // Held until the name is gone: a container that claims it after that makes a volume of its own.
         let claimed = lock(&self.claimed);
         let mut users = users();
@@ -167,12 +214,11 @@ impl Volumes {
             return Ok(users);
         }
         self.syncer.forget(&self.record_path(name));
-        match std::fs::rename(self.root.join(name), &gone) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(users),
-            result => result.map_err(file::FileError::at("rename", &gone))?,
+        match std::fs::rename(self.root.join(name), gone) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            result => result.map_err(file::FileError::at("rename", gone))?,
         }
         drop(claimed);
-        file::remove_tree(&gone)?;
         Ok(users)
     }
 
@@ -201,6 +247,7 @@ impl Volumes {
             labels: record.labels,
             options: record.options,
             is_anonymous: record.is_anonymous,
+            shows_empty: record.shows_empty,
         })
     }
 
@@ -229,27 +276,27 @@ impl Engine {
         &self,
         name: Option<String>,
         driver: String,
-        options: BTreeMap<String, String>,
-        labels: BTreeMap<String, String>,
+        options: Option<BTreeMap<String, String>>,
+        labels: Option<BTreeMap<String, String>>,
     ) -> Result<VolumeView> {
+        let shows_empty = options.is_some() || labels.is_some();
+        let (options, labels) = (options.unwrap_or_default(), labels.unwrap_or_default());
         if !driver.is_empty() && driver != "local" {
             return Err(EngineError::not_found(format!(
                 "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
             )));
         }
-        if let Some(option) = options.keys().next() {
-            return Err(EngineError::new(
-                ErrorKind::NotImplemented,
-                format!("volume driver option {option:?} is not supported yet"),
-            ));
-        }
+        driver::parse_options(&options)?;
         let name = name.filter(|name| !name.is_empty());
         let is_anonymous = name.is_none();
         let name = name.map_or_else(
             || Ok(ContainerId::generate().to_string()),
             |name| parse_name(&name),
         )?;
-        if self.volumes.create(&name, is_anonymous, labels, options)? {
+        if self
+            .volumes
+            .create(&name, is_anonymous, labels, options, shows_empty)?
+        {
             self.volume_event("create", &name);
         }
         self.volumes.view(&name)
@@ -288,7 +335,7 @@ impl Engine {
             Err(error) if force && error.kind == ErrorKind::NotFound => return Ok(()),
             result => result?,
         };
-        let users = self.volumes.delete_unused(name, || self.volume_users(name))?;
+        let users = self.volumes.discard_unused(name, || self.volume_users(name))?;
         if !users.is_empty() {
             return Err(EngineError::conflict(format!(
                 "remove {name}: volume is in use - [{}]",
@@ -299,18 +346,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes unused anonymous volumes, or with `all` every unused one; returns names and freed bytes.
-    pub async fn prune_volumes(&self, all: bool) -> Result<(Vec<String>, u64)> {
+    /// Removes unused anonymous volumes, or with `all` every unused one, where `is_meant` says so; returns names and
+    /// bytes.
+    pub async fn prune_volumes(
+        &self,
+        all: bool,
+        is_meant: impl Fn(&VolumeView) -> bool + Send,
+    ) -> Result<(Vec<String>, u64)> {
         let (mut removed, mut bytes) = (Vec::new(), 0);
         for name in self.volumes.names() {
             let Ok(view) = self.volumes.view(&name) else {
                 continue;
             };
-            if !(all || view.is_anonymous) || !self.volume_users(&name).is_empty() {
+            if !(all || view.is_anonymous) || !is_meant(&view) || !self.volume_users(&name).is_empty() {
                 continue;
             }
             let size = tree_bytes(&view.mountpoint);
-            let users = self.volumes.delete_unused(&name, || self.volume_users(&name))?;
+            let users = self.volumes.discard_unused(&name, || self.volume_users(&name))?;
             if users.is_empty() {
                 bytes += size;
                 self.volume_event("destroy", &name);

@@ -25,6 +25,8 @@ struct Options {
     /// The ids are those of the container's user namespace; of everything mounted below too.
     map_ids: Option<bool>,
     data: Vec<String>,
+    /// A path below the source of a bind, for `naru.subpath`.
+    subpath: Option<PathBuf>,
 }
 
 /// Mounts one entry. The host's tree must still be reachable, since bind sources are looked up there.
@@ -311,11 +313,34 @@ fn open_source(
             open_tree(&place, "", flags | OpenTreeFlags::AT_EMPTY_PATH).map_err(source_failure(source))
         });
     }
-    let open = || open_tree(CWD, source, flags).map_err(source_failure(source));
+    let open = || match &options.subpath {
+        Some(below) => open_below(source, below, flags),
+        None => open_tree(CWD, source, flags).map_err(source_failure(source)),
+    };
     match host_mounts {
         Some(host) if is_shared(options) => within(host, open),
         _ => open(),
     }
+}
+
+/// A copy of the mount of a path below `source`. Whoever writes to the source may put links there: they lead nowhere but
+/// below it, whatever is changed meanwhile.
+fn open_below(source: &Path, below: &Path, flags: OpenTreeFlags) -> Result<OwnedFd, StartFailure> {
+    let top = rustix::fs::open(
+        source,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(source_failure(source))?;
+    let whole = source.join(below);
+    let place = Root::of(top).open(below, OFlags::PATH).map_err(|error| {
+        let reason = crate::failure::reason(&error);
+        invalid(
+            "mount",
+            format!("cannot access path {}: {reason}", whole.display()),
+        )
+    })?;
+    open_tree(&place, "", flags | OpenTreeFlags::AT_EMPTY_PATH).map_err(source_failure(&whole))
 }
 
 fn source_failure(source: &Path) -> impl Fn(rustix::io::Errno) -> StartFailure {
@@ -495,6 +520,9 @@ fn parse_option(parsed: &mut Options, option: &str) {
         "idmap" => parsed.map_ids = Some(false),
         "ridmap" => parsed.map_ids = Some(true),
         "defaults" | "" => {}
+        _ if option.starts_with("naru.subpath=") => {
+            parsed.subpath = option.split_once('=').map(|(_, path)| PathBuf::from(path));
+        }
         data => parsed.data.push(data.to_owned()),
     }
 }

@@ -118,6 +118,14 @@ routes! {
     VolumeInspect GET "/volumes/{}",
     VolumeUpdate PUT "/volumes/{}",
     VolumeRemove DELETE "/volumes/{}",
+    // Naru's own, beside Docker's.
+    VolumeRename POST "/volumes/{}/rename",
+    VolumeClone POST "/volumes/{}/clone",
+    VolumeExport GET "/volumes/{}/export",
+    VolumeImport PUT "/volumes/{}/import",
+    VolumeRestore POST "/volumes/{}/undo",
+    VolumeTrash GET "/naru/volumes/trash",
+    VolumeTrashEmpty DELETE "/naru/volumes/trash",
 
     NetworkList GET "/networks",
     NetworkCreate POST "/networks/create",

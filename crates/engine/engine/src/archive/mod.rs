@@ -364,3 +364,21 @@ fn find_target(view: &View, path: &str, container: &str, is_read_only: bool) -> 
     }
     place::resolve(&view.root, &asked.path).map_err(failed)
 }
+
+/// Everything in a directory as an archive.
+pub(crate) fn directory_archive(root: OwnedFd) -> Chunks {
+    stream(move |output| {
+        let mut tape = Tape::new(output);
+        Walk::new(&mut tape, Form::Plain).write_directory(&root, b"", None)?;
+        tape.finish()
+    })
+}
+
+/// Unpacks an archive into a directory, which is its root.
+pub(crate) fn unpack_into(root: &OwnedFd, archive: impl io::Read) -> Result<()> {
+    let target = Target {
+        root,
+        directory: "/".into(),
+    };
+    extract(archive, &target, ExtractOptions::default())
+}

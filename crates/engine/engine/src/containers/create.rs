@@ -8,6 +8,7 @@ use crate::record::{ContainerRecord, ContainerState, MountKind, ResolvedConfig, 
 use crate::spec::{ContainerSpec, HealthcheckSpec, MountSource, MountSpec, NamespaceMode, NetworkMode};
 use crate::views::Created;
 use crate::volumes::Claim;
+use crate::volumes::driver::Backing;
 use naru_base::{ContainerId, Timestamp};
 use naru_content::Image;
 use naru_keeper::protocol::Request;
@@ -211,6 +212,8 @@ impl Engine {
             non_recursive: false,
             read_only_non_recursive: false,
             tmpfs_options: Vec::new(),
+            backing: None,
+            subpath: None,
             is_anonymous,
         }
     }
@@ -227,6 +230,8 @@ impl Engine {
             non_recursive: false,
             read_only_non_recursive: false,
             tmpfs_options: Vec::new(),
+            backing: None,
+            subpath: None,
             is_anonymous: false,
         };
         match &mount.source {
@@ -254,22 +259,29 @@ impl Engine {
             }
             MountSource::Volume {
                 name,
-                subpath: Some(_),
+                subpath,
+                options,
                 ..
-            } => Err(EngineError::new(
-                naru_base::ErrorKind::NotImplemented,
-                format!(
-                    "volume-subpath is not supported yet (volume {})",
-                    name.as_deref().unwrap_or("anonymous")
-                ),
-            )),
-            MountSource::Volume { name, .. } => {
+            } => {
                 let volume = match name {
                     Some(name) => crate::volumes::parse_name(name)?,
                     None => ContainerId::generate().to_string(),
                 };
+                // The options of one that exists already stay what they are.
+                let backing = if self.volumes.exists(&volume) {
+                    self.volumes.backing(&volume)?
+                } else {
+                    crate::volumes::driver::parse_options(options)?.backing
+                };
+                if subpath.is_some() && matches!(backing, Some(Backing::FileSystem { .. })) {
+                    return Err(EngineError::invalid(format!(
+                        "volume-subpath cannot be taken of volume {volume}, whose driver options mount a file system"
+                    )));
+                }
                 Ok(ResolvedMount {
                     read_only: mount.read_only,
+                    backing,
+                    subpath: subpath.clone(),
                     ..self.volume_mount(&volume, target, name.is_none())
                 })
             }
@@ -302,7 +314,19 @@ impl Engine {
             .filter(|mount| mount.kind == MountKind::Volume)
         {
             let Some(name) = &mount.volume else { continue };
-            if self.volumes.ensure(name, mount.is_anonymous)? {
+            let wanted = record
+                .spec
+                .mounts
+                .iter()
+                .find(|wanted| wanted.target == mount.target);
+            let (labels, options) = match wanted.map(|wanted| &wanted.source) {
+                Some(MountSource::Volume { labels, options, .. }) => (labels.clone(), options.clone()),
+                _ => Default::default(),
+            };
+            if self
+                .volumes
+                .create(name, mount.is_anonymous, labels, options, false)?
+            {
                 made.push(name.clone());
                 self.volume_event("create", name);
             }
@@ -310,9 +334,17 @@ impl Engine {
                 wanted.target == mount.target
                     && matches!(wanted.source, MountSource::Volume { no_copy: true, .. })
             });
-            if !no_copy {
+            let place = match &mount.backing {
+                None => mount.source.as_path(),
+                Some(Backing::Bind {
+                    device,
+                    read_only: false,
+                }) => device.as_path(),
+                Some(_) => continue,
+            };
+            if !no_copy && mount.subpath.is_none() && place.is_dir() {
                 self.content
-                    .copy_up(&image.id, &mount.target, &mount.source, &|uid, gid| {
+                    .copy_up(&image.id, &mount.target, place, &|uid, gid| {
                         remap.map_or((uid, gid), |remap| remap.owner(uid, gid))
                     })
                     .map_err(crate::images::error)?;

@@ -96,6 +96,7 @@ impl Engine {
         let (needs, mapped_root) = self.plan_user(&record)?;
         make_bind_sources(&record, mapped_root)?;
         container.clear_run_directory()?;
+        let (record, _shared_turn) = self.settle_backings(record).await?;
         let parked = self.ready_keeper(&record, &needs).await?;
         let Parked {
             connection,

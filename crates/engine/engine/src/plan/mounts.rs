@@ -4,6 +4,7 @@ use super::StartContext;
 use crate::error::{EngineError, Result};
 use crate::record::{ContainerRecord, MountKind, ResolvedMount};
 use crate::spec::{MountSource, NamespaceMode};
+use crate::volumes::driver::Backing;
 use oci_spec::runtime as oci;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -138,7 +139,7 @@ pub(super) fn plan_mounts(record: &ContainerRecord, context: &StartContext<'_>) 
 
 /// What a container that does not run would see mounted: its binds and volumes, and the network files of its last run.
 pub fn plan_binds(record: &ContainerRecord, directory: &Path) -> Vec<oci::Mount> {
-    let own = |mount: &&ResolvedMount| mount.kind != MountKind::Tmpfs && mount.source.exists();
+    let own = |mount: &&ResolvedMount| mount.kind != MountKind::Tmpfs && is_bindable(mount);
     let mut own: Vec<&ResolvedMount> = record.resolved.mounts.iter().filter(own).collect();
     own.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
     let is_taken = |target: &str| own.iter().any(|mount| mount.target == target);
@@ -151,6 +152,15 @@ pub fn plan_binds(record: &ContainerRecord, directory: &Path) -> Vec<oci::Mount>
         .collect();
     binds.extend(own.into_iter().map(plan_own_mount));
     binds
+}
+
+/// What of a container's mounts can be shown without it: what is on the host, and there.
+fn is_bindable(mount: &ResolvedMount) -> bool {
+    match &mount.backing {
+        None => mount.source.exists(),
+        Some(Backing::Bind { device, .. }) => device.exists(),
+        Some(Backing::FileSystem { .. }) => false,
+    }
 }
 
 fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
@@ -168,6 +178,23 @@ fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
         }
         return mount(&own.target, "tmpfs", "tmpfs", &options);
     }
+    let mut source = own.source.clone();
+    match &own.backing {
+        None => {}
+        Some(Backing::Bind { device, .. }) => source.clone_from(device),
+        Some(Backing::FileSystem {
+            kind,
+            device,
+            options,
+        }) => {
+            let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
+            if own.read_only {
+                options.push("ro");
+            }
+            return mount(&own.target, kind, device, &options);
+        }
+    }
+    let is_read_only = own.read_only || matches!(&own.backing, Some(Backing::Bind { read_only: true, .. }));
     let bind = if own.non_recursive { "bind" } else { "rbind" };
     let propagation = if own.propagation.is_empty() {
         "rprivate"
@@ -175,11 +202,13 @@ fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
         &own.propagation
     };
     let mut options = vec![bind, propagation];
-    if own.read_only {
+    if is_read_only {
         let is_alone = own.non_recursive || own.read_only_non_recursive;
         options.push(if is_alone { "ro" } else { "rro" });
     }
-    mount(&own.target, "bind", &own.source.to_string_lossy(), &options)
+    let subpath = own.subpath.as_ref().map(|path| format!("naru.subpath={path}"));
+    options.extend(subpath.as_deref());
+    mount(&own.target, "bind", &source.to_string_lossy(), &options)
 }
 
 /// A bind that is to propagate needs a source on a mount that does.

@@ -39,6 +39,7 @@ mod top;
 mod update;
 pub mod version;
 mod volume;
+mod volume_extra;
 mod wait;
 
 use crate::args::{Flag, Order, describe_flags};
@@ -134,6 +135,12 @@ static COMMANDS: &[&Command] = &[
     &volume::LIST,
     &volume::REMOVE,
     &network::CREATE,
+    &volume::UPDATE,
+    &volume_extra::RENAME,
+    &volume_extra::CLONE,
+    &volume_extra::EXPORT,
+    &volume_extra::IMPORT,
+    &volume_extra::UNDO,
     &network::LIST,
     &network::CONNECT,
     &network::DISCONNECT,

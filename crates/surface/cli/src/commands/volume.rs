@@ -1,7 +1,7 @@
 //! `volume create`, `ls` and `rm`.
 
 use super::{Arity, Command};
-use crate::args::Kind::{Bool, List, Text};
+use crate::args::Kind::{Bool, Int, List, Text};
 use crate::args::{Flag, Order, flag, long};
 use crate::error::{CliError, Result};
 use crate::http::{Body, Query, escape};
@@ -17,9 +17,11 @@ const CREATE_FLAGS: &[Flag] = &[
         Text("string"),
         "Specify volume driver name (default \"local\")",
     ),
+    long("gid", Int, "Group that the volume's directory belongs to"),
     long("label", List("list"), "Set metadata for a volume"),
     long("name", Text("string"), "Specify volume name"),
     flag("opt", 'o', List("map"), "Set driver specific options"),
+    long("uid", Int, "User that the volume's directory belongs to"),
 ];
 const LIST_FLAGS: &[Flag] = &[
     flag(
@@ -65,6 +67,24 @@ pub const REMOVE: Command = Command {
     run: remove,
 };
 
+pub const UPDATE: Command = Command {
+    names: &["volume update"],
+    usage: "[OPTIONS] VOLUME",
+    about: "Update a volume (cluster volumes only)",
+    flags: &[&[long(
+        "availability",
+        Text("string"),
+        "Cluster Volume availability (\"active\", \"pause\", \"drain\")",
+    )]],
+    order: Order::Mixed,
+    arity: Arity::Exactly(1),
+    run: |session, arguments| {
+        let path = format!("/volumes/{}", escape(&arguments.positional[0]));
+        session.client.call("PUT", &path, Body::Empty)?;
+        Ok(0)
+    },
+};
+
 const COLUMNS: &[Column] = &[
     ("Name", "VOLUME NAME"),
     ("Driver", "DRIVER"),
@@ -82,6 +102,26 @@ fn pairs(arguments: &Arguments, flag: &str) -> Value {
     }))
 }
 
+/// `--uid` and `--gid` are words of the option `o`.
+fn driver_options(arguments: &Arguments) -> Value {
+    let mut options = pairs(arguments, "opt");
+    let owner: Vec<String> = ["uid", "gid"]
+        .into_iter()
+        .filter_map(|flag| arguments.int(flag).map(|id| format!("{flag}={id}")))
+        .collect();
+    let Value::Map(entries) = &mut options else {
+        return options;
+    };
+    if owner.is_empty() {
+        return options;
+    }
+    match entries.iter_mut().find(|(key, _)| key == "o") {
+        Some((_, value)) => *value = Value::Text(format!("{},{}", value.text(), owner.join(","))),
+        None => entries.push(("o".to_owned(), Value::Text(owner.join(",")))),
+    }
+    options
+}
+
 fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
     let name = arguments
         .text("name")
@@ -94,7 +134,7 @@ fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
     let body = Value::object([
         ("Name", Value::from(name.unwrap_or_default())),
         ("Driver", Value::from(arguments.text("driver").unwrap_or("local"))),
-        ("DriverOpts", pairs(arguments, "opt")),
+        ("DriverOpts", driver_options(arguments)),
         ("Labels", pairs(arguments, "label")),
     ]);
     let volume = session

@@ -69,7 +69,6 @@ fn what(endpoint: Endpoint) -> &'static str {
         E::ContainerCheckpointCreate => "checkpointing a container",
         E::ContainerAttachWebsocket => "attaching by websocket",
         E::Build | E::BuildCancel | E::Session | E::Grpc => "building images",
-        E::VolumeUpdate => "changing a volume",
         E::PluginPrivileges | E::PluginPull | E::PluginCreate => "installing plugins",
         E::SwarmInit | E::SwarmJoin => "swarm mode",
         _ => "this operation",

@@ -6,7 +6,7 @@ use crate::respond::{self, Answer};
 use crate::translate::filters::Filters;
 use crate::translate::pattern::is_found;
 use hyper::StatusCode;
-use naru_docker_wire::types::{PruneVolumesResponse, Volume, VolumeCreateRequest, VolumeList};
+use naru_docker_wire::types::{PruneVolumesResponse, RemovedVolume, Volume, VolumeCreateRequest, VolumeList};
 use naru_engine::{Engine, VolumeView};
 use std::collections::BTreeSet;
 
@@ -14,10 +14,10 @@ pub fn wire_volume(view: &VolumeView) -> Volume {
     Volume {
         created_at: view.created_at.to_string(),
         driver: view.driver.clone(),
-        labels: Some(view.labels.clone()).filter(|labels| !labels.is_empty()),
+        labels: Some(view.labels.clone()).filter(|labels| view.shows_empty || !labels.is_empty()),
         mountpoint: view.mountpoint.to_string_lossy().into_owned(),
         name: view.name.clone(),
-        options: Some(view.options.clone()).filter(|options| !options.is_empty()),
+        options: Some(view.options.clone()).filter(|options| view.shows_empty || !options.is_empty()),
         scope: "local".to_owned(),
         usage_data: None,
     }
@@ -82,10 +82,9 @@ pub async fn create(mut call: Call) -> ApiResult<Answer> {
         )));
     }
     let name = Some(wire.name).filter(|name| !name.is_empty());
-    let options = wire.driver_opts.unwrap_or_default();
     let view = call
         .engine
-        .create_volume(name, driver, options, wire.labels.unwrap_or_default())
+        .create_volume(name, driver, wire.driver_opts, wire.labels)
         .await?;
     Ok(respond::json(StatusCode::CREATED, &wire_volume(&view)))
 }
@@ -106,17 +105,76 @@ pub async fn remove(call: Call) -> ApiResult<Answer> {
 /// Since API 1.42 only anonymous volumes go, unless `all` is asked for.
 pub async fn prune(call: Call) -> ApiResult<Answer> {
     let filters = Filters::parse(call.query.get("filters"), &["all", "label", "label!"])?;
-    if filters.has("label") || filters.has("label!") {
-        return Err(ApiError::not_supported(
-            "filtering what is pruned",
-            "remove volumes by name instead",
-        ));
-    }
     let all = filters.boolean("all")?.unwrap_or(!call.version.is_at_least(42));
-    let (names, bytes) = call.engine.prune_volumes(all).await?;
+    let (names, bytes) = call
+        .engine
+        .prune_volumes(all, |view| filters.labels_match(&view.labels))
+        .await?;
     let volumes_deleted = Some(names).filter(|names| !names.is_empty());
     Ok(respond::ok(&PruneVolumesResponse {
         volumes_deleted,
+        space_reclaimed: bytes,
+    }))
+}
+
+/// Only swarm's volumes can be changed.
+pub fn update() -> ApiResult<Answer> {
+    Err(ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "volume update only valid for cluster volumes, but swarm is unavailable",
+    ))
+}
+
+fn new_name(call: &Call) -> ApiResult<String> {
+    match call.query.non_empty("name") {
+        Some(name) => Ok(name.to_owned()),
+        None => Err(ApiError::invalid("bad parameter: name cannot be empty")),
+    }
+}
+
+pub async fn rename(call: Call) -> ApiResult<Answer> {
+    let view = call.engine.rename_volume(&call.name, &new_name(&call)?).await?;
+    Ok(respond::ok(&wire_volume(&view)))
+}
+
+pub async fn copy(call: Call) -> ApiResult<Answer> {
+    let view = call.engine.clone_volume(&call.name, &new_name(&call)?).await?;
+    Ok(respond::json(StatusCode::CREATED, &wire_volume(&view)))
+}
+
+pub async fn export(call: Call) -> ApiResult<Answer> {
+    let chunks = call.engine.export_volume(&call.name).await?;
+    Ok(super::archive::stream(
+        hyper::header::HeaderValue::from_static("application/x-tar"),
+        chunks,
+    ))
+}
+
+pub async fn import(call: Call) -> ApiResult<Answer> {
+    let archive = crate::upload::chunks(call.body);
+    call.engine.import_volume(&call.name, archive).await?;
+    Ok(respond::no_content())
+}
+
+pub async fn restore(call: Call) -> ApiResult<Answer> {
+    let view = call.engine.restore_volume(&call.name).await?;
+    Ok(respond::ok(&wire_volume(&view)))
+}
+
+pub async fn trash(call: Call) -> ApiResult<Answer> {
+    let entries = call.engine.volume_trash().await;
+    let wire = |entry: &naru_engine::TrashEntry| RemovedVolume {
+        name: entry.name.clone(),
+        size: entry.bytes,
+        removed_at: entry.removed_at.to_string(),
+    };
+    Ok(respond::ok(&entries.iter().map(wire).collect::<Vec<_>>()))
+}
+
+pub async fn empty_trash(call: Call) -> ApiResult<Answer> {
+    let bytes = call.engine.empty_volume_trash().await?;
+    Ok(respond::ok(&PruneVolumesResponse {
+        volumes_deleted: None,
         space_reclaimed: bytes,
     }))
 }

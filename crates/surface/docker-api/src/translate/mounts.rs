@@ -99,6 +99,7 @@ fn parse_bind(text: &str) -> ApiResult<MountSpec> {
             no_copy: options.no_copy,
             subpath: None,
             labels: std::collections::BTreeMap::default(),
+            options: std::collections::BTreeMap::default(),
         }
     };
     Ok(MountSpec {
@@ -255,6 +256,7 @@ fn bind_source(mount: &Mount, options: BindOptions) -> Result<MountSource, Strin
 
 fn volume_source(mount: &Mount, options: VolumeOptions) -> ApiResult<MountSource> {
     check_volume_name(&mount.source)?;
+    let mut driver_options = std::collections::BTreeMap::default();
     if let Some(driver) = options.driver_config {
         if !matches!(driver.name.as_str(), "" | "local") {
             return Err(ApiError::not_found(format!(
@@ -262,12 +264,7 @@ fn volume_source(mount: &Mount, options: VolumeOptions) -> ApiResult<MountSource
                 driver.name
             )));
         }
-        if !driver.options.is_empty() {
-            return Err(ApiError::not_supported(
-                "driver options in a mount",
-                "create the volume with them first",
-            ));
-        }
+        driver_options = driver.options;
     }
     let subpath = Some(options.subpath).filter(|path| !path.is_empty());
     if let Some(path) = subpath
@@ -283,6 +280,7 @@ fn volume_source(mount: &Mount, options: VolumeOptions) -> ApiResult<MountSource
         no_copy: options.no_copy,
         subpath,
         labels: options.labels,
+        options: driver_options,
     })
 }
 

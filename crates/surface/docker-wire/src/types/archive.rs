@@ -1,4 +1,4 @@
-//! Files of containers.
+//! Files of containers and volumes.
 
 use super::wire;
 
@@ -23,5 +23,12 @@ wire! {
         path: String,
         /// 0 modified, 1 added, 2 removed.
         kind: u8,
+    }
+
+    /// An entry of `GET /naru/volumes/trash`.
+    pub struct RemovedVolume {
+        name: String,
+        size: u64,
+        removed_at: String,
     }
 }

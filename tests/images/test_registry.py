@@ -254,3 +254,80 @@ def test_distribution_tells_what_a_registry_has(world):
     manifest = subprocess.run(
         world.scope.command(DOCKER, "manifest", "inspect", "--insecure", name), capture_output=True, text=True)
     assert json.loads(manifest.stdout)["schemaVersion"] == 2
+
+
+def test_narus_own_command_line(world):
+    """pull, push, login, logout, save, load, import, search as Docker's client has them."""
+    def naru(*arguments, code=0):
+        result = world.naru.client("--config", world.base + "/own", *arguments)
+        assert result.returncode == code, f"{arguments}: {result.stdout}{result.stderr}"
+        return result.stdout + result.stderr
+
+    world.trust_secure()
+    plain, secure = f"{world.first.host}/own/busybox:1", f"{SECURE}/own/busybox:1"
+    world.must(
+        "skopeo", "copy", "-q", "--dest-tls-verify=false", f"docker-archive:{world.images}/busybox.tar", "docker://" + plain)
+    assert naru("pull", "-q", plain) == plain + "\n"
+    assert "Image is up to date" in naru("pull", plain)
+    naru("rmi", plain)
+    assert naru("run", "--rm", "--quiet", "--network", "none", plain, "echo", "own") == "own\n"
+    naru("tag", plain, secure)
+    assert "no basic auth credentials" in naru("push", secure, code=1)
+    assert "unauthorized" in naru("login", "-u", USER, "-p", "wrong", SECURE, code=1)
+    assert "Login Succeeded" in naru("login", "-u", USER, "-p", PASSWORD, SECURE)
+    mode = os.stat(world.base + "/own/config.json").st_mode & 0o777
+    assert mode == 0o600
+    assert world.digest(plain)[0] in naru("push", secure)
+    # Docker's client reads what Naru's has written.
+    world.must(DOCKER, "--config", world.base + "/own", "-H", world.naru.host, "pull", "-q", secure)
+    assert naru("logout", SECURE) == f"Removing login credentials for {SECURE}\n"
+    assert naru("logout", SECURE) == f"Not logged in to {SECURE}\n"
+    naru("save", "-o", world.base + "/own.tar", plain)
+    naru("rmi", plain, secure)
+    assert naru("load", "-i", world.base + "/own.tar") == f"Loaded image: {plain}\n"
+    tree = world.base + "/tree"
+    os.makedirs(tree + "/bin")
+    shutil.copy("/bin/busybox", tree + "/bin/sh")
+    world.must("tar", "-czf", world.base + "/tree.tgz", "-C", tree, ".")
+    for program in (naru, lambda *arguments: world.must_docker(*arguments)):
+        program("import", "-c", 'CMD ["/bin/sh", "-c", "echo imported"]', "-m", "by hand", world.base + "/tree.tgz", "imported:1")
+        assert naru("run", "--rm", "--network", "none", "imported:1") == "imported\n"
+        assert world.must_docker("inspect", "-f", "{{.Comment}}", "imported:1") == "by hand\n"
+        naru("rmi", "imported:1")
+    assert "no such file" in naru("import", world.base + "/missing.tgz", code=1).lower()
+    naru("rmi", plain)
+
+
+def test_a_credential_helper_is_asked(world):
+    """`credHelpers` and `docker-credential-NAME`, which keeps what it is given in a file here."""
+    folder = world.base + "/helper"
+    os.makedirs(folder)
+    helper = folder + "/docker-credential-test"
+    with open(helper, "w") as file:
+        file.write(
+            "#!/bin/sh\ncase $1 in\n"
+            f"store) cat > {folder}/kept ;;\n"
+            f"get) if [ -f {folder}/kept ]; then cat {folder}/kept; else echo credentials not found in native keychain; exit 1; fi ;;\n"
+            f"erase) rm {folder}/kept ;;\nesac\n")
+    os.chmod(helper, 0o755)
+    with open(folder + "/config.json", "w") as file:
+        json.dump({"credHelpers": {SECURE: "test"}}, file)
+    world.trust_secure()
+    name = f"{SECURE}/helped/busybox:1"
+    world.must_docker("load", "-qi", world.images + "/busybox.tar")
+    world.must_docker("tag", "busybox:test", name)
+
+    def naru(*arguments):
+        environment = dict(world.naru.environment(), PATH=folder + ":" + os.environ["PATH"])
+        from testkit.engine import NARU
+        return world.scope.run(NARU, "--config", folder, "-H", world.naru.host, *arguments, env=environment)
+
+    assert naru("push", name).returncode == 1
+    assert naru("login", "-u", USER, "-p", PASSWORD, SECURE).returncode == 0
+    with open(folder + "/kept") as file:
+        assert json.load(file) == {"ServerURL": SECURE, "Username": USER, "Secret": PASSWORD}
+    pushed = naru("push", name)
+    assert pushed.returncode == 0, pushed.stderr
+    assert naru("logout", SECURE).returncode == 0
+    assert not os.path.exists(folder + "/kept")
+    world.must_docker("rmi", name, "busybox:test")

@@ -33,7 +33,7 @@ mod views;
 mod volumes;
 
 pub use error::{EngineError, Result};
-pub use images::{Distribution, PullRequest, PushRequest, Teller, TransferStep};
+pub use images::{Distribution, ImportRequest, PullRequest, PushRequest, Teller, TransferStep};
 pub use keepers::SPAWNER_ROLE;
 pub use naru_content as content;
 pub use naru_network as network;

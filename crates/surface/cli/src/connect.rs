@@ -28,9 +28,14 @@ pub struct Global {
 }
 
 impl Global {
+    /// Where the client's configuration file is, or would be.
+    pub fn config_path(&self) -> PathBuf {
+        config_folder(self.config_dir.as_ref()).join("config.json")
+    }
+
     /// The client's configuration file, empty when there is none.
     pub fn read_config(&self) -> crate::json::Value {
-        let text = std::fs::read(config_folder(self.config_dir.as_ref()).join("config.json")).ok();
+        let text = std::fs::read(self.config_path()).ok();
         text.and_then(|text| crate::json::Value::parse(&text).ok())
             .unwrap_or_default()
     }

@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod connect;
 mod contexts;
+mod credentials;
 mod error;
 mod explore;
 #[cfg(test)]

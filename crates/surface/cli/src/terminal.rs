@@ -25,6 +25,26 @@ impl Drop for RawMode {
     }
 }
 
+/// Typed characters are not shown, until it is dropped.
+pub struct Quiet(Termios);
+
+impl Quiet {
+    pub fn enter() -> io::Result<Self> {
+        let saved = termios::tcgetattr(io::stdin())?;
+        let mut quiet = saved.clone();
+        quiet.local_modes.remove(termios::LocalModes::ECHO);
+        termios::tcsetattr(io::stdin(), OptionalActions::Now, &quiet)?;
+        Ok(Self(saved))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // Nothing can be done when the terminal has gone.
+        let _ = termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+    }
+}
+
 pub fn stdin_is_terminal() -> bool {
     termios::isatty(io::stdin())
 }

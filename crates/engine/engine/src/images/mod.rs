@@ -1,11 +1,13 @@
 //! Images, as far as the engine has a say: who uses them, and what is told of their changes.
 
 mod ask;
+mod import;
 mod pull;
 mod push;
 mod transfer;
 
 pub use ask::Distribution;
+pub use import::ImportRequest;
 pub use pull::PullRequest;
 pub use push::PushRequest;
 pub(crate) use transfer::BlobLocks;

@@ -14,10 +14,13 @@ mod export;
 mod history;
 mod image_explore;
 mod images;
+mod import;
 mod info;
 mod inspect;
 mod kill;
 mod load;
+mod login;
+mod logout;
 mod logs;
 mod man;
 mod network;
@@ -26,10 +29,13 @@ mod port;
 mod prune;
 mod ps;
 mod pull;
+mod push;
 mod rename;
 mod rm;
 mod rmi;
 mod run;
+mod save;
+mod search;
 mod start;
 mod stats;
 mod stop;
@@ -129,6 +135,13 @@ static COMMANDS: &[&Command] = &[
     &images::COMMAND,
     &history::COMMAND,
     &load::COMMAND,
+    &import::COMMAND,
+    &login::COMMAND,
+    &logout::COMMAND,
+    &pull::COMMAND,
+    &push::COMMAND,
+    &save::COMMAND,
+    &search::COMMAND,
     &rmi::COMMAND,
     &tag::COMMAND,
     &volume::CREATE,
@@ -175,16 +188,9 @@ const UNSUPPORTED: &[&str] = &[
     "checkpoint",
     "compose",
     "config",
-    "import",
-    "login",
-    "logout",
     "manifest",
     "node",
     "plugin",
-    "pull",
-    "push",
-    "save",
-    "search",
     "secret",
     "service",
     "stack",

@@ -12,6 +12,8 @@ use std::io::{self, Read, Write};
 pub enum Body<'a> {
     Empty,
     Json(&'a Value),
+    /// Nothing, with an `X-Registry-Auth` header.
+    Credentials(&'a str),
     /// A stream of unknown length and its content type.
     Stream(&'a mut dyn Read, &'static str),
 }
@@ -100,6 +102,10 @@ impl Client {
                 method,
                 self.head(method, path, "Content-Length: 0\r\n").as_bytes(),
             ),
+            Body::Credentials(header) => {
+                let extra = format!("X-Registry-Auth: {header}\r\nContent-Length: 0\r\n");
+                self.exchange(method, self.head(method, path, &extra).as_bytes())
+            }
             Body::Json(value) => {
                 let text =
                     serde_json::to_string(value).map_err(|error| CliError::Protocol(error.to_string()))?;

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use futures_util::stream;
 use hyper::StatusCode;
 use naru_base::ErrorKind;
+use naru_engine::archive::ChunkReader;
 use naru_engine::oci::{Platform, Reference};
 use naru_engine::registry::Credentials;
-use naru_engine::{EngineError, PullRequest, PushRequest, Teller, TransferStep};
+use naru_engine::{EngineError, ImportRequest, PullRequest, PushRequest, Teller, TransferStep};
 use std::collections::VecDeque;
 use std::io;
 use tokio::sync::mpsc;
@@ -22,11 +23,8 @@ const STEPS_MAX: usize = 64;
 
 /// `POST /images/create`: a pull, or with `fromSrc` an import.
 pub async fn pull(call: Call) -> ApiResult<Answer> {
-    if call.query.non_empty("fromSrc").is_some() {
-        return Err(ApiError::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "importing a file system is not available yet",
-        ));
+    if let Some(source) = call.query.non_empty("fromSrc").map(str::to_owned) {
+        return import(call, &source);
     }
     let name = call.query.get("fromImage").unwrap_or_default();
     let reference = parse_reference(name, call.query.non_empty("tag"))?;
@@ -151,6 +149,51 @@ pub async fn search(call: Call) -> ApiResult<Answer> {
         })
     });
     Ok(respond::ok(&results.collect::<Vec<_>>()))
+}
+
+/// Makes an image of the archive in the body.
+fn import(call: Call, source: &str) -> ApiResult<Answer> {
+    if source != "-" {
+        return Err(ApiError::not_supported(
+            "importing from a URL",
+            "fetch it first and send it as the body",
+        ));
+    }
+    let reference = match call.query.non_empty("repo") {
+        Some(name) => Some(parse_reference(name, call.query.non_empty("tag"))?),
+        None => None,
+    };
+    let platform = call.query.non_empty("platform").map(parse_platform).transpose()?;
+    let request = ImportRequest {
+        reference,
+        message: call.query.get("message").unwrap_or_default().to_owned(),
+        changes: call.query.all("changes").map(str::to_owned).collect(),
+        platform: platform.unwrap_or_else(Platform::host),
+    };
+    let archive = ChunkReader::new(crate::upload::chunks(call.body));
+    let (steps, told) = mpsc::channel(STEPS_MAX);
+    let engine = call.engine;
+    let work = tokio::task::spawn_blocking(move || {
+        let id = engine.import_image(&request, archive)?;
+        let step = TransferStep::Status {
+            id: None,
+            text: id.to_string(),
+        };
+        // Whoever asked may have gone; the image is there all the same.
+        let _ = steps.blocking_send(step);
+        Ok(())
+    });
+    Ok(respond::stream(
+        respond::JSON,
+        stream::unfold(
+            Steps {
+                told,
+                waiting: VecDeque::new(),
+                work: Some(work),
+            },
+            next_line,
+        ),
+    ))
 }
 
 /// A name with what the `tag` parameter says: a tag or a digest.

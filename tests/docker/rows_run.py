@@ -127,7 +127,7 @@ ROWS = [
     Row("open files", 'docker run --rm $B sh -c "ls -l /proc/self/fd | wc -l; ls /proc/1/fd"'),
     Row("mask and session", 'docker run --rm $B sh -c "umask; cut -d\' \' -f1,4,5,6 /proc/self/stat | tr -d \'\\\\n\' | wc -w"'),
     Row("nice values of process", 'docker run --rm $D python3 -c "import os, signal; print(os.getpid(), os.getsid(0), os.getpgid(0), os.nice(0), signal.pthread_sigmask(signal.SIG_BLOCK, []), [s for s in range(1, 32) if s not in (9, 19) and signal.getsignal(s) is signal.SIG_IGN])"'),
-    Row("pids limit of one", 'for n in 1 2 3; do docker run --rm --pids-limit 1 $B sh -c "echo alone"; done; docker run --rm --pids-limit 2 $B sh -c "/bin/true; cat /sys/fs/cgroup/pids/pids.max"; docker run --rm --pids-limit 1 $B sh -c "/bin/true" 2>/dev/null || echo refused'),
+    Row("pids limit of one", 'for n in 1 2 3; do docker run --rm --pids-limit 1 $B sh -c "echo alone"; done; docker run --rm --pids-limit 2 $B sh -c "/bin/true; sleep 0.5; cat /sys/fs/cgroup/pids/pids.max"; docker run --rm --pids-limit 1 $B sh -c "/bin/true" 2>/dev/null || echo refused'),
     Row("exec at the pids limit", 'docker run -d --name $N --pids-limit 1 $B sleep 60 >/dev/null; docker exec $N echo in; docker restart -t 0 $N >/dev/null; docker exec $N echo again; docker exec $N cat /sys/fs/cgroup/pids/pids.max'),
     Row("pids limit too high", 'docker run --rm --pids-limit 9223372036854775807 $B true; echo $?', error="nvalid argument"),
     Row("no open files", 'docker run --rm --ulimit nofile=0 $B sh -c "ulimit -n"; docker run --rm --ulimit nofile=4 $B sh -c "ulimit -n"', differs="runc needs descriptors of its own after it has set the limit", expect="^0\\n4\\n$"),

@@ -31,7 +31,7 @@ struct VolumeRecord {
     labels: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
     is_anonymous: bool,
-    /// A client gave labels or options, if perhaps none: Docker then shows empty objects instead of nothing.
+    /// A client gave options, if perhaps none: Docker then shows an empty object instead of nothing.
     #[serde(default)]
     shows_empty: bool,
 }
@@ -279,7 +279,7 @@ impl Engine {
         options: Option<BTreeMap<String, String>>,
         labels: Option<BTreeMap<String, String>>,
     ) -> Result<VolumeView> {
-        let shows_empty = options.is_some() || labels.is_some();
+        let shows_empty = options.is_some();
         let (options, labels) = (options.unwrap_or_default(), labels.unwrap_or_default());
         if !driver.is_empty() && driver != "local" {
             return Err(EngineError::not_found(format!(

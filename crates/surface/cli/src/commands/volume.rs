@@ -113,7 +113,7 @@ fn driver_options(arguments: &Arguments) -> Value {
         return options;
     };
     if owner.is_empty() {
-        return options;
+        return if entries.is_empty() { Value::Null } else { options };
     }
     match entries.iter_mut().find(|(key, _)| key == "o") {
         Some((_, value)) => *value = Value::Text(format!("{},{}", value.text(), owner.join(","))),

@@ -233,8 +233,12 @@ impl Engine {
     }
 
     /// Writes down what a container's present run holds, after it has changed.
-    fn write_run(&self, container: &Container) -> Result<()> {
-        self.write_record(container)
+    fn write_run(container: &Container) -> Result<()> {
+        let record = container.record();
+        if let Some(run) = &record.run {
+            naru_store::write(&container.run_record_path(), run)?;
+        }
+        Ok(())
     }
 
     /// Writes a container's record a moment later, unless it is gone by then: what it tells can be found out again.

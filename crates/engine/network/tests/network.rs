@@ -487,6 +487,12 @@ fn the_first_packet_after_attach_arrives() {
     serving.join().unwrap();
 }
 
+/// What this thread has had of the processor: on a busy machine it says more than the clock.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 #[test]
 fn attaching_is_quick() {
     let host = Host::new();
@@ -496,14 +502,17 @@ fn attaching_is_quick() {
         let namespace = Namespace::new();
         let socket = namespace.route_socket();
         let id = naru_base::ContainerId::generate();
-        let began = Instant::now();
+        let (began, spent) = (Instant::now(), processor_time());
         network
             .attach(&id, namespace.fd().as_fd(), socket.as_fd(), None, None)
             .unwrap();
-        send.send((began.elapsed(), namespace)).unwrap();
+        send.send((began.elapsed(), processor_time().saturating_sub(spent), namespace))
+            .unwrap();
     }
     drop(send);
     let mut times: Vec<_> = receive.iter().collect();
-    times.sort_by_key(|(time, _)| *time);
-    println!("attach, median of 50: {:?}", times[25].0);
+    times.sort_by_key(|(time, ..)| *time);
+    print!("attach, median of 50: {:?}", times[25].0);
+    times.sort_by_key(|(_, spent, _)| *spent);
+    println!(", of the processor's time {:?}", times[25].1);
 }

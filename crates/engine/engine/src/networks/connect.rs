@@ -415,7 +415,7 @@ impl Engine {
                 run.published = published;
             }
         });
-        self.write_run(container)?;
+        Self::write_run(container)?;
         if has_resolver {
             if was_answered {
                 let settings = self.settings_of(record, &endpoints);

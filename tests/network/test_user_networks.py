@@ -501,6 +501,30 @@ def test_a_killed_resolver_is_replaced(images):
 
 
 @beyond_docker
+def test_a_place_joined_while_running_survives_the_daemon(fresh_naru):
+    run = fresh_naru.client
+    for network in ("blue", "red"):
+        run("network", "create", network)
+    for name, network in (("web", "blue"), ("db", "red")):
+        assert run("run", "-d", "--name", name, "--network", network, "busybox:test", *SLEEP).returncode == 0
+    assert run("network", "connect", "--alias", "site", "red", "web").returncode == 0
+    networks = run("inspect", "-f", "{{json .NetworkSettings.Networks}}", "web").stdout
+    fresh_naru.kill9()
+    fresh_naru.start()
+    assert json.loads(run("inspect", "-f", "{{json .NetworkSettings.Networks}}", "web").stdout) == json.loads(networks)
+    assert run("exec", "db", "ping", "-c1", "-W2", "site").returncode == 0
+    # Its address is taken still, and free when it has left.
+    assert run("network", "rm", "red").returncode != 0
+    assert run("network", "disconnect", "red", "web").returncode == 0
+    fresh_naru.kill9()
+    fresh_naru.start()
+    assert "red" not in json.loads(run("inspect", "-f", "{{json .NetworkSettings.Networks}}", "web").stdout)
+    assert run("exec", "db", "ping", "-c1", "-W1", "site").returncode != 0
+    fresh_naru.remove_all_containers()
+    assert run("network", "rm", "blue", "red").returncode == 0
+
+
+@beyond_docker
 def test_networks_survive_the_daemon_and_the_bridge(images):
     from testkit.engine import Naru
     engine = Naru()

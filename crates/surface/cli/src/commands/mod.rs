@@ -290,7 +290,8 @@ pub fn describe_all(program: &str, globals: &'static [Flag]) -> String {
     let mut lines: Vec<(&str, &str)> = COMMANDS
         .iter()
         .filter_map(|command| {
-            let name = command.names.iter().find(|name| !name.contains(' '))?;
+            // Those that scripts alone call begin with an underscore.
+            let name = command.names.iter().find(|name| !name.contains([' ', '_']))?;
             Some((*name, command.about))
         })
         .collect();

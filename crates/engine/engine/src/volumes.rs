@@ -191,11 +191,14 @@ impl Volumes {
 
     /// Removes a volume as [`Volumes::delete_unused`] does, but keeps its data for a while.
     pub fn discard_unused(&self, name: &str, users: impl FnOnce() -> Vec<String>) -> Result<Vec<String>> {
-        let users = self.move_unused(name, &self.trash_place(name), users)?;
-        if users.is_empty() {
-            self.bound_trash();
+        let place = self.trash_place(name)?;
+        let users = self.move_unused(name, &place, users);
+        if !matches!(&users, Ok(users) if users.is_empty()) {
+            let _ = place.parent().map(std::fs::remove_dir);
+            return users;
         }
-        Ok(users)
+        self.bound_trash();
+        users
     }
 
     fn move_unused(

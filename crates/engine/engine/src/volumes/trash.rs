@@ -1,7 +1,7 @@
 //! Removed volumes, kept for a while so that a removal can be undone.
 //!
 //! ```text
-//! volumes/.trash/<nanoseconds since 1970>-<bytes>-<name>/    what was volumes/<name>/
+//! volumes/.trash/<nanoseconds since 1970>-<bytes>/<name>/    what was volumes/<name>/
 //! ```
 //! To clients a removed volume is gone: its name is free, nothing lists it. The trash holds at most a tenth of the file
 //! system, at most half as much as is free, and nothing older than a week. It gives way, oldest first, when less than a
@@ -33,14 +33,20 @@ pub struct TrashEntry {
     pub name: String,
     pub bytes: u64,
     pub removed_at: Timestamp,
+    /// The folder that holds it.
     path: PathBuf,
 }
 
 impl TrashEntry {
-    fn parse(path: PathBuf) -> Option<Self> {
+    /// From the folder and what it holds: a name can be as long as a file's may be, so it has one for itself.
+    fn find(path: PathBuf) -> Option<Self> {
+        let inside = std::fs::read_dir(&path).ok()?.flatten().next()?;
+        Self::parse(path, inside.file_name().to_str()?)
+    }
+
+    fn parse(path: PathBuf, name: &str) -> Option<Self> {
         let text = path.file_name()?.to_str()?.to_owned();
-        let (time, rest) = text.split_once('-')?;
-        let (bytes, name) = rest.split_once('-')?;
+        let (time, bytes) = text.split_once('-')?;
         let time: u64 = time.parse().ok()?;
         Some(Self {
             name: name.to_owned(),
@@ -80,11 +86,13 @@ impl Volumes {
         Ok(file::make_directories(&self.trash_path(), 0o700)?)
     }
 
-    /// Where a volume that is removed now goes.
-    pub(super) fn trash_place(&self, name: &str) -> PathBuf {
+    /// Where a volume that is removed now goes. A folder that gets none after all holds nothing and counts for nothing.
+    pub(super) fn trash_place(&self, name: &str) -> Result<PathBuf> {
         let bytes = tree_bytes(&self.data_path(name));
         let time = Timestamp::now().as_nanosecond();
-        self.trash_path().join(format!("{time}-{bytes}-{name}"))
+        let folder = self.trash_path().join(format!("{time}-{bytes}"));
+        file::make_directories(&folder, 0o700)?;
+        Ok(folder.join(name))
     }
 
     /// What the trash holds, oldest first.
@@ -94,7 +102,7 @@ impl Volumes {
             .flatten()
             .flatten();
         let mut entries: Vec<_> = entries
-            .filter_map(|entry| TrashEntry::parse(entry.path()))
+            .filter_map(|entry| TrashEntry::find(entry.path()))
             .collect();
         entries.sort_by_key(|entry| entry.removed_at);
         entries
@@ -153,7 +161,8 @@ impl Volumes {
                 "a volume {name} exists again: rename or remove it first"
             )));
         }
-        std::fs::rename(&entry.path, &place).map_err(file::FileError::at("rename", &place))?;
+        std::fs::rename(entry.path.join(name), &place).map_err(file::FileError::at("rename", &place))?;
+        let _ = std::fs::remove_dir(&entry.path);
         self.syncer.note(&self.record_path(name));
         Ok(())
     }
@@ -197,15 +206,15 @@ mod tests {
 
     fn entry(seconds_ago: i64, bytes: u64) -> TrashEntry {
         let time = Timestamp::now().as_nanosecond() - i128::from(seconds_ago) * 1_000_000_000;
-        TrashEntry::parse(PathBuf::from(format!("/t/{time}-{bytes}-a-b"))).unwrap()
+        TrashEntry::parse(PathBuf::from(format!("/t/{time}-{bytes}")), "a-b").unwrap()
     }
 
     #[test]
     fn entries_are_read_from_their_names() {
         let entry = entry(5, 12);
         assert_eq!((entry.name.as_str(), entry.bytes), ("a-b", 12));
-        for text in ["x", "1-2", "a-1-x", "1-a-x"] {
-            assert!(TrashEntry::parse(PathBuf::from(text)).is_none(), "{text}");
+        for text in ["x", "12", "a-1", "1-a"] {
+            assert!(TrashEntry::parse(PathBuf::from(text), "n").is_none(), "{text}");
         }
     }
 

@@ -257,6 +257,8 @@ mod tests {
         Global {
             exec_root: PathBuf::new(),
             config_dir: Some(folder.to_owned()),
+            context_name: String::new(),
+            default_host: String::new(),
         }
     }
 

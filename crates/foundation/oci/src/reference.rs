@@ -141,6 +141,8 @@ impl Reference {
         }
         match self.path.strip_prefix(OFFICIAL_PREFIX) {
             Some(short) if !short.contains('/') => short.to_owned(),
+            // Without its domain the path's beginning would be taken for one.
+            _ if split_domain(&self.path).1 != self.path => self.repository(),
             _ => self.path.clone(),
         }
     }
@@ -309,6 +311,13 @@ mod tests {
 
     fn canonical(text: &str) -> String {
         Reference::parse(text).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_path_like_a_domain_keeps_its_domain() {
+        let reference = Reference::parse("docker.io/quay.io/a/b:1").unwrap();
+        assert_eq!(reference.familiar(), "docker.io/quay.io/a/b:1");
+        assert_eq!(Reference::parse(&reference.familiar()), Ok(reference));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio::net::UnixStream;
 /// Docker's defaults.
 const INTERVAL: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Not more than the interval.
 const START_INTERVAL: Duration = Duration::from_secs(5);
 const RETRIES: u32 = 3;
 /// Results kept, and bytes of each one's output: Docker's.
@@ -60,12 +61,13 @@ impl Check {
             }
             _ => return None,
         };
+        let interval = duration(spec.interval_ns, INTERVAL);
         (!command.is_empty()).then(|| Self {
             command,
-            interval: duration(spec.interval_ns, INTERVAL),
+            interval,
             timeout: duration(spec.timeout_ns, TIMEOUT),
             start_period: duration(spec.start_period_ns, Duration::ZERO),
-            start_interval: duration(spec.start_interval_ns, START_INTERVAL),
+            start_interval: duration(spec.start_interval_ns, START_INTERVAL.min(interval)),
             retries: u32::try_from(spec.retries)
                 .ok()
                 .filter(|retries| *retries > 0)

@@ -64,7 +64,7 @@ fn parse_columns(args: &str) -> Result<Vec<String>> {
     let columns = match words.as_slice() {
         [] | ["-ef"] => list("user,pid,ppid,c,stime,tty,time,cmd"),
         ["aux" | "-aux"] => list("user,pid,%cpu,%mem,vsz,rss,tty,stat,start,time,command"),
-        ["-o" | "o" | "-eo" | "-axo", names] => list(names),
+        [selection, names] if is_selection(selection) => list(names),
         _ => {
             return Err(EngineError::new(
                 ErrorKind::NotImplemented,
@@ -76,6 +76,12 @@ fn parse_columns(args: &str) -> Result<Vec<String>> {
         Some(unknown) => Err(EngineError::invalid(format!("unknown ps column {unknown:?}"))),
         None => Ok(columns),
     }
+}
+
+/// `-o`, `-eo`, `axo`: whatever is selected, all of a container's processes are shown.
+fn is_selection(word: &str) -> bool {
+    let letters = word.strip_prefix('-').unwrap_or(word).strip_suffix('o');
+    letters.is_some_and(|letters| letters.chars().all(|letter| "aAexw".contains(letter)))
 }
 
 fn title(column: &str) -> &'static str {

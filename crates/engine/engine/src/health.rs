@@ -183,14 +183,8 @@ impl Engine {
                 return Ok((-1, message));
             }
         }
-        let deadline = tokio::time::Instant::now() + EXIT_CODE_WAIT;
-        let exit_code = loop {
-            match self.inspect_exec(exec.as_str()).await?.exit_code {
-                Some(exit_code) => break exit_code,
-                None if tokio::time::Instant::now() > deadline => break -1,
-                None => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        };
+        let ended = tokio::time::timeout(EXIT_CODE_WAIT, self.wait_exec(exec.as_str())).await;
+        let exit_code = ended.unwrap_or(Ok(-1))?;
         Ok((exit_code, String::from_utf8_lossy(&output).into_owned()))
     }
 

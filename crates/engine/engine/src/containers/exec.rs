@@ -25,6 +25,8 @@ pub struct Exec {
     pub id: ExecId,
     pub spec: ExecSpec,
     state: Mutex<ExecState>,
+    /// Told of when it has ended.
+    ended: tokio::sync::Notify,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,7 @@ impl Exec {
             id,
             spec: ExecSpec::default(),
             state: Mutex::new(state),
+            ended: tokio::sync::Notify::new(),
         })
     }
 
@@ -87,6 +90,20 @@ impl Exec {
         if !matches!(*state, ExecState::Ended { .. }) {
             *state = ExecState::Ended { pid, exit_code };
         }
+        drop(state);
+        self.ended.notify_waiters();
+    }
+
+    /// Waits for its end; returns its exit code.
+    async fn wait(&self) -> i32 {
+        loop {
+            // Before the look, so that an end in between is not missed.
+            let ended = self.ended.notified();
+            if let ExecState::Ended { exit_code, .. } = *lock(&self.state) {
+                return exit_code;
+            }
+            ended.await;
+        }
     }
 }
 
@@ -103,6 +120,7 @@ impl Engine {
             id: id.clone(),
             spec,
             state: Mutex::new(ExecState::Created),
+            ended: tokio::sync::Notify::new(),
         });
         let event = format!("exec_create: {}", exec.spec.command.join(" "));
         {
@@ -249,6 +267,12 @@ impl Engine {
             exit_code,
             pid,
         })
+    }
+
+    /// The exit code, once it has ended.
+    pub(crate) async fn wait_exec(&self, exec: &str) -> Result<i32> {
+        let (_, exec) = self.find_exec(exec)?;
+        Ok(exec.wait().await)
     }
 
     pub async fn resize_exec(&self, exec: &str, rows: u16, columns: u16) -> Result<()> {

@@ -21,7 +21,7 @@ ROWS = [
     Row("ipc of a stopped one", 'docker create --name $N --ipc shareable $B sleep 60 >/dev/null; docker run --rm --ipc container:$N $B true; echo $?', error="running"),
     Row("ipc none has no shm", 'docker run --rm --ipc none $B ls /dev; docker run --rm --ipc none --tmpfs /dev/shm $B stat -c %a /dev/shm'),
     Row("ipc none", 'docker run --rm --ipc none $B grep -c /dev/shm /proc/mounts'),
-    Row("ipc host shm", 'touch /dev/shm/$N; docker run --rm --ipc host $B ls /dev/shm/$N; rm /dev/shm/$N; docker run --rm --ipc host $B sh -c "grep -E \'/dev/(shm|mqueue)\' /proc/mounts | cut -d\' \' -f1-3"'),
+    Row("ipc host shm", 'touch /dev/shm/$N; docker run --rm --ipc host $B ls /dev/shm/$N; rm /dev/shm/$N; docker run --rm --ipc host $B sh -c "grep -E \' /dev/(shm|mqueue) \' /proc/mounts | cut -d\' \' -f1-3"'),
     Row("ipc host own shm", 'docker run --rm --ipc host --tmpfs /dev/shm $B sh -c "grep -c /dev/shm /proc/mounts"'),
     Row("mount on the root", 'docker run --rm -v $W:/ $B true; echo $?', error="destination can.t be"),
     Row("mount in proc", 'docker run --rm -v $W:/proc/x $B true; echo $?; docker run --rm -v $W:/proc $B true; echo $?', error="proc"),

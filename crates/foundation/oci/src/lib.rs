@@ -9,4 +9,4 @@ pub mod reference;
 
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use manifest::{Descriptor, DocumentError, Index, Manifest, ManifestDocument, Platform};
-pub use reference::{AnyReference, Reference, ReferenceError};
+pub use reference::{AnyReference, DEFAULT_TAG, Reference, ReferenceError};

@@ -4,6 +4,7 @@ use crate::args::Arguments;
 use crate::contexts::{self, Store};
 use crate::error::{CliError, Result};
 use crate::http::{Address, Client, Starter};
+use crate::manifests::ManifestStore;
 use crate::{Hooks, Session};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -42,6 +43,10 @@ impl Global {
 
     pub fn contexts(&self) -> Store {
         Store::new(config_folder(self.config_dir.as_ref()))
+    }
+
+    pub fn manifests(&self) -> ManifestStore {
+        ManifestStore::new(&config_folder(self.config_dir.as_ref()))
     }
 }
 

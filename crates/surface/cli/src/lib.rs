@@ -1,7 +1,8 @@
 //! The command line: parses flags, speaks the Engine API, prints.
 //!
-//! It never calls the engine but over its API, so it works with any Docker-compatible engine. It starts no runtime,
-//! and no thread but for `system dial-stdio`: the time of a command is the daemon's, not the client's.
+//! It never calls the engine but over its API, so it works with any Docker-compatible engine. It starts no runtime but
+//! for `manifest`, which speaks to registries itself, and no thread but for `system dial-stdio`: the time of a command is
+//! the daemon's, not the client's.
 
 // Text is built for people, a line at a time: reading well counts for more than an allocation.
 #![allow(clippy::format_push_string, clippy::format_collect)]
@@ -17,6 +18,7 @@ mod explore;
 mod fuzz;
 mod http;
 mod json;
+mod manifests;
 mod options;
 mod output;
 mod progress;
@@ -195,8 +197,8 @@ fn invoke(
         return Err(CliError::Status(1));
     }
     // Contexts can be put right also when the chosen one cannot be used.
-    let is_local =
-        ["context", "completion", "man"].contains(&command.names[0].split(' ').next().unwrap_or_default());
+    let is_local = ["context", "completion", "man", "manifest"]
+        .contains(&command.names[0].split(' ').next().unwrap_or_default());
     let session = if is_local {
         connect::open_offline(program, globals)
     } else {

@@ -23,6 +23,7 @@ mod login;
 mod logout;
 mod logs;
 mod man;
+mod manifest;
 mod network;
 mod pause;
 mod port;
@@ -167,6 +168,11 @@ static COMMANDS: &[&Command] = &[
     &completion::COMMAND,
     &completion::CANDIDATES,
     &man::COMMAND,
+    &manifest::ANNOTATE,
+    &manifest::CREATE,
+    &manifest::INSPECT,
+    &manifest::PUSH,
+    &manifest::REMOVE,
     &image_explore::COMMAND,
     &context::CREATE,
     &context::EXPORT,
@@ -188,7 +194,6 @@ const UNSUPPORTED: &[&str] = &[
     "checkpoint",
     "compose",
     "config",
-    "manifest",
     "node",
     "plugin",
     "secret",

@@ -1,6 +1,7 @@
 //! Installs what the checks need. Skips what is present; fetches from package registries alone.
 
 use crate::run;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A program the checks run, and the Debian package that has it.
@@ -26,6 +27,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("cpio", "cpio"),
     ("python3", "python3"),
+    ("docker-compose", "docker-compose"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
     ("cc", "gcc"),
 ];
 
@@ -33,7 +37,16 @@ const PROGRAMS: &[(&str, &str)] = &[
 const PACKAGES: &[&str] = &["python3-venv", "ca-certificates", "libc6-dev"];
 
 /// What the tests import, from `PyPI`.
-const PYTHON_PACKAGES: &[&str] = &["pytest", "docker"];
+const PYTHON_PACKAGES: &[&str] = &[
+    "pytest",
+    "docker",
+    "aiodocker",
+    "testcontainers",
+    "websocket-client",
+];
+
+/// What the tests of clients for Node.js require, from npm.
+const NODE_PACKAGES: &[&str] = &["dockerode@4"];
 
 pub fn install() -> Result<(), String> {
     let mut missing: Vec<&str> = PROGRAMS
@@ -46,7 +59,8 @@ pub fn install() -> Result<(), String> {
         println!("installing {}", missing.join(" "));
         install_packages(&missing)?;
     }
-    install_python()
+    install_python()?;
+    install_node()
 }
 
 fn is_on_path(program: &str) -> bool {
@@ -87,7 +101,8 @@ fn apt_get(arguments: &[&str]) -> Command {
 fn install_python() -> Result<(), String> {
     let environment = run::root().join("target/venv");
     let marker = environment.join("complete");
-    if marker.exists() {
+    let wanted = PYTHON_PACKAGES.join("\n");
+    if is_marked(&marker, &wanted) {
         return Ok(());
     }
     let mut create = Command::new("/usr/bin/python3");
@@ -98,6 +113,38 @@ fn install_python() -> Result<(), String> {
         .args(["install", "--quiet", "--disable-pip-version-check"])
         .args(PYTHON_PACKAGES);
     run::complete(install)?;
-    std::fs::write(&marker, PYTHON_PACKAGES.join("\n"))
-        .map_err(|error| format!("{}: {error}", marker.display()))
+    mark(&marker, &wanted)
+}
+
+fn install_node() -> Result<(), String> {
+    let folder = run::root().join("target/node");
+    let marker = folder.join("complete");
+    let wanted = NODE_PACKAGES.join("\n");
+    if is_marked(&marker, &wanted) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut install = Command::new("npm");
+    install
+        .args([
+            "install",
+            "--silent",
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+            "--prefix",
+        ])
+        .arg(&folder)
+        .args(NODE_PACKAGES);
+    run::complete(install)?;
+    mark(&marker, &wanted)
+}
+
+/// Whether exactly this was installed here, to its end.
+fn is_marked(marker: &Path, wanted: &str) -> bool {
+    std::fs::read_to_string(marker).is_ok_and(|found| found == wanted)
+}
+
+fn mark(marker: &Path, wanted: &str) -> Result<(), String> {
+    std::fs::write(marker, wanted).map_err(|error| format!("{}: {error}", marker.display()))
 }

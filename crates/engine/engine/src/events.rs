@@ -2,6 +2,9 @@
 
 use crate::Engine;
 use crate::containers::Container;
+use crate::networks::DEFAULT_NETWORK;
+use crate::record::{ContainerRecord, EndpointRecord, MountKind};
+use crate::spec::NetworkMode;
 use crate::views::EngineEvent;
 use naru_base::Timestamp;
 use std::collections::{BTreeMap, VecDeque};
@@ -60,22 +63,82 @@ impl Engine {
     }
 
     pub(crate) fn volume_event(&self, action: &str, name: &str) {
-        self.event(
-            "volume",
-            action,
-            name.to_owned(),
-            BTreeMap::from([("driver".to_owned(), "local".to_owned())]),
-        );
+        self.event("volume", action, name.to_owned(), pairs(&[("driver", "local")]));
     }
 
-    /// `container`: the one that was connected or disconnected.
-    pub(crate) fn network_event(&self, action: &str, id: &str, name: &str, container: Option<&str>) {
-        let mut attributes = BTreeMap::from([
-            ("name".to_owned(), name.to_owned()),
-            ("type".to_owned(), "bridge".to_owned()),
-        ]);
-        attributes.extend(container.map(|container| ("container".to_owned(), container.to_owned())));
+    pub(crate) fn network_event(&self, action: &str, id: &str, name: &str) {
+        let attributes = pairs(&[("name", name), ("type", "bridge")]);
         self.event("network", action, id.to_owned(), attributes);
+    }
+
+    /// A container came to a network that users made or to the default one, or left it.
+    pub(crate) fn connect_event(&self, action: &str, record: &ContainerRecord, endpoint: &EndpointRecord) {
+        let id = if endpoint.network == DEFAULT_NETWORK {
+            self.network_id(DEFAULT_NETWORK)
+        } else {
+            endpoint.network_id.clone()
+        };
+        let container = record.id.as_str();
+        let attributes = pairs(&[
+            ("name", &endpoint.network),
+            ("type", "bridge"),
+            ("container", container),
+        ]);
+        self.event("network", action, id, attributes);
+    }
+
+    /// What a start does before the container runs: its volumes are mounted, it comes to its networks.
+    pub(crate) fn begin_events(&self, record: &ContainerRecord, endpoints: &[EndpointRecord]) {
+        let container = record.id.as_str();
+        for mount in record
+            .resolved
+            .mounts
+            .iter()
+            .filter(|mount| mount.kind == MountKind::Volume)
+        {
+            let attributes = pairs(&[
+                ("driver", "local"),
+                ("container", container),
+                ("destination", &mount.target),
+                ("read/write", if mount.read_only { "false" } else { "true" }),
+                ("propagation", &mount.propagation),
+            ]);
+            let name = mount.volume.clone().unwrap_or_default();
+            self.event("volume", "mount", name, attributes);
+        }
+        self.network_events("connect", record, endpoints);
+    }
+
+    /// What follows a run's end: the container leaves its networks, its volumes are let go.
+    pub(crate) fn end_events(&self, record: &ContainerRecord, endpoints: &[EndpointRecord]) {
+        self.network_events("disconnect", record, endpoints);
+        for mount in record
+            .resolved
+            .mounts
+            .iter()
+            .filter(|mount| mount.kind == MountKind::Volume)
+        {
+            let attributes = pairs(&[("driver", "local"), ("container", record.id.as_str())]);
+            let name = mount.volume.clone().unwrap_or_default();
+            self.event("volume", "unmount", name, attributes);
+        }
+    }
+
+    fn network_events(&self, action: &str, record: &ContainerRecord, endpoints: &[EndpointRecord]) {
+        for endpoint in endpoints {
+            self.connect_event(action, record, endpoint);
+        }
+        let (name, driver) = match record.spec.network {
+            NetworkMode::Host => ("host", "host"),
+            NetworkMode::None => ("none", "null"),
+            _ => return,
+        };
+        let attributes = pairs(&[
+            ("name", name),
+            ("type", driver),
+            ("container", record.id.as_str()),
+        ]);
+        self.event("network", action, self.network_id(name), attributes);
     }
 
     pub(crate) fn image_event(&self, action: &str, id: &str, name: &str) {
@@ -96,4 +159,9 @@ impl Engine {
             time: Timestamp::now(),
         });
     }
+}
+
+fn pairs(attributes: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    attributes.iter().map(owned).collect()
 }

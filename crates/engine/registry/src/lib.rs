@@ -10,6 +10,7 @@
 mod auth;
 mod certificates;
 mod connection;
+mod download;
 mod endpoint;
 mod error;
 mod login;
@@ -19,6 +20,7 @@ mod upload;
 
 pub use auth::Credentials;
 pub use connection::Body;
+pub use download::{Download, download};
 pub use endpoint::{Endpoint, Purpose, RegistryOptions, plan_endpoints};
 pub use error::RegistryError;
 pub use login::{Found, LoggedIn, log_in, search};

@@ -16,5 +16,6 @@ mod server;
 mod stream;
 mod translate;
 mod upload;
+mod websocket;
 
 pub use server::serve;

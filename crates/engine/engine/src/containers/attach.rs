@@ -56,12 +56,19 @@ impl Engine {
     pub async fn resize_container(&self, name: &str, rows: u16, columns: u16) -> Result<()> {
         let container = self.registry.find(name)?;
         let keeper = container.running_keeper()?;
+        // What has no terminal has no size, and Docker takes that for done.
+        if !container.record().spec.terminal {
+            return Ok(());
+        }
         let request = Request::Resize {
             target: Target::Init,
             rows,
             columns,
         };
-        refused_is_error(keeper.request(&request, &[]).await.map_err(keeper_gone)?.0)
+        refused_is_error(keeper.request(&request, &[]).await.map_err(keeper_gone)?.0)?;
+        let size = [("height", &*rows.to_string()), ("width", &*columns.to_string())];
+        self.container_event("resize", &container, &size);
+        Ok(())
     }
 }
 

@@ -98,9 +98,10 @@ impl Engine {
             finished_at: exit.finished_at,
             error: exit.cause.clone().unwrap_or_default(),
         };
+        let mut ended_run = None;
         let record = container.change(|record| {
             record.state = ContainerState::Exited { exit: summary };
-            record.run = None;
+            ended_run = record.run.take();
         });
         container.fail_execs();
         if exit.oom_killed {
@@ -115,6 +116,8 @@ impl Engine {
                 ("execDuration", &ran_for.as_secs().to_string()),
             ],
         );
+        let endpoints = ended_run.map_or_else(Vec::new, |run| run.endpoints);
+        self.end_events(&record, &endpoints);
         let restarts = !record.spec.auto_remove && self.wants_restart(container, exit.exit_code);
         if restarts {
             container.change(|record| {

@@ -203,6 +203,7 @@ impl Engine {
             record.failed_start = None;
         });
         container.set_phase(|phase| phase.is_running = true);
+        self.begin_events(&record, &run.endpoints);
         self.container_event("start", container, &[]);
         self.write_record_soon(container);
         self.follow_run(container, notices);

@@ -2,14 +2,20 @@
 
 use super::pull::{find_named, told};
 use crate::Engine;
+use crate::archive::Chunks;
 use crate::error::Result;
 use naru_base::Digest;
 use naru_content::parse_config;
 use naru_oci::{ManifestDocument, Platform, Reference};
 use naru_registry::{Credentials, Found, LoggedIn};
+use std::io;
+use tokio::sync::mpsc;
 
 /// Longest configuration read to learn an image's platform.
 const CONFIG_BYTES_MAX: u64 = 16 << 20;
+
+/// Pieces of a download in flight; each is what one read of its connection brought.
+const DOWNLOAD_CHUNKS_MAX: usize = 16;
 
 /// What a registry has under a name.
 #[derive(Debug, Clone)]
@@ -34,6 +40,26 @@ impl Engine {
         credentials: Option<Credentials>,
     ) -> Result<Vec<Found>> {
         Ok(naru_registry::search(&self.options.registry, term, results_max, credentials).await?)
+    }
+
+    /// A file from a web server, as it comes; what breaks later ends it with an error.
+    pub async fn open_url(&self, url: &str) -> Result<Chunks> {
+        let mut download = naru_registry::download(&self.options.registry, url).await?;
+        let (sender, chunks) = mpsc::channel(DOWNLOAD_CHUNKS_MAX);
+        tokio::spawn(async move {
+            loop {
+                let chunk = match download.next().await {
+                    Ok(None) => break,
+                    Ok(Some(chunk)) => Ok(chunk),
+                    Err(error) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error.to_string())),
+                };
+                let is_broken = chunk.is_err();
+                if sender.send(chunk).await.is_err() || is_broken {
+                    break;
+                }
+            }
+        });
+        Ok(chunks)
     }
 
     /// Asks a registry what a name means there.

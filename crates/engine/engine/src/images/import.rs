@@ -13,6 +13,8 @@ use std::io::Read;
 pub struct ImportRequest {
     pub reference: Option<Reference>,
     pub message: String,
+    /// Where the archive is from, as its history tells: `-` or a URL.
+    pub source: String,
     /// Dockerfile instructions that change the configuration.
     pub changes: Vec<String>,
     pub platform: Platform,
@@ -22,7 +24,7 @@ impl Engine {
     /// Makes an image of an archive, plain or compressed; blocking.
     pub fn import_image(&self, request: &ImportRequest, archive: impl Read + Send) -> Result<Digest> {
         let comment = if request.message.is_empty() {
-            "Imported from -".to_owned()
+            format!("Imported from {}", request.source)
         } else {
             request.message.clone()
         };

@@ -42,14 +42,13 @@ struct Push<'a> {
 impl Engine {
     /// Pushes an image; blocking, for a thread of its own. Ends early when nobody listens to `teller` any more.
     pub fn push_image(&self, request: &PushRequest, teller: &Teller) -> Result<()> {
-        let images = self.images_to_push(&request.reference)?;
-        run(teller, self.push(request, &images, teller))
+        if request.reference.digest().is_some() {
+            return Err(EngineError::invalid("cannot push a digest reference"));
+        }
+        run(teller, self.push(request, teller))
     }
 
     fn images_to_push(&self, reference: &Reference) -> Result<Vec<(Reference, Arc<Image>)>> {
-        if reference.digest().is_some() {
-            return Err(EngineError::invalid("cannot push a digest reference"));
-        }
         let repository = reference.familiar_repository();
         if let Some(tag) = reference.tag() {
             let image = self.content.image(&reference.familiar()).map_err(|_| {
@@ -75,17 +74,13 @@ impl Engine {
         Ok(named)
     }
 
-    async fn push(
-        &self,
-        request: &PushRequest,
-        images: &[(Reference, Arc<Image>)],
-        teller: &Teller,
-    ) -> Result<()> {
+    async fn push(&self, request: &PushRequest, teller: &Teller) -> Result<()> {
         let repository = request.reference.repository();
         teller
             .tell("", format!("The push refers to repository [{repository}]"))
             .await;
-        for (reference, image) in images {
+        // Docker's clients learn from the stream, not from a status, that there is no such image.
+        for (reference, image) in &self.images_to_push(&request.reference)? {
             for diff_id in &image.layers {
                 teller.tell(diff_id.short(), "Preparing").await;
             }

@@ -73,7 +73,6 @@ impl Engine {
         }
         for endpoint in endpoints.iter() {
             self.resolver_endpoint(record, endpoint).await?;
-            self.connect_event("connect", record, endpoint);
         }
         Ok(())
     }
@@ -452,15 +451,6 @@ impl Engine {
             Some(endpoint) => self.publish_again(record, endpoint.address, &published),
             None => Ok(Vec::new()),
         }
-    }
-
-    fn connect_event(&self, action: &str, record: &ContainerRecord, endpoint: &EndpointRecord) {
-        let id = if endpoint.network == DEFAULT_NETWORK {
-            self.network_id(DEFAULT_NETWORK)
-        } else {
-            endpoint.network_id.clone()
-        };
-        self.network_event(action, &id, &endpoint.network, Some(record.id.as_str()));
     }
 }
 

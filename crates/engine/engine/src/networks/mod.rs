@@ -158,7 +158,7 @@ impl Engine {
             return Err(error.0);
         }
         if let Some(record) = record {
-            self.network_event("create", id.as_str(), record.name(), None);
+            self.network_event("create", id.as_str(), record.name());
             self.networks.insert(record);
         }
         Ok(id)
@@ -209,7 +209,7 @@ impl Engine {
         self.syncer.forget(&path);
         std::fs::remove_file(&path).map_err(file::FileError::at("remove", &path))?;
         self.networks.remove(&record.id);
-        self.network_event("destroy", record.id.as_str(), record.name(), None);
+        self.network_event("destroy", record.id.as_str(), record.name());
         Ok(())
     }
 

@@ -89,7 +89,11 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
     let now = Timestamp::now();
     let summaries: Vec<ContainerSummary> = views
         .iter()
-        .filter(|view| list::matches(view, &filters, |wanted| descends_from(&call.engine, view, wanted)))
+        .filter(|view| {
+            list::matches(view, &filters, &facts, |wanted| {
+                descends_from(&call.engine, view, wanted)
+            })
+        })
         .take(limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)))
         .map(|view| list::container_summary(view, &facts, now))
         .collect();

@@ -175,12 +175,10 @@ fn is_wanted(event: &EngineEvent, filters: &Filters) -> bool {
     let named = |kind: &str| {
         filters.any(kind, |wanted| {
             let name = event.attributes.get("name").map(String::as_str);
+            // As Docker, by how an id or a name begins.
             let is_actor = event.kind == kind
-                && (event.actor.starts_with(wanted)
-                    || name == Some(wanted)
-                    || name == Some(&format!("{wanted}:latest")));
-            is_actor
-                || (kind == "image" && event.attributes.get("image").is_some_and(|image| image == wanted))
+                && (event.actor.starts_with(wanted) || name.is_some_and(|name| name.starts_with(wanted)));
+            is_actor || (kind == "image" && is_of_image(event, wanted))
         })
     };
     filters.any("type", |kind| kind == event.kind)
@@ -190,6 +188,14 @@ fn is_wanted(event: &EngineEvent, filters: &Filters) -> bool {
         && filters.labels_match(&event.attributes)
         && ["container", "image", "volume", "network", "daemon", "plugin"].iter().all(|kind| named(kind))
         && ["config", "node", "secret", "service"].iter().all(|kind| !filters.has(kind))
+}
+
+/// A container's image by its name, with or without the tag.
+fn is_of_image(event: &EngineEvent, wanted: &str) -> bool {
+    let image = event.attributes.get("image").map(String::as_str);
+    image.is_some_and(|image| {
+        image == wanted || image.rsplit_once(':').is_some_and(|(name, _)| name == wanted)
+    })
 }
 
 #[cfg(test)]
@@ -232,6 +238,7 @@ mod tests {
             r#"{"container":["web"],"event":["exec_create"],"type":["container"]}"#
         ));
         assert!(wanted(r#"{"image":["busybox"]}"#));
+        assert!(wanted(r#"{"container":["we"]}"#));
         assert!(!wanted(r#"{"container":["other"]}"#));
         assert!(!wanted(r#"{"type":["image"]}"#));
     }

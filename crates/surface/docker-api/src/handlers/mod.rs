@@ -46,6 +46,7 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::ContainerRename => containers::rename(call).await,
         Endpoint::ContainerResize => containers::resize(call).await,
         Endpoint::ContainerAttach => streams::attach(call).await,
+        Endpoint::ContainerAttachWebsocket => streams::attach_websocket(call).await,
         Endpoint::ContainerWait => streams::wait(call).await,
         Endpoint::ContainerChanges => archive::changes(call).await,
         Endpoint::ContainerExport => archive::export(call).await,
@@ -96,6 +97,6 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::NetworkDisconnect => networks::disconnect(call).await,
         Endpoint::NetworkPrune => networks::prune(call).await,
 
-        other => unavailable::answer(other, &call),
+        other => unavailable::answer(other, &call).await,
     }
 }

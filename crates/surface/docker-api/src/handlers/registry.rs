@@ -24,7 +24,7 @@ const STEPS_MAX: usize = 64;
 /// `POST /images/create`: a pull, or with `fromSrc` an import.
 pub async fn pull(call: Call) -> ApiResult<Answer> {
     if let Some(source) = call.query.non_empty("fromSrc").map(str::to_owned) {
-        return import(call, &source);
+        return import(call, source).await;
     }
     let name = call.query.get("fromImage").unwrap_or_default();
     let reference = parse_reference(name, call.query.non_empty("tag"))?;
@@ -151,14 +151,8 @@ pub async fn search(call: Call) -> ApiResult<Answer> {
     Ok(respond::ok(&results.collect::<Vec<_>>()))
 }
 
-/// Makes an image of the archive in the body.
-fn import(call: Call, source: &str) -> ApiResult<Answer> {
-    if source != "-" {
-        return Err(ApiError::not_supported(
-            "importing from a URL",
-            "fetch it first and send it as the body",
-        ));
-    }
+/// Makes an image of the archive in the body, or of the one that a URL names.
+async fn import(call: Call, source: String) -> ApiResult<Answer> {
     let reference = match call.query.non_empty("repo") {
         Some(name) => Some(parse_reference(name, call.query.non_empty("tag"))?),
         None => None,
@@ -167,10 +161,16 @@ fn import(call: Call, source: &str) -> ApiResult<Answer> {
     let request = ImportRequest {
         reference,
         message: call.query.get("message").unwrap_or_default().to_owned(),
+        source: source.clone(),
         changes: call.query.all("changes").map(str::to_owned).collect(),
         platform: platform.unwrap_or_else(Platform::host),
     };
-    let archive = ChunkReader::new(crate::upload::chunks(call.body));
+    let chunks = if source == "-" {
+        crate::upload::chunks(call.body)
+    } else {
+        call.engine.open_url(&source).await?
+    };
+    let archive = ChunkReader::new(chunks);
     let (steps, told) = mpsc::channel(STEPS_MAX);
     let engine = call.engine;
     let work = tokio::task::spawn_blocking(move || {

@@ -6,6 +6,7 @@ use crate::request::Call;
 use crate::respond::{self, Answer};
 use crate::stream;
 use crate::translate::stats::stats_response;
+use crate::websocket::{self, Handshake};
 use futures_util::StreamExt;
 use futures_util::stream as streams;
 use naru_docker_wire::types::{WaitError, WaitResponse};
@@ -13,16 +14,31 @@ use naru_engine::{AttachRequest, LogRequest, WaitCondition};
 use std::time::Duration;
 
 pub async fn attach(call: Call) -> ApiResult<Answer> {
-    let request = AttachRequest {
+    let request = attach_request(&call);
+    let attached = call.engine.attach_container(&call.name, request).await?;
+    Ok(stream::hijack(call.upgrade, call.version, attached))
+}
+
+pub async fn attach_websocket(call: Call) -> ApiResult<Answer> {
+    let request = attach_request(&call);
+    let handshake = Handshake::read(&call.headers, call.upgrade)?;
+    let attached = call.engine.attach_container(&call.name, request).await?;
+    Ok(websocket::carry(
+        handshake,
+        !call.version.is_at_least(28),
+        attached,
+    ))
+}
+
+fn attach_request(call: &Call) -> AttachRequest {
+    AttachRequest {
         stdin: call.query.flag("stdin"),
         stdout: call.query.flag("stdout"),
         stderr: call.query.flag("stderr"),
         stream: call.query.flag("stream"),
         logs: call.query.flag("logs"),
         detach_keys: call.query.non_empty("detachKeys").map(ToOwned::to_owned),
-    };
-    let attached = call.engine.attach_container(&call.name, request).await?;
-    Ok(stream::hijack(call.upgrade, call.version, attached))
+    }
 }
 
 pub async fn logs(call: Call) -> ApiResult<Answer> {

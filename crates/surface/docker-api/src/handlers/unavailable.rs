@@ -7,9 +7,20 @@ use crate::respond::{self, Answer};
 use hyper::StatusCode;
 use naru_docker_wire::Endpoint;
 
-pub fn answer(endpoint: Endpoint, call: &Call) -> ApiResult<Answer> {
+pub async fn answer(endpoint: Endpoint, call: &Call) -> ApiResult<Answer> {
     match endpoint {
-        Endpoint::PluginList | Endpoint::ContainerCheckpointList => Ok(respond::ok(&[(); 0])),
+        Endpoint::PluginList => Ok(respond::ok(&[(); 0])),
+        Endpoint::ContainerCheckpointList => {
+            call.engine.inspect_container(&call.name, false).await?;
+            Ok(respond::ok(&[(); 0]))
+        }
+        Endpoint::ContainerCheckpointCreate => {
+            call.engine.inspect_container(&call.name, false).await?;
+            Err(ApiError::not_supported(
+                "checkpointing a container",
+                "its processes cannot be written to disk and brought back",
+            ))
+        }
         Endpoint::BuildPrune => Ok(respond::ok(
             &serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
         )),
@@ -66,8 +77,6 @@ fn is_swarm(endpoint: Endpoint) -> bool {
 fn what(endpoint: Endpoint) -> &'static str {
     use Endpoint as E;
     match endpoint {
-        E::ContainerCheckpointCreate => "checkpointing a container",
-        E::ContainerAttachWebsocket => "attaching by websocket",
         E::Build | E::BuildCancel | E::Session | E::Grpc => "building images",
         E::PluginPrivileges | E::PluginPull | E::PluginCreate => "installing plugins",
         E::SwarmInit | E::SwarmJoin => "swarm mode",

@@ -54,7 +54,11 @@ pub fn container_summary(view: &ContainerView, facts: &EngineFacts, now: Timesta
         command: command_text(record),
         created: record.created_at.as_second(),
         ports: ports(record),
-        size_rw: view.sizes.map(|(written, _)| written as i64),
+        // Nothing written is left out here, as Docker does; an inspect shows it.
+        size_rw: view
+            .sizes
+            .map(|(written, _)| written as i64)
+            .filter(|written| *written > 0),
         size_root_fs: view.sizes.map(|(_, whole)| whole as i64),
         labels: record.resolved.labels.clone(),
         state: state_word(&record.state).to_owned(),
@@ -154,7 +158,24 @@ pub fn check_filters(filters: &Filters) -> ApiResult<()> {
         code.parse::<i32>()
             .map_err(|_| ApiError::invalid(format!("invalid filter 'exited={code}'")))?;
     }
+    for name in ["publish", "expose"] {
+        if let Some(port) = filters.values(name).iter().find(|port| !is_port(port)) {
+            return Err(ApiError::invalid(format!("invalid filter '{name}={port}'")));
+        }
+    }
     filters.boolean("is-task").map(drop)
+}
+
+/// `80`, `80/udp`, `8000-8010/tcp`.
+fn is_port(text: &str) -> bool {
+    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let is_range =
+        matches!((first.parse::<u16>(), last.parse::<u16>()), (Ok(first), Ok(last)) if first <= last);
+    is_range
+        && ["tcp", "udp", "sctp"]
+            .iter()
+            .any(|known| protocol.eq_ignore_ascii_case(known))
 }
 
 /// Whether the filters ask for containers that do not run, as `all` does.
@@ -163,7 +184,12 @@ pub fn implies_all(filters: &Filters) -> bool {
 }
 
 /// `ancestor_matches` tells whether the container's image is, or is built on, the image named.
-pub fn matches(view: &ContainerView, filters: &Filters, ancestor_matches: impl Fn(&str) -> bool) -> bool {
+pub fn matches(
+    view: &ContainerView,
+    filters: &Filters,
+    facts: &EngineFacts,
+    ancestor_matches: impl Fn(&str) -> bool,
+) -> bool {
     let record = &*view.record;
     filters.any("status", |status| state_word(&record.state) == status)
         && filters.any("name", |pattern| is_named(pattern, &record.name))
@@ -172,20 +198,22 @@ pub fn matches(view: &ContainerView, filters: &Filters, ancestor_matches: impl F
         && filters.any("ancestor", ancestor_matches)
         && filters.any("exited", |code| exited_with(record, code))
         && filters.any("volume", |volume| has_volume(record, volume))
-        && filters.any("network", |network| {
-            network_name(&record.spec.network) == Some(network)
-                || record
-                    .spec
-                    .attachments
-                    .iter()
-                    .any(|attachment| attachment.network == network)
-        })
+        && filters.any("network", |network| is_on_network(record, network, facts))
         && filters.any("publish", |port| is_published(record, port))
         && filters.any("expose", |port| is_exposed(record, port))
         && filters.any("health", |wanted| health_word(view) == wanted)
         && filters
             .boolean("is-task")
             .is_ok_and(|wanted| wanted != Some(true))
+}
+
+/// By the network's name or its id.
+fn is_on_network(record: &ContainerRecord, wanted: &str, facts: &EngineFacts) -> bool {
+    let attached = record.spec.attachments.iter();
+    let mut names = network_name(&record.spec.network)
+        .into_iter()
+        .chain(attached.map(|attachment| attachment.network.as_str()));
+    names.any(|name| name == wanted || facts.network_ids.get(name).is_some_and(|id| id == wanted))
 }
 
 fn health_word(view: &ContainerView) -> &'static str {
@@ -245,5 +273,9 @@ mod tests {
         assert!(port_in("8000-8010/udp", 8005, "udp"));
         assert!(!port_in("80/udp", 80, "tcp"));
         assert!(!port_in("nonsense", 80, "tcp"));
+        assert!(is_port("80") && is_port("8000-8010/UDP"));
+        for text in ["", "x", "99999", "80/nosuch", "9-8", "80/"] {
+            assert!(!is_port(text), "{text}");
+        }
     }
 }

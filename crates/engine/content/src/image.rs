@@ -2,6 +2,7 @@
 
 use naru_base::{ContainerId, Digest, Timestamp};
 use naru_oci::ImageConfig;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// An image in the store. A snapshot of its names: a later tag makes a new `Image`.
@@ -107,4 +108,11 @@ pub struct ImageUsage {
     pub bytes: u64,
     /// Part of `bytes` in layers that other images have too.
     pub shared_bytes: u64,
+}
+
+/// Where a layer is, with everything kept of it, and how many images have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerPlace {
+    pub path: PathBuf,
+    pub images: usize,
 }

@@ -50,8 +50,8 @@ mod unpack;
 pub use download::{Assembly, Download, DownloadReader, DownloadWatch, parse_config};
 pub use error::{ContentError, LayerError};
 pub use image::{
-    DiskUsage, HistoryEntry, Image, ImageUsage, ImageUser, LoadProgress, LoadedImage, OpenReport, Removed,
-    UsersOf,
+    DiskUsage, HistoryEntry, Image, ImageUsage, ImageUser, LayerPlace, LoadProgress, LoadedImage, OpenReport,
+    Removed, UsersOf,
 };
 pub use naru_oci::ImageConfig;
 pub use save::SavePlan;

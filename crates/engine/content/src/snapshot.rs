@@ -15,8 +15,7 @@ use crate::store::{ContentStore, State};
 use naru_base::{ContainerId, Digest};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use std::collections::HashSet;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const NO_LAYERS: &str = "none";
@@ -163,17 +162,32 @@ impl ContentStore {
         Ok(EmptySnapshot(is_empty.then_some(path)))
     }
 
-    /// `(bytes written by the container, bytes of its whole root filesystem)`.
-    pub fn snapshot_sizes(&self, container: &ContainerId) -> Result<(u64, u64), ContentError> {
-        let snapshot = self.snapshot(container)?;
-        let written = tree_bytes(&snapshot.upper)?;
+    /// `(bytes written by the container, bytes of its whole root filesystem)` of each, as Docker counts; blocking.
+    pub fn snapshot_sizes(&self, containers: &[ContainerId]) -> Vec<(u64, u64)> {
+        let uppers: Vec<PathBuf> = containers.iter().map(|id| self.upper(id)).collect();
+        let written = naru_sys::disk::measure_all(&uppers);
+        let bytes = |(container, written): (&ContainerId, naru_sys::disk::TreeSize)| {
+            (
+                written.content_bytes,
+                written.content_bytes + self.image_bytes_under(container),
+            )
+        };
+        containers.iter().zip(written).map(bytes).collect()
+    }
+
+    /// Where a container's own files are, if it has a snapshot.
+    pub fn upper(&self, container: &ContainerId) -> PathBuf {
+        self.layout.snapshot(container).join("upper")
+    }
+
+    /// Bytes of the layers under a container's snapshot.
+    pub fn image_bytes_under(&self, container: &ContainerId) -> u64 {
         let state = self.read();
-        let top = state.snapshots.get(container).cloned().flatten();
-        let shared: u64 = chain_of(&state, top.as_ref())
-            .filter_map(|c| state.layers.get(c))
-            .map(|l| l.bytes)
-            .sum();
-        Ok((written, written + shared))
+        let top = state.snapshots.get(container).and_then(Option::as_ref);
+        chain_of(&state, top)
+            .filter_map(|chain| state.layers.get(chain))
+            .map(|layer| layer.bytes)
+            .sum()
     }
 
     /// The lower directories over a topmost layer, topmost first.
@@ -229,27 +243,4 @@ impl EmptySnapshot {
         let _ = remove("layers", AtFlags::empty());
         let _ = rustix::fs::rmdir(&path);
     }
-}
-
-/// Bytes of the plain files in a tree, each file once. A container may be writing to it meanwhile.
-fn tree_bytes(root: &Path) -> Result<u64, ContentError> {
-    let mut bytes = 0;
-    let mut seen = HashSet::new();
-    let mut pending = vec![root.to_owned()];
-    while let Some(directory) = pending.pop() {
-        let entries = match std::fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(ContentError::io(&directory, error)),
-        };
-        for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.is_dir() {
-                pending.push(entry.path());
-            } else if metadata.is_file() && (metadata.nlink() == 1 || seen.insert(metadata.ino())) {
-                bytes += metadata.len();
-            }
-        }
-    }
-    Ok(bytes)
 }

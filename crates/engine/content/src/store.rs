@@ -1,7 +1,7 @@
 //! The store itself: what is in it, kept in memory; opening; looking up; naming.
 
 use crate::error::ContentError;
-use crate::image::{DiskUsage, HistoryEntry, Image, ImageUsage, OpenReport};
+use crate::image::{DiskUsage, HistoryEntry, Image, ImageUsage, LayerPlace, OpenReport};
 use crate::layout::{ImageRecord, IndexRecord, LayerRecord, Layout};
 use naru_base::{ContainerId, Digest, Timestamp};
 use naru_oci::{AnyReference, ImageConfig, Reference};
@@ -155,10 +155,7 @@ impl ContentStore {
     /// Space used by layers, together and by image.
     pub fn disk_usage(&self) -> DiskUsage {
         let state = self.read();
-        let mut users: HashMap<&Digest, usize> = HashMap::new();
-        for chain in state.images.values().flat_map(|image| &image.chain_ids) {
-            *users.entry(chain).or_default() += 1;
-        }
+        let users = state.images_by_layer();
         let bytes_of = |chain: &Digest| state.layers.get(chain).map_or(0, |layer| layer.bytes);
         let images = state.images.iter().map(|(id, image)| ImageUsage {
             id: id.clone(),
@@ -175,9 +172,29 @@ impl ContentStore {
             images: images.collect(),
         }
     }
+
+    /// Every layer's directory. What is in it changes only together with the directory's own time of change.
+    pub fn layer_places(&self) -> Vec<LayerPlace> {
+        let state = self.read();
+        let users = state.images_by_layer();
+        let place = |chain: &Digest| LayerPlace {
+            path: self.layout.layer(chain),
+            images: users.get(chain).copied().unwrap_or_default(),
+        };
+        state.layers.keys().map(place).collect()
+    }
 }
 
 impl State {
+    /// How many images have each layer.
+    fn images_by_layer(&self) -> HashMap<&Digest, usize> {
+        let mut users: HashMap<&Digest, usize> = HashMap::new();
+        for chain in self.images.values().flat_map(|image| &image.chain_ids) {
+            *users.entry(chain).or_default() += 1;
+        }
+        users
+    }
+
     pub(crate) fn index(&self) -> IndexRecord {
         let record = |image: &StoredImage| ImageRecord {
             arrived_at: image.arrived_at,

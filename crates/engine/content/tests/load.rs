@@ -30,7 +30,7 @@ fn docker_archives_load_and_snapshots_have_their_layers_topmost_first() {
     assert_eq!(std::fs::read(snapshot.lower[2].join("a")).unwrap(), b"base");
     assert_eq!(store.snapshot(&container).unwrap(), snapshot);
     std::fs::write(snapshot.upper.join("new"), "12345").unwrap();
-    assert_eq!(store.snapshot_sizes(&container).unwrap(), (5, 12));
+    assert_eq!(store.snapshot_sizes(std::slice::from_ref(&container)), [(5, 12)]);
     store.remove_snapshot(&container).unwrap();
     store.remove_snapshot(&container).unwrap();
     assert!(!snapshot.upper.exists());

@@ -16,6 +16,7 @@
 
 pub mod archive;
 mod containers;
+mod disk;
 mod error;
 mod events;
 mod firewall;
@@ -32,6 +33,7 @@ pub mod spec;
 mod views;
 mod volumes;
 
+pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
 pub use error::{EngineError, Result};
 pub use images::{Distribution, ImportRequest, PullRequest, PushRequest, Teller, TransferStep};
 pub use keepers::SPAWNER_ROLE;
@@ -77,6 +79,7 @@ pub struct Engine {
     workshop: Arc<Workshop>,
     pool: Arc<Pool>,
     events: Events,
+    disk: disk::DiskMemory,
     syncer: naru_store::Syncer,
     /// Which container an exec belongs to.
     exec_containers: Mutex<HashMap<ExecId, Weak<Container>>>,
@@ -128,6 +131,7 @@ impl Engine {
             workshop: Workshop::new(spawner, Arc::clone(&network), names.cgroup_parent, parked_with),
             pool: Pool::new(),
             events: Events::new(),
+            disk: disk::DiskMemory::default(),
             syncer,
             exec_containers: Mutex::new(HashMap::new()),
             is_shutting_down: AtomicBool::new(false),

@@ -18,9 +18,10 @@ use crate::error::{EngineError, Result};
 use crate::views::VolumeView;
 use naru_base::{ContainerId, ErrorKind, Timestamp};
 use naru_runtime::plan::MappedRoot;
+use naru_sys::disk::measure_all;
 use naru_sys::file;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -44,6 +45,8 @@ pub struct Volumes {
     owner: Option<MappedRoot>,
     /// Volumes of containers that are being created, and by how many: in use before any record says so.
     claimed: Mutex<BTreeMap<String, u32>>,
+    /// Held while a removed volume's folder gets another name; taken before `claimed`.
+    trash_changes: Mutex<()>,
     /// Held while a container starts with a volume that is mounted once for all containers.
     shared_starts: tokio::sync::Mutex<()>,
     syncer: naru_store::Syncer,
@@ -103,6 +106,7 @@ impl Volumes {
             root,
             owner,
             claimed: Mutex::default(),
+            trash_changes: Mutex::default(),
             shared_starts: tokio::sync::Mutex::default(),
             syncer,
         };
@@ -189,15 +193,14 @@ impl Volumes {
         Ok(users)
     }
 
-    /// Removes a volume as [`Volumes::delete_unused`] does, but keeps its data for a while.
+    /// Removes a volume as [`Volumes::delete_unused`] does, but keeps its data for a while. How much that is finds
+    /// [`Volumes::bound_trash`], which is to be called after it.
     pub fn discard_unused(&self, name: &str, users: impl FnOnce() -> Vec<String>) -> Result<Vec<String>> {
         let place = self.trash_place(name)?;
         let users = self.move_unused(name, &place, users);
         if !matches!(&users, Ok(users) if users.is_empty()) {
             let _ = place.parent().map(std::fs::remove_dir);
-            return users;
         }
-        self.bound_trash();
         users
     }
 
@@ -305,35 +308,46 @@ impl Engine {
         self.volumes.view(&name)
     }
 
-    /// Every volume with its bytes on disk and how many containers use it.
-    pub async fn volume_usage(self: &Arc<Self>) -> Result<Vec<(VolumeView, u64, usize)>> {
-        let engine = Arc::clone(self);
-        let measure = move || {
-            let views = engine
-                .volumes
-                .names()
-                .into_iter()
-                .filter_map(|name| engine.volumes.view(&name).ok());
-            views
-                .map(|view| {
-                    let (bytes, users) = (
-                        tree_bytes(&view.mountpoint),
-                        engine.volume_users(&view.name).len(),
-                    );
-                    (view, bytes, users)
-                })
-                .collect()
-        };
-        tokio::task::spawn_blocking(measure)
-            .await
-            .map_err(|error| EngineError::system(format!("cannot measure the volumes: {error}")))
+    /// Every volume with its bytes, from those given by name, and how many containers use it.
+    pub(crate) fn volumes_with_sizes(&self, bytes: &HashMap<String, u64>) -> Vec<(VolumeView, u64, usize)> {
+        let users = self.volume_user_counts();
+        let views = self
+            .volumes
+            .names()
+            .into_iter()
+            .filter_map(|name| self.volumes.view(&name).ok());
+        views
+            .map(|view| {
+                let count = |counts: &HashMap<String, usize>| counts.get(&view.name).copied();
+                let (bytes, users) = (bytes.get(&view.name).copied(), count(&users));
+                (view, bytes.unwrap_or_default(), users.unwrap_or_default())
+            })
+            .collect()
+    }
+
+    /// How many containers mount each volume that any mounts.
+    fn volume_user_counts(&self) -> HashMap<String, usize> {
+        let mut counts = HashMap::new();
+        for container in self.registry.all() {
+            let record = container.record();
+            let names: BTreeSet<&String> = record
+                .resolved
+                .mounts
+                .iter()
+                .filter_map(|mount| mount.volume.as_ref())
+                .collect();
+            for name in names {
+                *counts.entry(name.clone()).or_default() += 1;
+            }
+        }
+        counts
     }
 
     pub async fn inspect_volume(&self, name: &str) -> Result<VolumeView> {
         self.volumes.view(name)
     }
 
-    pub async fn remove_volume(&self, name: &str, force: bool) -> Result<()> {
+    pub async fn remove_volume(self: &Arc<Self>, name: &str, force: bool) -> Result<()> {
         match self.volumes.view(name) {
             Err(error) if force && error.kind == ErrorKind::NotFound => return Ok(()),
             result => result?,
@@ -346,32 +360,43 @@ impl Engine {
             )));
         }
         self.volume_event("destroy", name);
+        // Measuring it takes as long as it has files; the client need not wait for that.
+        let engine = Arc::clone(self);
+        tokio::task::spawn_blocking(move || engine.volumes.bound_trash());
         Ok(())
     }
 
     /// Removes unused anonymous volumes, or with `all` every unused one, where `is_meant` says so; returns names and
     /// bytes.
     pub async fn prune_volumes(
-        &self,
+        self: &Arc<Self>,
         all: bool,
         is_meant: impl Fn(&VolumeView) -> bool + Send,
     ) -> Result<(Vec<String>, u64)> {
+        let is_candidate = |name: &String| {
+            let view = self.volumes.view(name).ok()?;
+            let is_meant = (all || view.is_anonymous) && is_meant(&view);
+            (is_meant && self.volume_users(name).is_empty()).then_some(())
+        };
+        let mut names = self.volumes.names();
+        names.retain(|name| is_candidate(name).is_some());
+        let engine = Arc::clone(self);
+        crate::archive::blocking(move || engine.discard_volumes(names)).await
+    }
+
+    /// Removes those of the volumes that nobody uses meanwhile; blocking.
+    fn discard_volumes(&self, names: Vec<String>) -> Result<(Vec<String>, u64)> {
+        let paths: Vec<PathBuf> = names.iter().map(|name| self.volumes.data_path(name)).collect();
         let (mut removed, mut bytes) = (Vec::new(), 0);
-        for name in self.volumes.names() {
-            let Ok(view) = self.volumes.view(&name) else {
-                continue;
-            };
-            if !(all || view.is_anonymous) || !is_meant(&view) || !self.volume_users(&name).is_empty() {
-                continue;
-            }
-            let size = tree_bytes(&view.mountpoint);
+        for (name, size) in names.into_iter().zip(measure_all(&paths)) {
             let users = self.volumes.discard_unused(&name, || self.volume_users(&name))?;
             if users.is_empty() {
-                bytes += size;
+                bytes += size.content_bytes;
                 self.volume_event("destroy", &name);
                 removed.push(name);
             }
         }
+        self.volumes.bound_trash();
         Ok((removed, bytes))
     }
 
@@ -391,25 +416,6 @@ impl Engine {
             .map(|container| container.id.to_string())
             .collect()
     }
-}
-
-/// Bytes on disk of a tree, links not followed.
-pub(crate) fn tree_bytes(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(metadata) = std::fs::symlink_metadata(path) else {
-        return 0;
-    };
-    let inside = if metadata.is_dir() {
-        std::fs::read_dir(path)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| tree_bytes(&entry.path()))
-            .sum()
-    } else {
-        0
-    };
-    metadata.blocks() * 512 + inside
 }
 
 #[cfg(test)]

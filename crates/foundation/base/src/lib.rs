@@ -1,10 +1,11 @@
-//! Words every other crate uses: identifiers, digests, times and error kinds.
+//! Words every other crate uses: identifiers, digests, times, sizes and error kinds.
 //!
 //! This crate does no I/O apart from asking the kernel for random bytes and the time of day.
 
 mod clock;
 mod error;
 mod id;
+pub mod size;
 
 pub use clock::Timestamp;
 pub use error::ErrorKind;

@@ -4,6 +4,7 @@
 //! translate arguments and errors, and decide nothing.
 
 pub mod bpf;
+pub mod disk;
 pub mod file;
 pub mod memory;
 pub mod mount;

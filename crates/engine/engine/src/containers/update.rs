@@ -60,19 +60,38 @@ impl Engine {
 
     pub async fn list_containers(&self, all: bool, with_sizes: bool) -> Result<Vec<ContainerView>> {
         let containers = self.registry.all();
-        let shown = containers
+        let shown: Vec<_> = containers
+            .into_iter()
+            .filter(|container| all || container.record().is_running() || is_restarting(container))
+            .collect();
+        let sizes = self.sizes(&shown, with_sizes).await?;
+        Ok(shown
             .iter()
-            .filter(|container| all || container.record().is_running() || is_restarting(container));
-        shown.map(|container| self.view(container, with_sizes)).collect()
+            .zip(sizes)
+            .map(|(container, sizes)| Self::view(container, sizes))
+            .collect())
     }
 
     pub async fn inspect_container(&self, name: &str, with_sizes: bool) -> Result<ContainerView> {
-        self.view(&*self.registry.find(name)?, with_sizes)
+        let container = self.registry.find(name)?;
+        let sizes = self.sizes(std::slice::from_ref(&container), with_sizes).await?;
+        Ok(Self::view(&container, sizes.into_iter().next().flatten()))
     }
 
-    pub(crate) fn view(&self, container: &Container, with_sizes: bool) -> Result<ContainerView> {
+    /// What the containers take up, counted off the async workers; `None` where it is not asked for.
+    async fn sizes(&self, containers: &[Arc<Container>], wanted: bool) -> Result<Vec<Option<(u64, u64)>>> {
+        if !wanted {
+            return Ok(vec![None; containers.len()]);
+        }
+        let content = Arc::clone(&self.content);
+        let ids: Vec<_> = containers.iter().map(|container| container.id.clone()).collect();
+        let sizes = crate::archive::blocking(move || Ok(content.snapshot_sizes(&ids))).await?;
+        Ok(sizes.into_iter().map(Some).collect())
+    }
+
+    pub(crate) fn view(container: &Container, sizes: Option<(u64, u64)>) -> ContainerView {
         let record = container.record();
-        Ok(ContainerView {
+        ContainerView {
             run_directory: container.run_directory.clone(),
             log_path: plan::log_place(&record, &container.directory)
                 .filter(|(_, format)| *format == naru_logs::Format::JsonFile)
@@ -82,16 +101,10 @@ impl Engine {
                 .filter(|exec| exec.is_running())
                 .map(|exec| exec.id.clone())
                 .collect(),
-            sizes: with_sizes
-                .then(|| {
-                    self.content
-                        .snapshot_sizes(&container.id)
-                        .map_err(crate::images::error)
-                })
-                .transpose()?,
+            sizes,
             health: Self::health_of(container),
             record,
-        })
+        }
     }
 
     /// Containers whose image this is.
@@ -100,9 +113,7 @@ impl Engine {
         let users = containers
             .iter()
             .filter(|container| container.record().resolved.image_id == *image);
-        users
-            .filter_map(|container| self.view(container, false).ok())
-            .collect()
+        users.map(|container| Self::view(container, None)).collect()
     }
 }
 

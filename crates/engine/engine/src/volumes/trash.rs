@@ -1,19 +1,21 @@
 //! Removed volumes, kept for a while so that a removal can be undone.
 //!
 //! ```text
-//! volumes/.trash/<nanoseconds since 1970>-<bytes>/<name>/    what was volumes/<name>/
+//! volumes/.trash/<nanoseconds since 1970>/<name>/            what was volumes/<name>/
+//! volumes/.trash/<nanoseconds since 1970>-<bytes>/<name>/    the same, once it is known how much that is
 //! ```
 //! To clients a removed volume is gone: its name is free, nothing lists it. The trash holds at most a tenth of the file
 //! system, at most half as much as is free, and nothing older than a week. It gives way, oldest first, when less than a
 //! twentieth of the file system (or 10 GiB, of a big one) is free.
 
-use super::{Volumes, tree_bytes};
+use super::Volumes;
 use crate::Engine;
+use crate::containers::lock;
 use crate::error::{EngineError, Result};
 use crate::views::VolumeView;
 use naru_base::Timestamp;
-use naru_sys::file;
-use std::path::PathBuf;
+use naru_sys::{disk, file};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,6 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrashEntry {
     pub name: String,
+    /// On disk; 0 until it is measured.
     pub bytes: u64,
     pub removed_at: Timestamp,
     /// The folder that holds it.
@@ -46,7 +49,7 @@ impl TrashEntry {
 
     fn parse(path: PathBuf, name: &str) -> Option<Self> {
         let text = path.file_name()?.to_str()?.to_owned();
-        let (time, bytes) = text.split_once('-')?;
+        let (time, bytes) = text.split_once('-').unwrap_or((&text, "0"));
         let time: u64 = time.parse().ok()?;
         Some(Self {
             name: name.to_owned(),
@@ -57,6 +60,11 @@ impl TrashEntry {
             ),
             path,
         })
+    }
+
+    fn is_measured(path: &Path) -> bool {
+        path.file_name()
+            .is_some_and(|name| name.as_encoded_bytes().contains(&b'-'))
     }
 }
 
@@ -88,24 +96,40 @@ impl Volumes {
 
     /// Where a volume that is removed now goes. A folder that gets none after all holds nothing and counts for nothing.
     pub(super) fn trash_place(&self, name: &str) -> Result<PathBuf> {
-        let bytes = tree_bytes(&self.data_path(name));
         let time = Timestamp::now().as_nanosecond();
-        let folder = self.trash_path().join(format!("{time}-{bytes}"));
+        let folder = self.trash_path().join(time.to_string());
         file::make_directories(&folder, 0o700)?;
         Ok(folder.join(name))
     }
 
-    /// What the trash holds, oldest first.
+    /// What the trash holds, oldest first; blocking, because what came in lately is measured.
     pub fn trash(&self) -> Vec<TrashEntry> {
-        let entries = std::fs::read_dir(self.trash_path())
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut entries: Vec<_> = entries
-            .filter_map(|entry| TrashEntry::find(entry.path()))
-            .collect();
+        self.measure_trash();
+        self.list_trash()
+    }
+
+    fn list_trash(&self) -> Vec<TrashEntry> {
+        let mut entries: Vec<_> = self.trash_folders().filter_map(TrashEntry::find).collect();
         entries.sort_by_key(|entry| entry.removed_at);
         entries
+    }
+
+    fn trash_folders(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = std::fs::read_dir(self.trash_path()).into_iter();
+        entries.flatten().flatten().map(|entry| entry.path())
+    }
+
+    /// Gives each folder that has come in since the last time its size.
+    fn measure_trash(&self) {
+        let new = |path: &PathBuf| !TrashEntry::is_measured(path) && TrashEntry::find(path.clone()).is_some();
+        let folders: Vec<PathBuf> = self.trash_folders().filter(new).collect();
+        for (folder, size) in folders.iter().zip(disk::measure_all(&folders)) {
+            let mut name = folder.clone().into_os_string();
+            name.push(format!("-{}", size.disk_bytes));
+            let _changes = lock(&self.trash_changes);
+            // It may have been taken back meanwhile.
+            let _ = std::fs::rename(folder, name);
+        }
     }
 
     /// Brings the trash within its bounds.
@@ -138,9 +162,11 @@ impl Volumes {
         let gone = self
             .root
             .join(format!(".removed-{}", naru_base::ContainerId::generate()));
-        if std::fs::rename(&entry.path, &gone).is_ok()
-            && let Err(error) = file::remove_tree(&gone)
-        {
+        let is_gone = {
+            let _changes = lock(&self.trash_changes);
+            std::fs::rename(&entry.path, &gone).is_ok()
+        };
+        if is_gone && let Err(error) = file::remove_tree(&gone) {
             tracing::warn!(%error, "cannot empty the trash of volumes");
         }
     }
@@ -148,13 +174,14 @@ impl Volumes {
     /// Puts the latest removed volume of this name back.
     pub(super) fn restore(&self, name: &str) -> Result<()> {
         super::parse_name(name)?;
+        let _changes = lock(&self.trash_changes);
         let entry = self
-            .trash()
+            .list_trash()
             .into_iter()
             .rev()
             .find(|entry| entry.name == name)
             .ok_or_else(|| EngineError::not_found(format!("no removed volume {name} is kept")))?;
-        let _claimed = crate::containers::lock(&self.claimed);
+        let _claimed = lock(&self.claimed);
         let place = self.root.join(name);
         if place.exists() {
             return Err(EngineError::conflict(format!(
@@ -182,8 +209,9 @@ pub(crate) async fn keep_bounded(engine: Weak<Engine>) {
 
 impl Engine {
     /// Removed volumes that can be had back, oldest first.
-    pub async fn volume_trash(&self) -> Vec<TrashEntry> {
-        self.volumes.trash()
+    pub async fn volume_trash(self: &Arc<Self>) -> Result<Vec<TrashEntry>> {
+        let engine = Arc::clone(self);
+        crate::archive::blocking(move || Ok(engine.volumes.trash())).await
     }
 
     /// Undoes the latest removal of a volume of this name.
@@ -213,7 +241,10 @@ mod tests {
     fn entries_are_read_from_their_names() {
         let entry = entry(5, 12);
         assert_eq!((entry.name.as_str(), entry.bytes), ("a-b", 12));
-        for text in ["x", "12", "a-1", "1-a"] {
+        let time = Timestamp::now().as_nanosecond();
+        let new = TrashEntry::parse(PathBuf::from(format!("/t/{time}")), "a-b").unwrap();
+        assert_eq!((new.bytes, TrashEntry::is_measured(&new.path)), (0, false));
+        for text in ["x", "", "a-1", "1-a"] {
             assert!(TrashEntry::parse(PathBuf::from(text), "n").is_none(), "{text}");
         }
     }

@@ -35,6 +35,7 @@ fn disk_usage(session: &Session, arguments: &Arguments) -> Result<u8> {
     let usage = session.client.get("/system/df")?;
     if arguments.is_set("verbose") {
         print_details(&usage, arguments.text("format"))?;
+        print_account(&usage, arguments)?;
         return Ok(0);
     }
     let sum = |items: &[Value], size: &dyn Fn(&Value) -> f64| items.iter().map(size).sum::<f64>();
@@ -124,7 +125,46 @@ fn disk_usage(session: &Session, arguments: &Arguments) -> Result<u8> {
         &["Type", "TotalCount", "Active", "Size", "Reclaimable"],
         rows,
     )?;
+    print_account(&usage, arguments)?;
     Ok(0)
+}
+
+const ACCOUNT_COLUMNS: &[Column] = &[("Part", "ON DISK"), ("Size", "SIZE")];
+
+/// The parts of the account and its names for them.
+const ACCOUNT_PARTS: &[(&str, &str)] = &[
+    ("Layers of several images", "LayersShared"),
+    ("Layers of one image", "LayersUnique"),
+    ("Image descriptions", "Images"),
+    ("Containers' own files", "Writable"),
+    ("Logs", "Logs"),
+    ("Volumes", "Volumes"),
+    ("Removed volumes", "Trash"),
+    ("Partial downloads", "Downloads"),
+    ("Records", "Other"),
+    ("Total", "Total"),
+];
+
+/// What Docker's tables leave out: bytes as `du` counts them, and the room that is left. Only an engine of ours tells.
+fn print_account(usage: &Value, arguments: &Arguments) -> Result<()> {
+    let account = usage.get("DiskAccount");
+    if arguments.text("format").is_some() || account.get("DataRoot").text().is_empty() {
+        return Ok(());
+    }
+    let size = |key: &str| units::precise_size(account.get(key).float());
+    output::print(&format!(
+        "\nData root {}: {} of {} free\n\n",
+        account.get("DataRoot").text(),
+        size("FreeBytes"),
+        size("FileSystemBytes")
+    ))?;
+    let rows = ACCOUNT_PARTS.iter().map(|(name, key)| {
+        Value::object([
+            ("Part", Value::Text((*name).to_owned())),
+            ("Size", Value::Text(size(key))),
+        ])
+    });
+    table::print_rows(None, ACCOUNT_COLUMNS, &["Part", "Size"], rows.collect())
 }
 
 const VOLUME_COLUMNS: &[Column] = &[("Name", "VOLUME NAME"), ("Links", "LINKS"), ("Size", "SIZE")];

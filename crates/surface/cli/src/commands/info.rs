@@ -43,9 +43,14 @@ fn describe(info: &Value) -> String {
     line(2, "Paused", &number("ContainersPaused"));
     line(2, "Stopped", &number("ContainersStopped"));
     line(1, "Images", &number("Images"));
+    line(1, "Server Version", info.get("ServerVersion").text());
+    line(1, "Storage Driver", info.get("Driver").text());
+    for pair in info.get("DriverStatus").items() {
+        if let [name, value] = pair.items() {
+            line(2, name.text(), value.text());
+        }
+    }
     for (name, key) in [
-        ("Server Version", "ServerVersion"),
-        ("Storage Driver", "Driver"),
         ("Logging Driver", "LoggingDriver"),
         ("Cgroup Driver", "CgroupDriver"),
         ("Cgroup Version", "CgroupVersion"),

@@ -3,6 +3,7 @@
 mod archive;
 mod commit;
 mod containers;
+mod disk;
 mod events;
 mod exec;
 mod images;
@@ -26,7 +27,7 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::Ping | Endpoint::PingHead => Ok(system::ping(endpoint)),
         Endpoint::Version => Ok(system::version()),
         Endpoint::Info => Ok(system::info(call).await),
-        Endpoint::DiskUsage => system::disk_usage(call).await,
+        Endpoint::DiskUsage => disk::usage(call).await,
         Endpoint::Events => events::events(call),
 
         Endpoint::ContainerList => containers::list(call).await,

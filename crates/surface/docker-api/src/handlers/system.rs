@@ -1,17 +1,13 @@
-//! The daemon and its host: ping, version, info, disk usage.
+//! The daemon and its host: ping, version, info.
 
-use super::containers::engine_facts;
-use super::volumes::wire_volume;
-use crate::error::ApiResult;
+use super::disk;
 use crate::request::Call;
 use crate::respond::{self, Answer};
-use crate::translate::image::image_summary;
-use crate::translate::list::container_summary;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use naru_base::Timestamp;
 use naru_docker_wire::types::{
-    Component, DiskUsage, PlatformName, PluginsInfo, SystemInfo, VersionResponse, Volume, VolumeUsage,
+    Component, DiskAccount, PlatformName, PluginsInfo, SystemInfo, VersionResponse,
 };
 use naru_docker_wire::{API_VERSION, API_VERSION_MIN, Endpoint};
 use naru_engine::EngineInfo;
@@ -84,7 +80,8 @@ pub fn version() -> Answer {
 
 pub async fn info(call: Call) -> Answer {
     let engine = call.engine.info().await;
-    respond::ok(&system_info(&engine))
+    let account = disk::recent_account(&call.engine).await;
+    respond::ok(&system_info(&engine, account))
 }
 
 fn security_options(engine: &EngineInfo) -> Vec<String> {
@@ -112,7 +109,7 @@ fn memory_bytes() -> i64 {
     (info.totalram * u64::from(info.mem_unit.max(1))) as i64
 }
 
-fn system_info(engine: &EngineInfo) -> SystemInfo {
+fn system_info(engine: &EngineInfo, account: DiskAccount) -> SystemInfo {
     let count = |value: usize| value as i64;
     let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     let pair = |key: &str, value: String| [key.to_owned(), value];
@@ -124,10 +121,13 @@ fn system_info(engine: &EngineInfo) -> SystemInfo {
         containers_stopped: count(engine.containers_stopped),
         images: count(engine.images),
         driver: "overlay2".to_owned(),
-        driver_status: vec![
+        driver_status: [
             pair("Supports d_type", "true".to_owned()),
             pair("Parked containers", engine.parked.to_string()),
-        ],
+        ]
+        .into_iter()
+        .chain(disk::status_lines(&account))
+        .collect(),
         plugins: PluginsInfo {
             volume: texts(&["local"]),
             network: texts(&["bridge", "host", "null"]),
@@ -174,50 +174,8 @@ fn system_info(engine: &EngineInfo) -> SystemInfo {
         live_restore_enabled: engine.live_restore,
         init_binary: "naru".to_owned(),
         security_options: security_options(engine),
+        warnings: Some(disk::warnings(&account)).filter(|list| !list.is_empty()),
+        disk_account: Some(account),
         ..SystemInfo::default()
     }
-}
-
-pub async fn disk_usage(call: Call) -> ApiResult<Answer> {
-    let store = std::sync::Arc::clone(call.engine.images());
-    let usage = tokio::task::spawn_blocking(move || store.disk_usage())
-        .await
-        .unwrap_or_default();
-    let mut images = Vec::new();
-    for image in call.engine.images().images() {
-        let shared = usage
-            .images
-            .iter()
-            .find(|one| one.id == image.id)
-            .map_or(0, |one| one.shared_bytes as i64);
-        let containers = call.engine.image_users(&image.id).await.len() as i64;
-        images.push(image_summary(&image, containers, shared, call.version));
-    }
-    let facts = engine_facts(&call.engine);
-    let now = Timestamp::now();
-    let views = call.engine.list_containers(true, true).await?;
-    let containers = views
-        .iter()
-        .map(|view| container_summary(view, &facts, now))
-        .collect();
-    let volumes = call
-        .engine
-        .volume_usage()
-        .await?
-        .iter()
-        .map(|(view, bytes, users)| Volume {
-            usage_data: Some(VolumeUsage {
-                size: *bytes as i64,
-                ref_count: *users as i64,
-            }),
-            ..wire_volume(view)
-        })
-        .collect();
-    Ok(respond::ok(&DiskUsage {
-        layers_size: usage.layers_bytes as i64,
-        images,
-        containers,
-        volumes,
-        build_cache: Vec::new(),
-    }))
 }

@@ -162,7 +162,7 @@ pub async fn restore(call: Call) -> ApiResult<Answer> {
 }
 
 pub async fn trash(call: Call) -> ApiResult<Answer> {
-    let entries = call.engine.volume_trash().await;
+    let entries = call.engine.volume_trash().await?;
     let wire = |entry: &naru_engine::TrashEntry| RemovedVolume {
         name: entry.name.clone(),
         size: entry.bytes,

@@ -38,6 +38,28 @@ wire! {
         containers: Vec<ContainerSummary>,
         volumes: Vec<Volume>,
         build_cache: Vec<Value>,
+        /// Not one of Docker's; its clients pass over it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        disk_account: Option<DiskAccount>,
+    }
+
+    /// Where the data root's space goes, in bytes on disk; Naru's own, in `GET /system/df` and `GET /info`.
+    pub struct DiskAccount {
+        data_root: String,
+        file_system_bytes: u64,
+        free_bytes: u64,
+        is_root_file_system: bool,
+        counted_at: String,
+        layers_shared: u64,
+        layers_unique: u64,
+        images: u64,
+        writable: u64,
+        logs: u64,
+        volumes: u64,
+        trash: u64,
+        downloads: u64,
+        other: u64,
+        total: u64,
     }
 
     /// Body of `GET /info`.
@@ -111,6 +133,8 @@ wire! {
         init_commit: Commit,
         security_options: Vec<String>,
         warnings: Option<Vec<String>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        disk_account: Option<DiskAccount>,
     }
 
     pub struct PluginsInfo {

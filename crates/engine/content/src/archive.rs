@@ -488,5 +488,6 @@ pub(crate) fn plan_image(
         config,
         names,
         manifest: None,
+        is_step: false,
     })
 }

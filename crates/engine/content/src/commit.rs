@@ -37,6 +37,23 @@ pub(crate) struct ImagePlan {
     pub names: Vec<Reference>,
     /// The manifest's bytes, where it came with one.
     pub manifest: Option<Vec<u8>>,
+    /// A build keeps it; it is not synced, and nobody sees it unless it was seen before.
+    pub is_step: bool,
+}
+
+impl ImagePlan {
+    /// A build's step: without a name.
+    pub(crate) fn step(config: ImageConfig) -> Result<Self, ContentError> {
+        let raw_config =
+            serde_json::to_vec(&config).map_err(|error| ContentError::Config(error.to_string()))?;
+        Ok(Self {
+            raw_config,
+            config,
+            names: Vec::new(),
+            manifest: None,
+            is_step: true,
+        })
+    }
 }
 
 /// Something in `temporary/` that goes when this is dropped, unless it was moved to its place before.
@@ -125,6 +142,13 @@ impl<'a> Ingest<'a> {
             self.prepare_layers(&plan.config.rootfs.diff_ids, &mut ready)?;
         }
         self.apply(&plans, ready)
+    }
+
+    /// Makes one image.
+    pub(crate) fn commit_one(self, plan: ImagePlan) -> Result<LoadedImage, ContentError> {
+        self.commit(vec![plan])?
+            .pop()
+            .ok_or_else(|| ContentError::Config("no image was made".to_owned()))
     }
 
     /// Finds or makes a tree for each layer that its chain does not have yet.
@@ -238,7 +262,12 @@ impl<'a> Ingest<'a> {
                 blobs.push((digest_of(manifest), blob));
             }
         }
-        store.layout.sync_filesystem()?;
+        let is_synced = plans.iter().any(|plan| !plan.is_step);
+        let mut synced = Vec::new();
+        if is_synced {
+            synced.extend(store.unsynced_images());
+            store.layout.sync_filesystem()?;
+        }
         let _change = store.begin_change();
         for layer in ready {
             store.adopt_layer(layer)?;
@@ -247,9 +276,11 @@ impl<'a> Ingest<'a> {
             let target = store.layout.blob(id);
             std::fs::rename(&blob.0, &target).map_err(|e| ContentError::io(&target, e))?;
         }
-        store.layout.sync_directory("layers")?;
-        store.layout.sync_directory("blobs/sha256")?;
-        store.publish(plans)
+        if is_synced {
+            store.layout.sync_directory("layers")?;
+            store.layout.sync_directory("blobs/sha256")?;
+        }
+        store.publish(plans, is_synced.then_some(&synced))
     }
 }
 
@@ -273,15 +304,13 @@ impl ContentStore {
         }
         let raw_config =
             serde_json::to_vec(&config).map_err(|error| ContentError::Config(error.to_string()))?;
-        let mut loaded = ingest.commit(vec![ImagePlan {
+        ingest.commit_one(ImagePlan {
             raw_config,
             config,
             names,
             manifest: None,
-        }])?;
-        loaded
-            .pop()
-            .ok_or_else(|| ContentError::Config("no image was made".to_owned()))
+            is_step: false,
+        })
     }
 
     /// The uncompressed archive of a layer of `image`, made again bit for bit; the caller checks it by its diff id.
@@ -319,8 +348,19 @@ impl ContentStore {
         Ok(())
     }
 
-    /// Writes the images into `images.json`, then into memory.
-    fn publish(&self, plans: &[ImagePlan]) -> Result<Vec<LoadedImage>, ContentError> {
+    fn unsynced_images(&self) -> Vec<Digest> {
+        let state = self.read();
+        let unsynced = state.images.iter().filter(|(_, image)| image.unsynced.is_some());
+        unsynced.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Writes the images into `images.json`, then into memory. `synced` are older ones that the same sync has reached;
+    /// without it nothing is synced.
+    fn publish(
+        &self,
+        plans: &[ImagePlan],
+        synced: Option<&Vec<Digest>>,
+    ) -> Result<Vec<LoadedImage>, ContentError> {
         let arrived_at = Timestamp::now();
         let (mut images, mut names) = {
             let state = self.read();
@@ -336,7 +376,12 @@ impl ContentStore {
                 chain_ids: chain_ids(&plan.config.rootfs.diff_ids),
                 arrived_at,
                 manifest: None,
+                is_step: false,
+                is_listed: false,
+                unsynced: plan.is_step.then(crate::step::boot_id),
             });
+            image.is_step |= plan.is_step;
+            image.is_listed |= !plan.is_step;
             if let Some(manifest) = &plan.manifest {
                 let digest = digest_of(manifest);
                 // An image keeps the manifest it has, if that can still be pushed as it is.
@@ -366,7 +411,17 @@ impl ContentStore {
             names,
             ..Default::default()
         };
-        self.layout.write_index(&next.index())?;
+        let mut next = next;
+        if let Some(synced) = synced {
+            for id in synced {
+                next.images
+                    .entry(id.clone())
+                    .and_modify(|image| image.unsynced = None);
+            }
+            self.layout.write_index(&next.index())?;
+        } else {
+            self.layout.write_index_later(&next.index())?;
+        }
         let mut state = self.write();
         state.images = next.images;
         state.names = next.names;

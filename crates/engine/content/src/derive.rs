@@ -35,15 +35,13 @@ impl ContentStore {
             config,
             names,
             manifest: None,
+            is_step: false,
         };
-        ingest
-            .commit(vec![plan])?
-            .pop()
-            .ok_or_else(|| ContentError::Config("no image was made".to_owned()))
+        ingest.commit_one(plan)
     }
 
     /// The diff ids of the layers a snapshot stands on, bottom first.
-    fn diff_ids_under(&self, container: &ContainerId) -> Result<Vec<Digest>, ContentError> {
+    pub(crate) fn diff_ids_under(&self, container: &ContainerId) -> Result<Vec<Digest>, ContentError> {
         let state = self.read();
         let top = state
             .snapshots

@@ -58,6 +58,15 @@ pub(crate) struct ImageRecord {
     /// The manifest it came with, a blob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Digest>,
+    /// A build keeps it (see `step`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_step: bool,
+    /// Nobody sees it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_hidden: bool,
+    /// The boot it was made in, until it is synced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsynced: Option<String>,
 }
 
 #[derive(Debug)]
@@ -140,17 +149,31 @@ impl Layout {
 
     /// Replaces `images.json` so that a crash leaves the old one or the new one.
     pub(crate) fn write_index(&self, index: &IndexRecord) -> Result<(), ContentError> {
+        self.replace_index(index, true)
+    }
+
+    /// As [`Layout::write_index`], but a power loss may bring the old one back.
+    pub(crate) fn write_index_later(&self, index: &IndexRecord) -> Result<(), ContentError> {
+        self.replace_index(index, false)
+    }
+
+    fn replace_index(&self, index: &IndexRecord, is_synced: bool) -> Result<(), ContentError> {
         let path = self.root.join("images.json");
         let bytes = serde_json::to_vec(index).map_err(|e| ContentError::io(&path, e))?;
         let new = self.temporary();
         let written = File::create(&new)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+            .and_then(|mut file| file.write_all(&bytes).map(|()| file))
+            .and_then(|file| if is_synced { file.sync_all() } else { Ok(()) })
             .and_then(|()| std::fs::rename(&new, &path));
         if let Err(error) = written {
             drop(std::fs::remove_file(&new));
             return Err(ContentError::io(&path, error));
         }
-        self.sync_directory(".")
+        if is_synced {
+            self.sync_directory(".")
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn read_index(&self) -> Result<IndexRecord, ContentError> {

@@ -3,7 +3,7 @@
 //! ```text
 //! <root>/format                     "naru-content 1"; anything else is refused
 //! <root>/lock                       flock, held by the one daemon that has the store open
-//! <root>/images.json                images and names; replaced by rename, always whole
+//! <root>/images.json                images and names, those of builds' steps too; replaced by rename, always whole
 //! <root>/blobs/sha256/<hex>         image configurations and manifests, verbatim
 //! <root>/downloads/<hex>            layer blobs as far as they have come (see `download`)
 //! <root>/layers/<chain id>/diff/        the layer, unpacked, as overlay wants it
@@ -43,6 +43,7 @@ mod save;
 mod send;
 mod snapshot;
 mod stage;
+mod step;
 mod store;
 pub mod tarball;
 mod unpack;

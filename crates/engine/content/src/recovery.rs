@@ -47,7 +47,12 @@ pub(crate) fn read_state(layout: &Layout, report: &mut OpenReport) -> Result<Sta
     read_layers(layout, &mut state, report)?;
     read_snapshots(layout, &mut state, report)?;
     let index = layout.read_index()?;
+    let index_length = index.images.len();
+    let boot = crate::step::boot_id();
     for (id, record) in &index.images {
+        if record.unsynced.as_ref().is_some_and(|made_in| *made_in != boot) {
+            continue;
+        }
         match read_image(layout, id, &state) {
             Some((config, raw_config, chain_ids)) => {
                 let arrived_at = record.arrived_at;
@@ -60,6 +65,9 @@ pub(crate) fn read_state(layout: &Layout, report: &mut OpenReport) -> Result<Sta
                         chain_ids,
                         arrived_at,
                         manifest,
+                        is_step: record.is_step,
+                        is_listed: !record.is_hidden,
+                        unsynced: record.unsynced.clone(),
                     },
                 );
             }
@@ -71,7 +79,7 @@ pub(crate) fn read_state(layout: &Layout, report: &mut OpenReport) -> Result<Sta
         .into_iter()
         .filter(|(_, id)| state.images.contains_key(id))
         .collect();
-    if !report.images_damaged.is_empty() {
+    if state.images.len() < index_length {
         layout.write_index(&state.index())?;
     }
     for chain in state.unneeded_layers() {

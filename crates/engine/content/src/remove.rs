@@ -52,11 +52,8 @@ impl ContentStore {
         let before = self.layer_bytes();
         let candidates: Vec<(Digest, Vec<Reference>)> = {
             let state = self.read();
-            state
-                .images
-                .keys()
-                .map(|id| (id.clone(), state.names_of(id)))
-                .collect()
+            let listed = state.images.iter().filter(|(_, image)| image.is_listed);
+            listed.map(|(id, _)| (id.clone(), state.names_of(id))).collect()
         };
         let mut removed = Vec::new();
         for (id, names) in candidates {
@@ -83,14 +80,27 @@ impl ContentStore {
         let names: HashSet<String> = plan.untag.iter().map(ToString::to_string).collect();
         let mut index = self.read().index();
         index.names.retain(|name, _| !names.contains(name));
-        if plan.deletes_image {
+        // What a build keeps only goes out of sight.
+        let stays_hidden = plan.deletes_image && index.images.get(id).is_some_and(|image| image.is_step);
+        if stays_hidden {
+            index
+                .images
+                .entry(id.clone())
+                .and_modify(|image| image.is_hidden = true);
+        } else if plan.deletes_image {
             index.images.remove(id);
         }
         self.layout.write_index(&index)?;
         let manifest = {
             let mut state = self.write();
             state.names.retain(|name, _| !names.contains(name));
-            if plan.deletes_image {
+            if stays_hidden {
+                state
+                    .images
+                    .entry(id.clone())
+                    .and_modify(|image| image.is_listed = false);
+                None
+            } else if plan.deletes_image {
                 state.images.remove(id).and_then(|image| image.manifest)
             } else {
                 None
@@ -103,6 +113,8 @@ impl ContentStore {
             .collect();
         if plan.deletes_image {
             removed.push(Removed::Deleted(id.clone()));
+        }
+        if plan.deletes_image && !stays_hidden {
             for blob in manifest.iter().chain([id]) {
                 remove_any(&self.layout.blob(blob))?;
             }

@@ -9,6 +9,7 @@
 //! of its image. Nothing here is synced: a power loss may lose a container made within the last seconds.
 
 use crate::error::ContentError;
+use crate::image::Image;
 use crate::layout::{Layout, close_to_others};
 use crate::recovery::remove_any;
 use crate::store::{ContentStore, State};
@@ -114,6 +115,16 @@ impl ContentStore {
             .get(container)
             .ok_or_else(|| ContentError::NoSuchSnapshot(container.clone()))?;
         Ok(self.describe(&state, &self.layout.snapshot(container), top.as_ref()))
+    }
+
+    /// The directories of an image's own layers, topmost first.
+    pub fn image_layers(&self, image: &Image) -> Vec<PathBuf> {
+        image
+            .chain_ids
+            .iter()
+            .rev()
+            .map(|chain| self.layout.diff(chain))
+            .collect()
     }
 
     /// Containers that have a snapshot, or what is left of one.

@@ -18,6 +18,12 @@ pub(crate) struct StoredImage {
     pub chain_ids: Vec<Digest>,
     pub arrived_at: Timestamp,
     pub manifest: Option<Digest>,
+    /// A build keeps it (see `step`).
+    pub is_step: bool,
+    /// Users see it.
+    pub is_listed: bool,
+    /// The boot it was made in, until it is synced.
+    pub unsynced: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -91,13 +97,14 @@ impl ContentStore {
             .ok_or_else(|| ContentError::NoSuchImage(reference.to_owned()))
     }
 
-    /// Every image, the newest first.
+    /// Every image but those that only builds keep, the newest first.
     pub fn images(&self) -> Vec<Arc<Image>> {
         let state = self.read();
         let mut images: Vec<_> = state
             .images
-            .keys()
-            .filter_map(|id| state.view(id))
+            .iter()
+            .filter(|(_, image)| image.is_listed)
+            .filter_map(|(id, _)| state.view(id))
             .map(Arc::new)
             .collect();
         images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
@@ -157,7 +164,8 @@ impl ContentStore {
         let state = self.read();
         let users = state.images_by_layer();
         let bytes_of = |chain: &Digest| state.layers.get(chain).map_or(0, |layer| layer.bytes);
-        let images = state.images.iter().map(|(id, image)| ImageUsage {
+        let listed = state.images.iter().filter(|(_, image)| image.is_listed);
+        let images = listed.map(|(id, image)| ImageUsage {
             id: id.clone(),
             bytes: image.chain_ids.iter().map(bytes_of).sum(),
             shared_bytes: image
@@ -199,6 +207,9 @@ impl State {
         let record = |image: &StoredImage| ImageRecord {
             arrived_at: image.arrived_at,
             manifest: image.manifest.clone(),
+            is_step: image.is_step,
+            is_hidden: !image.is_listed,
+            unsynced: image.unsynced.clone(),
         };
         IndexRecord {
             images: self
@@ -278,7 +289,8 @@ impl State {
         if prefix.is_empty() || !prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return None;
         }
-        let mut matching = self.images.keys().filter(|id| id.hex().starts_with(prefix));
+        let listed = self.images.iter().filter(|(_, image)| image.is_listed);
+        let mut matching = listed.map(|(id, _)| id).filter(|id| id.hex().starts_with(prefix));
         let first = matching.next()?;
         matching.next().is_none().then(|| first.clone())
     }

@@ -4,6 +4,7 @@
 //! <data-root>/containers/<id>/   record.json, <id>-json.log
 //! <data-root>/volumes/<name>/    see `volumes`
 //! <data-root>/networks/<id>.json see `networks`
+//! <data-root>/builds/            see `build`
 //! <data-root>/…                  images and snapshots: see crate `naru-content`
 //! <exec-root>/runs/<id>/         run.json, exit.json, hostname, hosts, resolv.conf; `sock`, where the keeper listens
 //! ```
@@ -15,6 +16,7 @@
 #![allow(clippy::unused_async)]
 
 pub mod archive;
+mod build;
 mod containers;
 mod disk;
 mod error;
@@ -33,6 +35,7 @@ pub mod spec;
 mod views;
 mod volumes;
 
+pub use build::{BuildRequest, BuildStep};
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
 pub use error::{EngineError, Result};
 pub use images::{Distribution, ImportRequest, PullRequest, PushRequest, Teller, TransferStep};
@@ -143,6 +146,7 @@ impl Engine {
             resolver,
             options,
         });
+        engine.clear_builds()?;
         engine.recover().await?;
         tokio::spawn(volumes::trash::keep_bounded(Arc::downgrade(&engine)));
         tokio::spawn(firewall::keep_accepted(Arc::clone(&engine.network)));

@@ -45,6 +45,20 @@ impl Engine {
         for container in &found {
             self.settle(container).await;
         }
+        for container in found
+            .iter()
+            .filter(|container| container.record().spec.is_build_step)
+        {
+            // Its build died with the daemon.
+            let options = crate::views::RemoveOptions {
+                force: true,
+                volumes: true,
+            };
+            if let Err(error) = self.remove_container(container.id.as_str(), options).await {
+                tracing::warn!(container = container.id.short(), %error, "cannot remove what a build left");
+            }
+        }
+        found.retain(|container| !container.record().spec.is_build_step);
         self.sweep(&found);
         self.recover_names(&found).await;
         self.start_by_policy(&found);

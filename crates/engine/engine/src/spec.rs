@@ -99,6 +99,10 @@ pub struct ContainerSpec {
 
     pub healthcheck: Option<HealthcheckSpec>,
 
+    /// It runs one step of a build: nothing of its image's configuration counts, and it goes with the build.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_build_step: bool,
+
     /// The creator's request as it was decoded, for `inspect` to give back: Docker's `Config` and `HostConfig`
     /// objects. The engine itself never reads it.
     pub origin: OriginSpec,

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Method, Request, Uri};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// Longest answer of a token server that is read; tokens are some KiB.
 const TOKEN_BYTES_MAX: u64 = 1 << 20;
@@ -48,31 +49,24 @@ impl std::fmt::Debug for Credentials {
 impl Credentials {
     /// Reads the value of an `X-Registry-Auth` header: JSON in base64, in either alphabet, with or without padding.
     pub fn decode(header: &str) -> Result<Self> {
-        let wrong = |reason: String| RegistryError::Invalid {
-            what: "X-Registry-Auth header".to_owned(),
-            reason,
-        };
-        let text: String = header
-            .trim()
-            .chars()
-            .filter(|c| *c != '=')
-            .map(|c| match c {
-                '+' => '-',
-                '/' => '_',
-                other => other,
-            })
-            .collect();
-        if text.is_empty() {
-            return Ok(Self::default());
-        }
-        let padding = "=".repeat((4 - text.len() % 4) % 4);
-        let bytes = URL_SAFE
-            .decode(format!("{text}{padding}"))
-            .map_err(|error| wrong(error.to_string()))?;
-        let credentials: Self = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let credentials: Option<Self> = decode_json("X-Registry-Auth", header)?;
         credentials
+            .unwrap_or_default()
             .completed()
-            .ok_or_else(|| wrong("its auth is not username:password".to_owned()))
+            .ok_or_else(|| wrong_header("X-Registry-Auth", "its auth is not username:password"))
+    }
+
+    /// Reads the value of an `X-Registry-Config` header: credentials by registry, as a build may need several.
+    pub fn decode_config(header: &str) -> Result<BTreeMap<String, Self>> {
+        let all: Option<BTreeMap<String, Self>> = decode_json("X-Registry-Config", header)?;
+        all.unwrap_or_default()
+            .into_iter()
+            .map(|(registry, credentials)| {
+                let credentials = credentials.completed();
+                let wrong = || wrong_header("X-Registry-Config", "an auth in it is not username:password");
+                Ok((registry, credentials.ok_or_else(wrong)?))
+            })
+            .collect()
     }
 
     /// Fills in name and password from `auth`; `None` where that is malformed.
@@ -92,6 +86,37 @@ impl Credentials {
         let text = STANDARD.encode(format!("{}:{}", self.username, self.password));
         secret(&format!("Basic {text}"))
     }
+}
+
+fn wrong_header(name: &str, reason: impl ToString) -> RegistryError {
+    RegistryError::Invalid {
+        what: format!("{name} header"),
+        reason: reason.to_string(),
+    }
+}
+
+/// `None` for an empty header.
+fn decode_json<T: serde::de::DeserializeOwned>(name: &str, header: &str) -> Result<Option<T>> {
+    let text: String = header
+        .trim()
+        .chars()
+        .filter(|c| *c != '=')
+        .map(|c| match c {
+            '+' => '-',
+            '/' => '_',
+            other => other,
+        })
+        .collect();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let padding = "=".repeat((4 - text.len() % 4) % 4);
+    let bytes = URL_SAFE
+        .decode(format!("{text}{padding}"))
+        .map_err(|error| wrong_header(name, error))?;
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| wrong_header(name, error))
 }
 
 fn secret(text: &str) -> Option<HeaderValue> {

@@ -390,7 +390,7 @@ pub fn file_error(action: &str, place: &Path, errno: Errno) -> EngineError {
 }
 
 /// `mkdir -p` in the tree, links on the way followed inside it.
-fn make_directories(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+pub fn make_directories(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let mut reached = PathBuf::from("/");
     let mut here = open(root, &reached, flags)?;

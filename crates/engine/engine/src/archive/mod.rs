@@ -5,14 +5,14 @@
 //! as it is looked at, in a mount namespace that nobody else has.
 
 mod changes;
-mod channel;
+pub(crate) mod channel;
 mod commit;
-mod extract;
+pub(crate) mod extract;
 mod ids;
 mod instructions;
-mod place;
-mod tape;
-mod walk;
+pub(crate) mod place;
+pub(crate) mod tape;
+pub(crate) mod walk;
 
 pub use changes::{Change, ChangeKind};
 pub use channel::{ChunkReader, Chunks};

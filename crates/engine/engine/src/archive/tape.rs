@@ -144,16 +144,36 @@ fn push_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     records.push(b'\n');
 }
 
+/// The times that members get, in seconds since the epoch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Times {
+    #[default]
+    AsTheyAre,
+    /// None later than this.
+    AtMost(i64),
+    All(i64),
+}
+
 /// An archive being written.
 pub struct Tape<W> {
     output: W,
     /// Files come with the host's ids.
     ids: Option<Ids>,
+    times: Times,
+    /// The permissions of everything but links.
+    mode: Option<u32>,
+    owner: Option<(u32, u32)>,
 }
 
 impl<W: Write> Tape<W> {
     pub fn new(output: W) -> Self {
-        Self { output, ids: None }
+        Self {
+            output,
+            ids: None,
+            times: Times::default(),
+            mode: None,
+            owner: None,
+        }
     }
 
     /// Gives members the ids that a container has for them.
@@ -161,17 +181,46 @@ impl<W: Write> Tape<W> {
         Self { ids, ..self }
     }
 
+    /// Gives members these times instead of their own.
+    pub fn with_times(self, times: Times) -> Self {
+        Self { times, ..self }
+    }
+
+    /// Gives members these permissions instead of their own.
+    pub fn with_mode(self, mode: Option<u32>) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// Gives members this owner instead of their own.
+    pub fn with_owner(self, owner: (u32, u32)) -> Self {
+        Self {
+            owner: Some(owner),
+            ..self
+        }
+    }
+
     /// Writes a member without content.
     pub fn push(&mut self, member: &Member) -> io::Result<()> {
-        let Some(ids) = &self.ids else {
+        if self.ids.is_none() && self.times == Times::AsTheyAre && self.mode.is_none() && self.owner.is_none()
+        {
             return self.push_as_it_is(member);
+        }
+        let mut changed = member.clone();
+        if let Some(ids) = &self.ids {
+            (changed.uid, changed.gid) = ids.to_container(member.uid, member.gid);
+        }
+        if let Some(owner) = self.owner {
+            (changed.uid, changed.gid) = owner;
+        }
+        changed.modified_at = match self.times {
+            Times::AsTheyAre => member.modified_at,
+            Times::AtMost(latest) => member.modified_at.min(latest),
+            Times::All(time) => time,
         };
-        let (uid, gid) = ids.to_container(member.uid, member.gid);
-        self.push_as_it_is(&Member {
-            uid,
-            gid,
-            ..member.clone()
-        })
+        if let (Some(mode), false) = (self.mode, member.kind == tar::EntryType::Symlink) {
+            changed.mode = mode;
+        }
+        self.push_as_it_is(&changed)
     }
 
     fn push_as_it_is(&mut self, member: &Member) -> io::Result<()> {

@@ -422,7 +422,12 @@ fn clean_target(target: &str) -> Result<String> {
 
 /// Merges the request with the image's configuration, as Docker does.
 fn resolve(id: &ContainerId, spec: &ContainerSpec, image: &Image) -> Result<ResolvedConfig> {
-    let config = &image.config.config;
+    let nothing = naru_oci::ContainerConfig::default();
+    let config = if spec.is_build_step {
+        &nothing
+    } else {
+        &image.config.config
+    };
     let image_entrypoint = config.entrypoint.clone().unwrap_or_default();
     let (entrypoint, command) = match (&spec.entrypoint, &spec.command) {
         // A given entrypoint takes the image's command away.

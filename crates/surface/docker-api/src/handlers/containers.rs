@@ -52,7 +52,7 @@ fn check_platform(platform: Option<&str>) -> ApiResult<()> {
     )))
 }
 
-fn host_facts() -> HostFacts {
+pub fn host_facts() -> HostFacts {
     static CPUS: OnceLock<usize> = OnceLock::new();
     let count = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     HostFacts {

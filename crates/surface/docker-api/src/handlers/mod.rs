@@ -1,6 +1,7 @@
 //! One function an endpoint: decode, translate, one call into the engine, encode.
 
 mod archive;
+mod build;
 mod commit;
 mod containers;
 mod disk;
@@ -75,6 +76,9 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::ImageHistory => images::history(&call),
         Endpoint::ImageTag => images::tag(&call),
         Endpoint::ImageRemove => images::remove(call).await,
+
+        Endpoint::Build => build::build(call).await,
+        Endpoint::BuildPrune => build::prune(call).await,
 
         Endpoint::VolumeList => volumes::list(call).await,
         Endpoint::VolumeCreate => volumes::create(call).await,

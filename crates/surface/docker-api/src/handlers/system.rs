@@ -29,6 +29,11 @@ pub fn ping(endpoint: Endpoint) -> Answer {
         HeaderName::from_static("swarm"),
         HeaderValue::from_static("inactive"),
     );
+    // Clients choose how they send a build by it: 1 is `POST /build` with the context as its body.
+    headers.insert(
+        HeaderName::from_static("builder-version"),
+        HeaderValue::from_static("1"),
+    );
     response
 }
 

@@ -21,9 +21,6 @@ pub async fn answer(endpoint: Endpoint, call: &Call) -> ApiResult<Answer> {
                 "its processes cannot be written to disk and brought back",
             ))
         }
-        Endpoint::BuildPrune => Ok(respond::ok(
-            &serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }),
-        )),
         Endpoint::SwarmLeave => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "This node is not part of a swarm",
@@ -77,7 +74,7 @@ fn is_swarm(endpoint: Endpoint) -> bool {
 fn what(endpoint: Endpoint) -> &'static str {
     use Endpoint as E;
     match endpoint {
-        E::Build | E::BuildCancel | E::Session | E::Grpc => "building images",
+        E::BuildCancel | E::Session | E::Grpc => "building over a session (set DOCKER_BUILDKIT=0)",
         E::PluginPrivileges | E::PluginPull | E::PluginCreate => "installing plugins",
         E::SwarmInit | E::SwarmJoin => "swarm mode",
         _ => "this operation",

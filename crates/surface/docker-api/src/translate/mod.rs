@@ -13,7 +13,7 @@ mod mounts;
 pub mod network;
 pub mod pattern;
 mod ports;
-mod resources;
+pub mod resources;
 mod security;
 pub mod stats;
 pub mod status;

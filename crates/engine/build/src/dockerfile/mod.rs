@@ -1,0 +1,45 @@
+//! A Dockerfile: its directives, stages and instructions, as written. Variables are not expanded here.
+
+mod flags;
+mod instruction;
+mod lines;
+mod parse;
+
+pub use instruction::{Command, Heredoc, Instruction, Run, Transfer};
+pub use parse::{parse, parse_instruction};
+
+use crate::error::Place;
+
+/// Something on a line, with the line's own text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line<T> {
+    pub place: Place,
+    /// The instruction as written, its lines joined.
+    pub text: String,
+    pub value: T,
+}
+
+/// A whole file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dockerfile {
+    /// `\` or `` ` ``: what continues lines and takes a character's meaning away.
+    pub escape: char,
+    /// The frontend that `# syntax=` names. Instructions are always read by this crate.
+    pub syntax: Option<String>,
+    /// Arguments declared before the first stage, for `FROM` lines.
+    pub arguments: Vec<Line<(String, Option<String>)>>,
+    /// At least one.
+    pub stages: Vec<Stage>,
+}
+
+/// From one `FROM` to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    pub place: Place,
+    pub text: String,
+    /// In lower case.
+    pub name: Option<String>,
+    pub base: String,
+    pub platform: Option<String>,
+    pub instructions: Vec<Line<Instruction>>,
+}

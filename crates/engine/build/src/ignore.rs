@@ -1,0 +1,210 @@
+//! `.dockerignore`: which paths of a context are left out.
+
+use regex::Regex;
+
+/// The patterns of one file, in order; the last that fits decides.
+#[derive(Debug, Clone, Default)]
+pub struct Ignore {
+    patterns: Vec<Pattern>,
+}
+
+#[derive(Debug, Clone)]
+struct Pattern {
+    regex: Regex,
+    is_exception: bool,
+}
+
+impl Ignore {
+    /// Reads the file. A pattern that cannot be read is an error: it would leave in what was to stay out.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut patterns = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            if line.starts_with('#') {
+                continue;
+            }
+            let line = line.trim();
+            let (is_exception, pattern) = match line.strip_prefix('!') {
+                Some(rest) => (true, rest.trim()),
+                None => (false, line),
+            };
+            let cleaned = clean(pattern);
+            if cleaned.is_empty() {
+                if is_exception {
+                    return Err(format!("line {}: illegal exclusion pattern: \"!\"", index + 1));
+                }
+                continue;
+            }
+            let regex =
+                translate(&cleaned).map_err(|reason| format!("line {}: {pattern:?}: {reason}", index + 1))?;
+            patterns.push(Pattern { regex, is_exception });
+        }
+        Ok(Self { patterns })
+    }
+
+    /// Adds a pattern after all others.
+    pub fn push(&mut self, pattern: &str, is_exception: bool) -> Result<(), String> {
+        let regex = translate(&clean(pattern))?;
+        self.patterns.push(Pattern { regex, is_exception });
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
+    /// A path below the context, without a leading slash: it, or a directory it is in, is left out.
+    pub fn excludes(&self, path: &str) -> bool {
+        self.patterns.iter().fold(false, |excluded, pattern| {
+            // Only what would change the outcome is looked at.
+            if pattern.is_exception != excluded {
+                return excluded;
+            }
+            let fits = ancestors(path).any(|part| pattern.regex.is_match(part));
+            excluded != fits
+        })
+    }
+
+    /// Something below an excluded directory may yet be let in, so it must be walked.
+    pub fn has_exceptions(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.is_exception)
+    }
+}
+
+/// One pattern of `COPY` and `ADD`, for names in one directory.
+#[derive(Debug, Clone)]
+pub struct NamePattern(Regex);
+
+impl NamePattern {
+    /// `None` for a name that is no pattern.
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+        if !text.contains(['*', '?', '[', '\\']) {
+            return Ok(None);
+        }
+        translate(text).map(Self).map(Some)
+    }
+
+    pub fn fits(&self, name: &str) -> bool {
+        self.0.is_match(name)
+    }
+}
+
+/// The path and the directories it is in.
+fn ancestors(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| {
+        path.rsplit_once('/').map(|(directory, _)| directory)
+    })
+}
+
+/// Without `.`, `..`, doubled and leading slashes.
+fn clean(pattern: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in pattern.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// Go's `filepath.Match`, and `**` for any number of directories.
+fn translate(pattern: &str) -> Result<Regex, String> {
+    let mut expression = "^(?s:".to_owned();
+    let mut characters = pattern.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '*' if characters.next_if_eq(&'*').is_some() => {
+                while characters.next_if_eq(&'*').is_some() {}
+                let before_slash = characters.next_if_eq(&'/').is_some();
+                expression.push_str(if before_slash { "(?:.*/)?" } else { ".*" });
+            }
+            '*' => expression.push_str("[^/]*"),
+            '?' => expression.push_str("[^/]"),
+            '[' => expression.push_str(&class(&mut characters)?),
+            '\\' => {
+                let next = characters
+                    .next()
+                    .ok_or("syntax error in pattern: it ends in a backslash")?;
+                expression.push_str(&regex::escape(next.encode_utf8(&mut [0; 4])));
+            }
+            character => expression.push_str(&regex::escape(character.encode_utf8(&mut [0; 4]))),
+        }
+    }
+    expression.push_str(")$");
+    Regex::new(&expression).map_err(|_| "syntax error in pattern".to_owned())
+}
+
+/// `[a-z]` and `[^a-z]`.
+fn class(characters: &mut std::iter::Peekable<std::str::Chars>) -> Result<String, String> {
+    let mut class = "[".to_owned();
+    if characters.next_if(|next| matches!(next, '^' | '!')).is_some() {
+        class.push('^');
+    }
+    let mut members = 0;
+    loop {
+        match characters
+            .next()
+            .ok_or("syntax error in pattern: [ is not closed")?
+        {
+            ']' if members > 0 => break,
+            '-' if members > 0 && characters.peek() != Some(&']') => class.push('-'),
+            '\\' => {
+                let next = characters
+                    .next()
+                    .ok_or("syntax error in pattern: [ is not closed")?;
+                class.push_str(&regex::escape(next.encode_utf8(&mut [0; 4])));
+            }
+            character => class.push_str(&regex::escape(character.encode_utf8(&mut [0; 4]))),
+        }
+        members += 1;
+    }
+    class.push(']');
+    Ok(class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_pattern_that_fits_decides() {
+        for (text, path, excluded) in [
+            ("*.md\n!README.md", "README.md", false),
+            ("*.md\n!README.md", "other.md", true),
+            ("*.md\n!README*.md\nREADME-secret.md", "README-secret.md", true),
+            ("*.md", "sub/x.md", false),
+            ("**/*.md", "sub/deep/x.md", true),
+            ("**/*.md", "x.md", true),
+            ("sub", "sub/deep/x", true),
+            ("sub\n!sub/deep", "sub/deep/x", false),
+            ("sub/**", "sub", false),
+            ("sub/**", "sub/a", true),
+            ("/a/./b/../c", "a/c", true),
+            ("# comment\n\n  spaced  ", "spaced", true),
+            ("a?c", "abc", true),
+            ("a?c", "a/c", false),
+            ("[a-c]x", "bx", true),
+            ("[^a-c]x", "bx", false),
+            ("a\\*", "a*", true),
+            ("a\\*", "ab", false),
+            ("**", "any/thing", true),
+            ("*\n!a", "a/b", false),
+            (".", "a", false),
+        ] {
+            assert_eq!(
+                Ignore::parse(text).unwrap().excludes(path),
+                excluded,
+                "{text:?} {path:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        for text in ["a[", "[]", "a\\", "!"] {
+            assert!(Ignore::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

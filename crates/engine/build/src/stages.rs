@@ -1,0 +1,282 @@
+//! Which stages a target needs, what each stands on, and in which order they can be built.
+
+use crate::dockerfile::{Dockerfile, Instruction};
+use crate::error::{DockerfileError, Place, Result};
+use crate::words::{self, Variables};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a stage begins with, or files are copied from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// `FROM scratch`: nothing.
+    Scratch,
+    /// Another stage, by its index.
+    Stage(usize),
+    /// A context that the client gave a name.
+    Context(String),
+    Image(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedStage {
+    pub index: usize,
+    pub base: Source,
+    /// Of the base; expanded.
+    pub platform: Option<String>,
+    /// Stages that must be there first.
+    pub needs: BTreeSet<usize>,
+}
+
+/// The stages that a target needs, each after what it needs itself; the target is the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagePlan {
+    pub stages: Vec<PlannedStage>,
+    /// Arguments declared before the first stage, with their values.
+    pub arguments: BTreeMap<String, String>,
+}
+
+/// What the caller gives from outside.
+#[derive(Debug, Clone, Default)]
+pub struct PlanOptions<'a> {
+    /// A stage's name or number; the last stage if none.
+    pub target: Option<&'a str>,
+    pub build_arguments: BTreeMap<String, String>,
+    /// `TARGETPLATFORM` and the like.
+    pub platform_arguments: BTreeMap<String, String>,
+    /// Names of further contexts.
+    pub contexts: BTreeSet<String>,
+}
+
+pub fn plan(file: &Dockerfile, options: &PlanOptions) -> Result<StagePlan> {
+    let arguments = global_arguments(file, options)?;
+    let planned = (0..file.stages.len())
+        .map(|index| plan_stage(file, index, &arguments, options))
+        .collect::<Result<Vec<_>>>()?;
+    let target = match options.target.filter(|target| !target.is_empty()) {
+        None => file.stages.len() - 1,
+        Some(name) => find_stage(file, name).ok_or_else(|| {
+            DockerfileError::new(
+                Place::default(),
+                format!("target stage {name:?} could not be found"),
+            )
+        })?,
+    };
+    let mut order = Order {
+        file,
+        planned: &planned,
+        done: Vec::new(),
+        open: BTreeSet::new(),
+    };
+    order.visit(target)?;
+    let done = order.done;
+    Ok(StagePlan {
+        stages: done.into_iter().map(|index| planned[index].clone()).collect(),
+        arguments,
+    })
+}
+
+/// A stage by its name, in any case, or by its number.
+pub fn find_stage(file: &Dockerfile, name: &str) -> Option<usize> {
+    let lower = name.to_ascii_lowercase();
+    file.stages
+        .iter()
+        .position(|stage| stage.name.as_deref() == Some(lower.as_str()))
+        .or_else(|| name.parse().ok().filter(|index| *index < file.stages.len()))
+}
+
+fn global_arguments(file: &Dockerfile, options: &PlanOptions) -> Result<BTreeMap<String, String>> {
+    let mut values = options.platform_arguments.clone();
+    for line in &file.arguments {
+        let (name, default) = &line.value;
+        let wrong = |message| DockerfileError::new(line.place, message);
+        let default = default
+            .as_ref()
+            .map(|text| words::expand(text, file.escape, &values).map_err(wrong))
+            .transpose()?;
+        if let Some(value) = options.build_arguments.get(name).cloned().or(default) {
+            values.insert(name.clone(), value);
+        }
+    }
+    Ok(values)
+}
+
+fn plan_stage(
+    file: &Dockerfile,
+    index: usize,
+    arguments: &BTreeMap<String, String>,
+    options: &PlanOptions,
+) -> Result<PlannedStage> {
+    let stage = &file.stages[index];
+    let expand = |text: &str| {
+        words::expand(text, file.escape, arguments as &dyn Variables)
+            .map_err(|message| DockerfileError::new(stage.place, message))
+    };
+    let name = expand(&stage.base)?;
+    if name.is_empty() {
+        return Err(DockerfileError::new(
+            stage.place,
+            format!(
+                "base name ({}) should not be blank: an argument in it has no value",
+                stage.base
+            ),
+        ));
+    }
+    let lower = name.to_ascii_lowercase();
+    let earlier = file.stages[..index]
+        .iter()
+        .position(|other| other.name.as_deref() == Some(lower.as_str()));
+    let base = match earlier {
+        Some(earlier) => Source::Stage(earlier),
+        None if options.contexts.contains(&name) => Source::Context(name),
+        None if name == "scratch" => Source::Scratch,
+        None => Source::Image(name),
+    };
+    let mut needs = BTreeSet::new();
+    if let Source::Stage(earlier) = base {
+        needs.insert(earlier);
+    }
+    for line in &stage.instructions {
+        for from in froms(&line.value) {
+            match copy_source(file, &from, &options.contexts) {
+                Source::Stage(other) if other == index => {
+                    return Err(DockerfileError::new(
+                        line.place,
+                        format!("stage {from:?} copies from itself"),
+                    ));
+                }
+                Source::Stage(other) => {
+                    needs.insert(other);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(PlannedStage {
+        index,
+        base,
+        platform: stage
+            .platform
+            .as_deref()
+            .map(expand)
+            .transpose()?
+            .filter(|platform| !platform.is_empty()),
+        needs,
+    })
+}
+
+/// What `--from` means.
+pub fn copy_source(file: &Dockerfile, from: &str, contexts: &BTreeSet<String>) -> Source {
+    match find_stage(file, from) {
+        Some(index) => Source::Stage(index),
+        None if contexts.contains(from) => Source::Context(from.to_owned()),
+        None => Source::Image(from.to_owned()),
+    }
+}
+
+/// The `from`s of an instruction: `COPY --from`, and `from=` of `RUN --mount`.
+fn froms(instruction: &Instruction) -> Vec<String> {
+    match instruction {
+        Instruction::Copy(transfer) => transfer.from.clone().into_iter().collect(),
+        Instruction::Run(run) => run
+            .mounts
+            .iter()
+            .flat_map(|mount| mount.split(','))
+            .filter_map(|field| field.trim().strip_prefix("from=").map(str::to_owned))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+struct Order<'a> {
+    file: &'a Dockerfile,
+    planned: &'a [PlannedStage],
+    done: Vec<usize>,
+    open: BTreeSet<usize>,
+}
+
+impl Order<'_> {
+    fn visit(&mut self, index: usize) -> Result<()> {
+        if self.done.contains(&index) {
+            return Ok(());
+        }
+        let stage = &self.file.stages[index];
+        if !self.open.insert(index) {
+            let name = stage.name.clone().unwrap_or_else(|| index.to_string());
+            return Err(DockerfileError::new(
+                stage.place,
+                format!("circular dependency detected on stage: {name}"),
+            ));
+        }
+        for need in self.planned[index].needs.clone() {
+            self.visit(need)?;
+        }
+        self.open.remove(&index);
+        self.done.push(index);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dockerfile::parse;
+
+    fn order(text: &str, target: Option<&str>) -> Result<Vec<usize>> {
+        let file = parse(text.as_bytes())?;
+        let options = PlanOptions {
+            target,
+            ..PlanOptions::default()
+        };
+        Ok(plan(&file, &options)?
+            .stages
+            .iter()
+            .map(|stage| stage.index)
+            .collect())
+    }
+
+    #[test]
+    fn only_what_the_target_needs_is_built_and_in_order() {
+        let text = "FROM a AS one\nFROM b AS unused\nFROM one AS two\nFROM scratch\nCOPY --from=two /x /\nRUN --mount=type=bind,from=0,target=/m x\n";
+        assert_eq!(order(text, None).unwrap(), [0, 2, 3]);
+        assert_eq!(order(text, Some("ONE")).unwrap(), [0]);
+        assert_eq!(order(text, Some("1")).unwrap(), [1]);
+        assert!(
+            order(text, Some("nine"))
+                .unwrap_err()
+                .message
+                .contains("could not be found")
+        );
+    }
+
+    #[test]
+    fn circles_are_refused() {
+        let text = "FROM a AS one\nCOPY --from=two /x /\nFROM b AS two\nCOPY --from=one /x /\n";
+        assert!(order(text, None).unwrap_err().message.contains("circular"));
+        assert!(
+            order("FROM a AS one\nCOPY --from=one /x /", None)
+                .unwrap_err()
+                .message
+                .contains("itself")
+        );
+    }
+
+    #[test]
+    fn arguments_of_from_lines() {
+        let file = parse(b"ARG V=1\nARG N=x:$V\nFROM $N\nFROM ${NONE}\n").unwrap();
+        assert!(
+            plan(&file, &PlanOptions::default())
+                .unwrap_err()
+                .message
+                .contains("blank")
+        );
+        let file = parse(b"ARG V=1\nARG N=x:$V\nFROM $N\n").unwrap();
+        let options = PlanOptions {
+            build_arguments: [("V".to_owned(), "2".to_owned())].into(),
+            ..PlanOptions::default()
+        };
+        assert_eq!(
+            plan(&file, &options).unwrap().stages[0].base,
+            Source::Image("x:2".to_owned())
+        );
+    }
+}

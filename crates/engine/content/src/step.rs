@@ -1,0 +1,218 @@
+//! Images that a build makes on its way: each step's result, kept for the next build.
+//!
+//! A step's image is like any other but that nobody sees it in a list, and that it is not synced: a build would wait for
+//! the disk at every step. Until the whole build's result is synced each carries the id of the boot it was made in; the
+//! store forgets those of an earlier boot when it opens, because a power loss may have damaged them.
+
+use crate::commit::{ImagePlan, Ingest};
+use crate::error::{ContentError, LayerError};
+use crate::frame::FrameWriter;
+use crate::image::{Image, LoadedImage};
+use crate::recovery::remove_any;
+use crate::stage::{HashingReader, StagedLayer};
+use crate::store::{ContentStore, StoredImage};
+use crate::tarball::{Entry, EntryKind, TarReader};
+use crate::unpack::Unpacked;
+use naru_base::{ContainerId, Digest};
+use naru_oci::{ImageConfig, Reference};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// The kernel's name for the time since it was started.
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| String::new(), |id| id.trim().to_owned())
+}
+
+impl ContentStore {
+    /// Makes a step's image of a snapshot's layers, with what was written on top of them as one more. The written files
+    /// themselves become the layer: nobody may have the snapshot mounted, and only its removal can follow. `archive` is
+    /// the layer's archive, made from those files; files whose time in it is another get that one.
+    pub fn adopt_snapshot(
+        &self,
+        container: &ContainerId,
+        mut config: ImageConfig,
+        archive: Option<impl Read>,
+    ) -> Result<LoadedImage, ContentError> {
+        let mut ingest = Ingest::new(self);
+        config.rootfs.diff_ids = self.diff_ids_under(container)?;
+        if let Some(archive) = archive {
+            let upper = self.snapshot(container)?.upper;
+            let staged = self
+                .stage_tree(archive, &upper)
+                .map_err(|error| self.layer_error(container.short(), error))?;
+            config.rootfs.diff_ids.push(staged.diff_id.clone());
+            ingest.adopt(staged);
+        }
+        ingest.commit_one(ImagePlan::step(config)?)
+    }
+
+    /// Makes a step's image that only differs from `base` in its configuration, or stands on nothing.
+    pub fn configure_step(
+        &self,
+        base: Option<&Image>,
+        mut config: ImageConfig,
+    ) -> Result<LoadedImage, ContentError> {
+        config.rootfs.diff_ids = base.map_or_else(Vec::new, |base| base.layers.clone());
+        Ingest::new(self).commit_one(ImagePlan::step(config)?)
+    }
+
+    /// Lets everybody see a step's image, under these names too; answers once it would survive a power loss.
+    pub fn publish_step(&self, id: &Digest, names: &[&str]) -> Result<LoadedImage, ContentError> {
+        let names = names
+            .iter()
+            .map(|name| Reference::parse(name).map(Reference::or_latest))
+            .collect::<Result<Vec<_>, _>>()?;
+        let stored = self.read().images.get(id).cloned();
+        let stored = stored.ok_or_else(|| ContentError::NoSuchImage(id.to_string()))?;
+        if self.is_published(&stored, id, &names) {
+            let names = names.iter().map(Reference::familiar).collect();
+            return Ok(LoadedImage {
+                id: id.clone(),
+                names,
+            });
+        }
+        let plan = ImagePlan {
+            raw_config: stored.raw_config.to_vec(),
+            config: ImageConfig::clone(&stored.config),
+            names,
+            manifest: None,
+            is_step: false,
+        };
+        Ingest::new(self).commit_one(plan)
+    }
+
+    fn is_published(&self, stored: &StoredImage, id: &Digest, names: &[Reference]) -> bool {
+        let state = self.read();
+        let is_named = |name: &Reference| state.names.get(&name.to_string()) == Some(id);
+        stored.is_listed && stored.unsynced.is_none() && names.iter().all(is_named)
+    }
+
+    /// Images that builds keep, listed or not.
+    pub fn step_images(&self) -> Vec<Arc<Image>> {
+        let state = self.read();
+        let steps = state.images.iter().filter(|(_, image)| image.is_step);
+        steps.filter_map(|(id, _)| state.view(id)).map(Arc::new).collect()
+    }
+
+    /// Lets go of images that builds kept; those nobody sees are deleted, with layers that only they needed. Returns the
+    /// bytes of layers that are gone.
+    pub fn forget_steps(&self, ids: &[Digest]) -> Result<u64, ContentError> {
+        let _change = self.begin_change();
+        let mut next = {
+            let state = self.read();
+            crate::store::State {
+                images: state.images.clone(),
+                names: state.names.clone(),
+                ..Default::default()
+            }
+        };
+        let mut gone = Vec::new();
+        for id in ids {
+            let Some(image) = next.images.get_mut(id) else {
+                continue;
+            };
+            image.is_step = false;
+            if !image.is_listed {
+                next.images.remove(id);
+                gone.push(id);
+            }
+        }
+        self.layout.write_index(&next.index())?;
+        self.write().images = next.images;
+        for id in gone {
+            remove_any(&self.layout.blob(id))?;
+        }
+        let removed = self.collect_layers()?;
+        Ok(removed.iter().map(|layer| layer.bytes).sum())
+    }
+
+    /// Makes a layer of a tree that is there already: `archive` says what is in it.
+    fn stage_tree(&self, archive: impl Read, tree: &Path) -> Result<StagedLayer, LayerError> {
+        let path = self.layout.temporary();
+        let failed = |name: &Path, action| {
+            let name = name.display().to_string();
+            move |source: io::Error| LayerError::Io { name, action, source }
+        };
+        std::fs::create_dir(&path).map_err(failed(&path, "create"))?;
+        let made = || -> Result<StagedLayer, LayerError> {
+            let (diff_id, bytes, unpacked) = describe_tree(archive, tree, &path)?;
+            std::fs::rename(tree, path.join("diff")).map_err(failed(tree, "rename"))?;
+            Ok(StagedLayer {
+                path: path.clone(),
+                blob: diff_id.clone(),
+                diff_id,
+                blob_bytes: bytes,
+                kept: None,
+                unpacked,
+            })
+        };
+        made().inspect_err(|_| drop(std::fs::remove_dir_all(&path)))
+    }
+}
+
+/// Reads the archive to its end: its digest and length, and its frame, written into `staging`.
+fn describe_tree(
+    archive: impl Read,
+    tree: &Path,
+    staging: &Path,
+) -> Result<(Digest, u64, Unpacked), LayerError> {
+    let failed = |name: &str, action| {
+        let name = name.to_owned();
+        move |source: io::Error| LayerError::Io { name, action, source }
+    };
+    let frame = File::create_new(staging.join("frame.zst")).map_err(failed("frame.zst", "create"))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::open(tree, flags, Mode::empty()).map_err(|errno| failed("/", "open")(errno.into()))?;
+    let mut unpacked = Unpacked::default();
+    let mut input = BufReader::with_capacity(BUFFER_BYTES, HashingReader::new(archive));
+    let mut reader = TarReader::new(&mut input, FrameWriter::new(frame)?);
+    while let Some(entry) = reader.next_entry()? {
+        unpacked.entries += 1;
+        let name = entry.name.strip_suffix(b"/").unwrap_or(&entry.name).to_vec();
+        let bytes = reader.remaining();
+        if bytes > 0 {
+            reader.tap.file(bytes, &name)?;
+            unpacked.bytes += bytes;
+            loop {
+                let length = reader.content()?.len();
+                if length == 0 {
+                    break;
+                }
+                reader.consume(length);
+            }
+        }
+        set_time(&root, &name, &entry)?;
+    }
+    reader.tap.finish()?;
+    let (digest, bytes) = input.into_inner().finish().map_err(LayerError::Read)?;
+    Ok((digest, bytes, unpacked))
+}
+
+/// Gives a file the time that its layer says, so that a container here sees what one elsewhere sees.
+fn set_time(root: &OwnedFd, name: &[u8], entry: &Entry) -> Result<(), LayerError> {
+    let base = name.rsplit(|byte| *byte == b'/').next().unwrap_or(name);
+    if entry.kind == EntryKind::HardLink || base.starts_with(b".wh.") {
+        return Ok(());
+    }
+    let time = Timespec {
+        tv_sec: entry.mtime.0,
+        tv_nsec: entry.mtime.1.into(),
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    rustix::fs::utimensat(root, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| LayerError::Io {
+        name: String::from_utf8_lossy(name).into_owned(),
+        action: "set the time of",
+        source: errno.into(),
+    })
+}

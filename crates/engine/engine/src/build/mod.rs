@@ -1,0 +1,135 @@
+//! Building an image from a Dockerfile: crate `naru-build` says what the file means, this module does it.
+//!
+//! ```text
+//! <data-root>/builds/work/<n>/      one build's context and scripts; gone with the build, or when a daemon starts
+//! <data-root>/builds/cache/<key>    which step's image a step made before (see `cache`)
+//! <data-root>/builds/mounts/<id>/   contents of `RUN --mount=type=cache`
+//! ```
+//! A stage is its configuration, in memory, and a step's image that holds its layers. Steps that change files each make
+//! one layer; the others change the configuration alone. The same inputs make the same layers and the same image: times
+//! are those of the base image, or of `SOURCE_DATE_EPOCH`, and never the clock's.
+
+mod cache;
+mod context;
+mod run;
+mod solve;
+mod transfer;
+
+use crate::Engine;
+use crate::archive::Chunks;
+use crate::error::{EngineError, Result};
+use crate::spec::{ResourcesSpec, RlimitSpec};
+use bytes::Bytes;
+use context::Context;
+use naru_base::Digest;
+use naru_registry::Credentials;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc;
+
+/// What to build.
+#[derive(Debug, Clone, Default)]
+pub struct BuildRequest {
+    /// Path of the Dockerfile in the context; `Dockerfile` if empty.
+    pub dockerfile: String,
+    pub names: Vec<String>,
+    /// A name without a value takes nothing: the client had none.
+    pub arguments: BTreeMap<String, Option<String>>,
+    pub labels: BTreeMap<String, String>,
+    pub target: Option<String>,
+    pub no_cache: bool,
+    /// Ask registries for base images that are here already.
+    pub pull: bool,
+    /// Of `RUN`: `default`, `none`, `host`, or a network's name.
+    pub network: Option<String>,
+    pub extra_hosts: Vec<String>,
+    pub resources: ResourcesSpec,
+    pub shm_bytes: Option<u64>,
+    pub rlimits: Vec<RlimitSpec>,
+    pub cgroup_parent: Option<String>,
+    pub platform: Option<naru_oci::Platform>,
+    /// By registry, for base images.
+    pub credentials: BTreeMap<String, Credentials>,
+}
+
+/// One thing worth telling while a build goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildStep {
+    Begun {
+        number: usize,
+        total: usize,
+        text: String,
+    },
+    /// The step's result was there; its short id.
+    Cached(String),
+    /// A container runs the step; its short id.
+    Running(String),
+    /// That container is gone.
+    Removed(String),
+    /// The step's result; its short id.
+    Made(String),
+    Output(Bytes),
+    Note(String),
+    /// The image is there, under these names.
+    Built {
+        id: Digest,
+        names: Vec<String>,
+    },
+}
+
+/// Where steps are told. Whoever listens may leave: the build is then ended by its owner.
+#[derive(Debug, Clone)]
+struct Teller(mpsc::Sender<BuildStep>);
+
+impl Teller {
+    async fn tell(&self, step: BuildStep) {
+        drop(self.0.send(step).await);
+    }
+}
+
+/// Tells builds of one daemon apart.
+static ORDINAL: AtomicU64 = AtomicU64::new(0);
+
+impl Engine {
+    /// Builds an image of an archived context and tells how it goes. Dropped before its end, it leaves only its cache.
+    pub async fn build_image(
+        self: &Arc<Self>,
+        request: BuildRequest,
+        context: Chunks,
+        steps: mpsc::Sender<BuildStep>,
+    ) -> Result<Digest> {
+        for name in &request.names {
+            naru_oci::Reference::parse(name).map_err(|error| EngineError::invalid(error.to_string()))?;
+        }
+        let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
+        let directory = self.builds_directory().join("work").join(ordinal.to_string());
+        let context = Context::receive(directory, context).await?;
+        let text = context.read_dockerfile(&request.dockerfile).await?;
+        let file = naru_build::parse(&text)?;
+        solve::Builder::new(Arc::clone(self), request, context, file, Teller(steps))
+            .run()
+            .await
+    }
+
+    pub(crate) fn builds_directory(&self) -> PathBuf {
+        self.options.data_root.join("builds")
+    }
+
+    /// Makes the directories of builds, without what builds of a daemon before this one were at.
+    pub(crate) fn clear_builds(&self) -> Result<()> {
+        let root = self.builds_directory();
+        naru_sys::file::remove_tree(&root.join("work"))?;
+        for name in ["work", "cache", "mounts"] {
+            naru_sys::file::make_directories(&root.join(name), 0o700)?;
+        }
+        Ok(())
+    }
+}
+
+impl From<naru_build::DockerfileError> for EngineError {
+    fn from(error: naru_build::DockerfileError) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}

@@ -1,0 +1,270 @@
+//! Building images: `POST /build` with the context as its body, and what builds keep.
+
+use super::containers::host_facts;
+use crate::error::{ApiError, ApiResult};
+use crate::request::{Call, parse_json};
+use crate::respond::{self, Answer, json_line};
+use crate::translate::resources;
+use bytes::Bytes;
+use futures_util::stream;
+use naru_docker_wire::types::{ErrorDetail, HostConfig, ProgressLine};
+use naru_engine::content::ContentError;
+use naru_engine::oci::{Platform, Reference};
+use naru_engine::registry::Credentials;
+use naru_engine::{BuildRequest, BuildStep, EngineError};
+use serde_json::json;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Steps in flight; output waits for a slow client.
+const STEPS_MAX: usize = 64;
+
+/// `POST /build`.
+pub async fn build(call: Call) -> ApiResult<Answer> {
+    let request = build_request(&call)?;
+    let is_quiet = call.query.flag("q");
+    let context = crate::upload::chunks(call.body);
+    let (steps, told) = mpsc::channel(STEPS_MAX);
+    let engine = call.engine;
+    let work = tokio::spawn(async move {
+        Box::pin(engine.build_image(request, context, steps))
+            .await
+            .map(drop)
+    });
+    let mut telling = Telling {
+        told,
+        waiting: VecDeque::new(),
+        work: Some(Work(work)),
+        is_quiet,
+    };
+    // What fails before the first step has a status of its own.
+    match telling.told.recv().await {
+        Some(step) => telling.waiting.extend(lines(step, is_quiet)),
+        None => {
+            if let Some(Err(error)) = telling.outcome().await {
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(respond::stream(respond::JSON, stream::unfold(telling, next_line)))
+}
+
+/// `POST /build/prune`.
+pub async fn prune(call: Call) -> ApiResult<Answer> {
+    let (keys, bytes) = call.engine.prune_builds().await?;
+    Ok(respond::ok(
+        &json!({ "CachesDeleted": keys, "SpaceReclaimed": bytes }),
+    ))
+}
+
+/// The task of a build; ended with the answer it is for.
+struct Work(JoinHandle<Result<(), EngineError>>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Telling {
+    told: mpsc::Receiver<BuildStep>,
+    waiting: VecDeque<Bytes>,
+    work: Option<Work>,
+    is_quiet: bool,
+}
+
+impl Telling {
+    /// `None` when it was taken before.
+    async fn outcome(&mut self) -> Option<Result<(), EngineError>> {
+        let mut work = self.work.take()?;
+        let outcome = (&mut work.0).await;
+        Some(
+            outcome.unwrap_or_else(|error| {
+                Err(EngineError::system(format!("the build did not finish: {error}")))
+            }),
+        )
+    }
+}
+
+async fn next_line(mut telling: Telling) -> Option<(io::Result<Bytes>, Telling)> {
+    loop {
+        if let Some(line) = telling.waiting.pop_front() {
+            return Some((Ok(line), telling));
+        }
+        if let Some(step) = telling.told.recv().await {
+            let is_quiet = telling.is_quiet;
+            telling.waiting.extend(lines(step, is_quiet));
+            continue;
+        }
+        match telling.outcome().await? {
+            Ok(()) => return None,
+            Err(error) => telling.waiting.push_back(error_line(&error.message)),
+        }
+    }
+}
+
+fn error_line(message: &str) -> Bytes {
+    json_line(&ProgressLine {
+        error_detail: Some(ErrorDetail {
+            code: 1,
+            message: message.to_owned(),
+        }),
+        error: Some(message.to_owned()),
+        ..ProgressLine::default()
+    })
+}
+
+fn said(text: impl Into<String>) -> Bytes {
+    json_line(&json!({ "stream": text.into() }))
+}
+
+/// A step in Docker's words, each line an object.
+fn lines(step: BuildStep, is_quiet: bool) -> Vec<Bytes> {
+    if is_quiet {
+        return match step {
+            BuildStep::Built { id, .. } => vec![said(format!("{id}\n"))],
+            _ => Vec::new(),
+        };
+    }
+    match step {
+        BuildStep::Begun { number, total, text } => {
+            vec![said(format!("Step {number}/{total} : {text}")), said("\n")]
+        }
+        BuildStep::Cached(_) => vec![said(" ---> Using cache\n")],
+        BuildStep::Running(container) => vec![said(format!(" ---> Running in {container}\n"))],
+        BuildStep::Removed(container) => vec![said(format!("Removing intermediate container {container}\n"))],
+        BuildStep::Made(image) => vec![said(format!(" ---> {image}\n"))],
+        BuildStep::Output(bytes) => vec![said(String::from_utf8_lossy(&bytes))],
+        BuildStep::Note(text) => vec![said(text)],
+        BuildStep::Built { id, names } => {
+            let mut all = vec![
+                json_line(&json!({ "aux": { "ID": id.to_string() } })),
+                said(format!("Successfully built {}\n", id.short())),
+            ];
+            all.extend(
+                names
+                    .iter()
+                    .map(|name| said(format!("Successfully tagged {name}\n"))),
+            );
+            all
+        }
+    }
+}
+
+fn build_request(call: &Call) -> ApiResult<BuildRequest> {
+    let query = &call.query;
+    let text = |key: &str| query.non_empty(key).map(str::to_owned);
+    if query.non_empty("version") == Some("2") {
+        return Err(ApiError::not_supported(
+            "building over a session",
+            "set DOCKER_BUILDKIT=0, or use a client that sends the context as the body",
+        ));
+    }
+    for (key, what, why) in [
+        (
+            "remote",
+            "a context that the engine fetches itself",
+            "send it as the body",
+        ),
+        (
+            "outputs",
+            "another output than an image",
+            "use `docker save` or `docker cp`",
+        ),
+    ] {
+        if query
+            .non_empty(key)
+            .is_some_and(|value| value != "client-session")
+        {
+            return Err(ApiError::not_supported(what, why));
+        }
+    }
+    if query.flag("squash") {
+        return Err(ApiError::not_supported(
+            "squashing layers",
+            "use several stages and COPY --from",
+        ));
+    }
+    let names = query
+        .all("t")
+        .filter(|name| !name.is_empty())
+        .map(check_name)
+        .collect::<ApiResult<Vec<_>>>()?;
+    let host = host_config(call)?;
+    Ok(BuildRequest {
+        dockerfile: text("dockerfile").unwrap_or_default(),
+        names,
+        arguments: json_parameter(call, "buildargs")?,
+        labels: json_parameter(call, "labels")?,
+        target: text("target"),
+        no_cache: query.flag("nocache"),
+        pull: query.flag("pull"),
+        network: text("networkmode"),
+        extra_hosts: query
+            .all("extrahosts")
+            .filter(|host| !host.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        resources: resources::limits(&host, host_facts(), &mut Vec::new())?,
+        shm_bytes: u64::try_from(host.shm_size).ok().filter(|bytes| *bytes > 0),
+        rlimits: resources::rlimits(&host)?,
+        cgroup_parent: text("cgroupparent"),
+        platform: query
+            .non_empty("platform")
+            .map(|text| {
+                Platform::parse(text).ok_or_else(|| {
+                    ApiError::invalid(format!("\"{text}\": unknown operating system or architecture"))
+                })
+            })
+            .transpose()?,
+        credentials: match call.headers.get("x-registry-config") {
+            None => BTreeMap::new(),
+            Some(header) => {
+                let text = header
+                    .to_str()
+                    .map_err(|_| ApiError::invalid("invalid X-Registry-Config header: it is not ASCII"))?;
+                Credentials::decode_config(text).map_err(EngineError::from)?
+            }
+        },
+    })
+}
+
+fn check_name(name: &str) -> ApiResult<String> {
+    let reference = Reference::parse(name).map_err(|error| ApiError::invalid(error.to_string()))?;
+    if reference.digest().is_some() {
+        return Err(ContentError::TagWithDigest.into());
+    }
+    Ok(reference.or_latest().familiar())
+}
+
+fn json_parameter<T: serde::de::DeserializeOwned + Default>(call: &Call, key: &str) -> ApiResult<T> {
+    let Some(text) = call.query.non_empty(key) else {
+        return Ok(T::default());
+    };
+    let parsed: ApiResult<Option<T>> = parse_json(text.as_bytes());
+    let parsed =
+        parsed.map_err(|error| ApiError::invalid(format!("error reading {key}: {}", error.message)))?;
+    Ok(parsed.unwrap_or_default())
+}
+
+/// The limits of a build's containers, in the form that a container's come in.
+fn host_config(call: &Call) -> ApiResult<HostConfig> {
+    let number = |key: &str| call.integer(key).map(Option::unwrap_or_default);
+    let text = |key: &str| call.query.get(key).unwrap_or_default().to_owned();
+    let ulimits: serde_json::Value = json_parameter(call, "ulimits")?;
+    let value = json!({
+        "Memory": number("memory")?,
+        "MemorySwap": number("memswap")?,
+        "CpuShares": number("cpushares")?,
+        "CpuPeriod": number("cpuperiod")?,
+        "CpuQuota": number("cpuquota")?,
+        "CpusetCpus": text("cpusetcpus"),
+        "CpusetMems": text("cpusetmems"),
+        "ShmSize": number("shmsize")?,
+        "Ulimits": ulimits,
+    });
+    serde_json::from_value(value)
+        .map_err(|error| ApiError::invalid(format!("error reading ulimits: {error}")))
+}

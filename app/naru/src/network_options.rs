@@ -1,9 +1,9 @@
 //! The daemon's options for networks and names, with dockerd's words.
 
 use naru_engine::NetworkDefaults;
-use naru_engine::network::{Subnet, SubnetPool};
+use naru_engine::network::{Ipv6Request, Subnet, Subnet6, SubnetPool};
 use serde::Deserialize;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// An IPv4 packet of the smallest size that every host takes (RFC 791), and the largest there is.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65535;
@@ -40,6 +40,18 @@ pub struct NetworkArguments {
     /// Whether what leaves the default bridge takes the host's address [default: true]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     ip_masq: Option<bool>,
+    /// Whether the default bridge has IPv6 [default: false]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    ipv6: Option<bool>,
+    /// The default bridge's own IPv6 address with its prefix length, fd00:17::1/64
+    #[arg(long)]
+    bip6: Option<String>,
+    /// The IPv6 subnet of the default bridge, or the part of --bip6 from which addresses are given out
+    #[arg(long)]
+    fixed_cidr_v6: Option<String>,
+    /// Whether IPv6 is translated, published and kept apart by rules, as IPv4 is [default: true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    ip6tables: Option<bool>,
 }
 
 /// The same in the configuration file.
@@ -56,6 +68,10 @@ pub struct NetworkConfig {
     pub mtu: Option<u32>,
     pub icc: Option<bool>,
     pub ip_masq: Option<bool>,
+    pub ipv6: Option<bool>,
+    pub bip6: Option<String>,
+    pub fixed_cidr_v6: Option<String>,
+    pub ip6tables: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,6 +94,10 @@ pub fn take(all: &mut serde_json::Map<String, serde_json::Value>) -> serde_json:
         "mtu",
         "icc",
         "ip-masq",
+        "ipv6",
+        "bip6",
+        "fixed-cidr-v6",
+        "ip6tables",
     ];
     let taken = own
         .into_iter()
@@ -103,7 +123,14 @@ pub fn resolve(arguments: NetworkArguments, file: NetworkConfig) -> Result<Netwo
     if let Some(mtu) = mtu.filter(|mtu| !MTU_RANGE.contains(mtu)) {
         return Err(format!("invalid --mtu {mtu}: expected 68 to 65535"));
     }
+    let ipv6 = plan_ipv6(
+        arguments.ipv6.or(file.ipv6).unwrap_or(false),
+        arguments.bip6.or(file.bip6),
+        arguments.fixed_cidr_v6.or(file.fixed_cidr_v6),
+    )?;
     Ok(NetworkDefaults {
+        ipv6,
+        rules_ipv6: arguments.ip6tables.or(file.ip6tables).unwrap_or(true),
         dns: given(arguments.dns, file.dns)
             .iter()
             .map(|text| parse_server(text))
@@ -132,15 +159,62 @@ pub fn resolve(arguments: NetworkArguments, file: NetworkConfig) -> Result<Netwo
     })
 }
 
+/// The default bridge's IPv6 side.
+fn plan_ipv6(
+    is_wanted: bool,
+    bip6: Option<String>,
+    fixed_cidr: Option<String>,
+) -> Result<Option<Ipv6Request>, String> {
+    if !is_wanted {
+        return match bip6.map(|_| "--bip6").or(fixed_cidr.map(|_| "--fixed-cidr-v6")) {
+            Some(option) => Err(format!("{option} needs --ipv6")),
+            None => Ok(None),
+        };
+    }
+    let range = fixed_cidr
+        .map(|text| {
+            text.parse::<Subnet6>()
+                .map_err(|error| format!("--fixed-cidr-v6: {error}"))
+        })
+        .transpose()?;
+    let Some(text) = bip6 else {
+        return Ok(Some(Ipv6Request {
+            subnet: range,
+            ..Ipv6Request::default()
+        }));
+    };
+    let wrong =
+        || format!("invalid --bip6 {text:?}: expected an address and prefix length such as fd00:17::1/64");
+    let (address, length) = text.split_once('/').ok_or_else(wrong)?;
+    let gateway: Ipv6Addr = address.parse().map_err(|_| wrong())?;
+    let length = length.parse().map_err(|_| wrong())?;
+    let subnet = Subnet6::containing(gateway, length);
+    // Read again, since not every range can be a network's.
+    let subnet: Subnet6 = subnet.to_string().parse().map_err(|_| wrong())?;
+    if subnet.network == gateway {
+        return Err(wrong());
+    }
+    let request = Ipv6Request {
+        subnet: Some(subnet),
+        gateway: Some(gateway),
+        range,
+        reserved: Vec::new(),
+    };
+    request
+        .decide(subnet)
+        .map_err(|error| format!("--fixed-cidr-v6: {error}"))?;
+    Ok(Some(request))
+}
+
 fn parse_server(text: &str) -> Result<IpAddr, String> {
     text.parse()
         .map_err(|_| format!("invalid --dns {text:?}: {text} is not an ip address"))
 }
 
-fn parse_address(option: &str, text: Option<String>) -> Result<Option<Ipv4Addr>, String> {
+fn parse_address<A: std::str::FromStr>(option: &str, text: Option<String>) -> Result<Option<A>, String> {
     text.map(|text| {
         text.parse()
-            .map_err(|_| format!("invalid {option} {text:?}: expected an IPv4 address"))
+            .map_err(|_| format!("invalid {option} {text:?}: expected an address"))
     })
     .transpose()
 }
@@ -192,6 +266,36 @@ mod tests {
             "base=10.10.0.0/16,size=24,x=y",
         ] {
             assert!(parse_pool(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_ipv6_side_of_the_default_bridge_is_checked() {
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(plan_ipv6(false, None, None), Ok(None));
+        assert_eq!(plan_ipv6(true, None, None), Ok(Some(Ipv6Request::default())));
+        let bridge = plan_ipv6(true, text("fd00:17::9/64"), text("fd00:17::5:0/112"))
+            .unwrap()
+            .unwrap();
+        assert_eq!(bridge.gateway.unwrap().to_string(), "fd00:17::9");
+        assert!(
+            plan_ipv6(false, None, text("fd00::/64"))
+                .unwrap_err()
+                .contains("needs --ipv6")
+        );
+        for (bip6, fixed) in [
+            (Some("fd00::/64"), None),
+            (Some("10.0.0.1/8"), None),
+            (Some("fd00::1"), None),
+            (Some("fe80::1/64"), None),
+            (Some("fd00::1/64"), Some("fd01::/80")),
+            (None, Some("fd00::1/64")),
+        ] {
+            let bip6 = bip6.map(str::to_owned);
+            assert!(
+                plan_ipv6(true, bip6.clone(), fixed.map(str::to_owned)).is_err(),
+                "{bip6:?}"
+            );
         }
     }
 

@@ -113,6 +113,8 @@ impl Engine {
             allows_between: defaults.allows_between,
             masquerades: defaults.masquerades,
             pools: defaults.pools.clone(),
+            ipv6: defaults.ipv6.clone(),
+            rules_ipv6: defaults.rules_ipv6,
             bridges: networks.bridges(),
         })
         .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;

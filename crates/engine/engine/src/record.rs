@@ -2,6 +2,7 @@
 
 use crate::spec::{ContainerPort, ContainerSpec};
 use naru_base::{ContainerId, Digest, Timestamp};
+use naru_network::Endpoint6;
 use naru_runtime::plan::MappedRoot;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
@@ -191,12 +192,23 @@ pub struct EndpointRecord {
     pub mac_address: String,
     /// The interface's name on the host.
     pub host_interface: String,
+    /// On a network with IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Endpoint6>,
+}
+
+impl EndpointRecord {
+    /// IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let ipv6 = self.ipv6.map(|ipv6| IpAddr::V6(ipv6.address));
+        [IpAddr::V4(self.address)].into_iter().chain(ipv6)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
     pub container_port: ContainerPort,
-    /// `0.0.0.0` for every address.
+    /// `0.0.0.0` or `::` for every address of that family.
     pub host_ip: IpAddr,
     pub host_port: u16,
 }

@@ -115,6 +115,7 @@ pub struct AttachmentSpec {
     /// The network's name, or as the creator wrote it if there was none of that name yet.
     pub network: String,
     pub ipv4_address: Option<std::net::Ipv4Addr>,
+    pub ipv6_address: Option<std::net::Ipv6Addr>,
     /// Further addresses, for that link alone.
     pub link_local: Vec<std::net::Ipv4Addr>,
     pub mac_address: Option<String>,

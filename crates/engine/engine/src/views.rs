@@ -240,6 +240,7 @@ pub struct NetworkView {
     pub driver: String,
     pub subnet: Option<String>,
     pub gateway: Option<String>,
+    pub ipv6: Option<naru_network::Ipv6Options>,
     /// The bridge's name on the host.
     pub interface: Option<String>,
     /// Container id, name, endpoint.
@@ -259,7 +260,7 @@ pub struct NetworkDefaults {
     /// `--host-gateway-ip`: what `host-gateway` means; `None` for the default bridge's own address.
     pub host_gateway: Option<std::net::Ipv4Addr>,
     /// `--ip`: where ports are published that name no address of the host; `None` for every address.
-    pub publish_on: Option<std::net::Ipv4Addr>,
+    pub publish_on: Option<std::net::IpAddr>,
     /// `--fixed-cidr`, `--mtu`, `--icc`, `--ip-masq`: of the default bridge.
     pub range: Option<naru_network::Subnet>,
     pub mtu: Option<u32>,
@@ -267,6 +268,10 @@ pub struct NetworkDefaults {
     pub masquerades: bool,
     /// `--default-address-pool`.
     pub pools: Vec<naru_network::SubnetPool>,
+    /// `--ipv6`, `--bip6`, `--fixed-cidr-v6`: of the default bridge; `None` for no IPv6 there.
+    pub ipv6: Option<naru_network::Ipv6Request>,
+    /// `--ip6tables`.
+    pub rules_ipv6: bool,
 }
 
 impl Default for NetworkDefaults {
@@ -282,6 +287,8 @@ impl Default for NetworkDefaults {
             allows_between: true,
             masquerades: true,
             pools: naru_network::SubnetPool::defaults(),
+            ipv6: None,
+            rules_ipv6: true,
         }
     }
 }

@@ -158,7 +158,7 @@ impl AddressPool {
             .chain(first..after)
             .find(|bits| self.is_usable(*bits) && !self.used.contains(bits) && !self.reserved.contains(bits))
             .ok_or(NetworkError::AddressesExhausted {
-                subnet: self.range.network,
+                subnet: self.range.network.into(),
                 prefix_length: self.range.prefix_length,
             })?;
         self.last = found;
@@ -176,18 +176,14 @@ impl AddressPool {
     pub fn take(&mut self, address: Ipv4Addr) -> Result<()> {
         let bits = address.to_bits();
         if !self.is_usable(bits) {
-            let Subnet {
-                network: subnet,
-                prefix_length,
-            } = self.subnet;
             return Err(NetworkError::AddressOutside {
-                address,
-                subnet,
-                prefix_length,
+                address: address.into(),
+                subnet: self.subnet.network.into(),
+                prefix_length: self.subnet.prefix_length,
             });
         }
         if self.reserved.contains(&bits) || !self.used.insert(bits) {
-            return Err(NetworkError::AddressInUse(address));
+            return Err(NetworkError::AddressInUse(address.into()));
         }
         Ok(())
     }

@@ -9,22 +9,21 @@ use crate::links::{
     IFLA_NUM_TX_QUEUES, RTM_NEWADDR, RTM_NEWLINK, UP, delete_link, link_message, write_address,
     write_default_route,
 };
-use crate::{BRIDGE_PORTS_MAX, Endpoint, Network, Published, lock};
+use crate::links6::{
+    self, OwnAddress, write_address6, write_default_route6, write_own_address, write_own_address_of,
+};
+use crate::{BRIDGE_PORTS_MAX, Endpoint, Endpoint6, Network, Published, lock};
 use naru_base::ContainerId;
 use naru_sys::netlink::{self, Batch, FLAG_CREATE, FLAG_EXCLUSIVE};
 use rustix::io::Errno;
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
-const IFLA_AF_SPEC: u16 = 26;
-const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
-/// `IN6_ADDR_GEN_MODE_NONE`.
-const ADDRESS_MODE_NONE: u8 = 1;
 const VETH_INFO_PEER: u16 = 1;
 /// What the bridge's end of a veth is called; nothing else on a bridge of ours is.
 const INTERFACE_PREFIX: &str = "nv";
@@ -42,6 +41,8 @@ pub struct Place<'a> {
     pub mac_address: Option<[u8; 6]>,
     /// `None` takes the next free one.
     pub address: Option<Ipv4Addr>,
+    /// The same on a network with IPv6.
+    pub ipv6_address: Option<Ipv6Addr>,
     /// Further addresses, for this link alone.
     pub link_local: &'a [Ipv4Addr],
     /// The container's default route goes through it.
@@ -54,6 +55,7 @@ impl Default for Place<'_> {
             interface: FIRST_INTERFACE,
             mac_address: None,
             address: None,
+            ipv6_address: None,
             link_local: &[],
             is_gateway: true,
         }
@@ -90,6 +92,9 @@ impl Network {
         place: &Place<'_>,
     ) -> Result<Endpoint> {
         let address = bridge.allocate(place.address)?;
+        let ipv6 = bridge.allocate6(place.ipv6_address).inspect_err(|_| {
+            lock(&bridge.addresses).release(address);
+        })?;
         let endpoint = Endpoint {
             bridge: bridge.name().to_owned(),
             interface: place.interface.to_owned(),
@@ -98,9 +103,16 @@ impl Network {
             gateway: bridge.gateway(),
             mac_address: place.mac_address.unwrap_or_else(|| mac_of(address)),
             host_interface: self.interface_name(container),
+            ipv6,
         };
         let attached = self.make_veth(bridge, &endpoint, netns).and_then(|()| {
-            configure_inside(&endpoint, place, route_socket, self.has_ipv6).inspect_err(|_| {
+            let enabled = match endpoint.ipv6 {
+                Some(_) => links6::enable_inside(netns, &endpoint.interface),
+                None => Ok(()),
+            };
+            let configured =
+                enabled.and_then(|()| configure_inside(&endpoint, place, route_socket, self.has_ipv6));
+            configured.inspect_err(|_| {
                 // Slow (it waits for RCU), but this is the failing path only.
                 let _ = delete_link(lock(&self.route).as_fd(), &endpoint.host_interface);
             })
@@ -113,7 +125,7 @@ impl Network {
                 Ok(endpoint)
             }
             Err(error) => {
-                lock(&bridge.addresses).release(address);
+                bridge.release(&endpoint);
                 Err(error)
             }
         }
@@ -122,7 +134,7 @@ impl Network {
     /// Gives the address back. The interface goes with the container's network namespace.
     pub fn detach(&self, endpoint: &Endpoint) {
         if let Some(bridge) = self.find_bridge(&endpoint.bridge) {
-            lock(&bridge.addresses).release(endpoint.address);
+            bridge.release(endpoint);
         }
     }
 
@@ -152,11 +164,25 @@ impl Network {
         }
     }
 
+    /// The same for IPv6.
+    pub fn change_default_route6(
+        &self,
+        route_socket: BorrowedFd<'_>,
+        endpoint: Option<&Endpoint>,
+    ) -> Result<()> {
+        let gateway =
+            endpoint.and_then(|endpoint| Some((endpoint.ipv6?.gateway, endpoint.interface.as_str())));
+        match links6::replace_default_route6(route_socket, gateway) {
+            Err(refusal) if gateway.is_none() && refusal.errno == Errno::SRCH => Ok(()),
+            result => result.map_err(refused("change a container's IPv6 default route")),
+        }
+    }
+
     /// Takes note of a container that has been running since before [`Network::open`].
     pub fn reserve(&self, container: &ContainerId, endpoint: &Endpoint) {
         let restored = self
             .find_bridge(&endpoint.bridge)
-            .map(|bridge| lock(&bridge.addresses).restore(endpoint.address));
+            .map(|bridge| bridge.restore(endpoint));
         if let Some(Err(error)) = restored {
             tracing::warn!(container = container.short(), %error, "cannot reserve a running container's address");
         }
@@ -220,7 +246,8 @@ impl Network {
             !bridge.options.allows_between,
         );
         if self.has_ipv6 {
-            write_no_ipv6(&mut batch);
+            // A port of a bridge needs no address, and none of the work that comes with one.
+            write_own_address(&mut batch, OwnAddress::None);
         }
         batch.begin(RTM_NEWLINK, 0, &link_message(0, UP));
         batch.attribute_text(IFLA_IFNAME, &endpoint.host_interface);
@@ -257,6 +284,37 @@ impl Bridge {
             None => addresses.allocate(),
         }
     }
+
+    /// `None` on a network without IPv6.
+    fn allocate6(&self, wanted: Option<Ipv6Addr>) -> Result<Option<Endpoint6>> {
+        let (Some(options), Some(addresses)) = (&self.options.ipv6, &self.addresses6) else {
+            return Ok(None);
+        };
+        let mut addresses = lock(addresses);
+        let address = match wanted {
+            Some(address) => addresses.take(address).map(|()| address)?,
+            None => addresses.allocate()?,
+        };
+        Ok(Some(Endpoint6 {
+            address,
+            prefix_length: options.subnet.prefix_length,
+            gateway: options.gateway,
+        }))
+    }
+
+    fn release(&self, endpoint: &Endpoint) {
+        lock(&self.addresses).release(endpoint.address);
+        if let (Some(addresses), Some(ipv6)) = (&self.addresses6, &endpoint.ipv6) {
+            lock(addresses).release(ipv6.address);
+        }
+    }
+
+    fn restore(&self, endpoint: &Endpoint) -> Result<()> {
+        if let (Some(addresses), Some(ipv6)) = (&self.addresses6, &endpoint.ipv6) {
+            lock(addresses).restore(ipv6.address)?;
+        }
+        lock(&self.addresses).restore(endpoint.address)
+    }
 }
 
 /// One queue each way: a veth would get one a CPU, each an object of its own to make and to take down, and a packet
@@ -284,16 +342,6 @@ fn write_port(batch: &mut Batch, interface: &str, is_isolated: bool) {
     }
     batch.end_nested(data);
     batch.end_nested(info);
-}
-
-/// No IPv6 address of its own for an interface on a network that has no IPv6 (CVE-2024-32473), and none of the work that
-/// comes with one: routers asked for, groups joined, duplicates looked for. Before the interface is up.
-fn write_no_ipv6(batch: &mut Batch) {
-    let families = batch.begin_nested(IFLA_AF_SPEC);
-    let family = batch.begin_nested(libc::AF_INET6 as u16);
-    batch.attribute(IFLA_INET6_ADDR_GEN_MODE, &[ADDRESS_MODE_NONE]);
-    batch.end_nested(family);
-    batch.end_nested(families);
 }
 
 /// Addresses, up and default route in one batch; a route needs an interface that is up.
@@ -327,12 +375,24 @@ fn configure_inside(
         );
     }
     if has_ipv6 {
-        batch.begin(RTM_NEWLINK, 0, &link_message(index, 0));
-        write_no_ipv6(&mut batch);
+        // None for an interface on a network that has no IPv6 (CVE-2024-32473), and none of the work that comes with it:
+        // routers asked for, groups joined, duplicates looked for. Before the interface is up.
+        let mode = if endpoint.ipv6.is_some() {
+            OwnAddress::LinkLocal
+        } else {
+            OwnAddress::None
+        };
+        write_own_address_of(&mut batch, index, mode);
     }
     batch.begin(RTM_NEWLINK, 0, &link_message(index, UP));
     if place.is_gateway {
         write_default_route(&mut batch, index, endpoint.gateway);
+    }
+    if let Some(ipv6) = &endpoint.ipv6 {
+        write_address6(&mut batch, flags, index, ipv6.address, ipv6.prefix_length);
+        if place.is_gateway {
+            write_default_route6(&mut batch, flags, index, ipv6.gateway);
+        }
     }
     batch.acknowledge();
     netlink::exchange(route_socket, batch).map_err(refused(what()))

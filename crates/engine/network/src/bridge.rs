@@ -4,17 +4,20 @@
 //! namespace's own file until the bridge has its address, so that several engines on a host never meet.
 
 use crate::address::{AddressPool, Subnet, choose_subnet, mac_of, mask};
+use crate::address6::{AddressPool6, Ipv6Options, Ipv6Request, Subnet6};
 use crate::error::{NetworkError, Result, refused};
 use crate::links::{
     self, IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, InterfaceAddress, RTM_DELADDR,
     RTM_NEWADDR, RTM_NEWLINK, UP, link_message, write_address,
 };
+use crate::links6::{self, InterfaceAddress6, write_address6, write_address6_removal};
 use crate::{INTERFACE_NAME_BYTES_MAX, Network, NetworkOptions, lock, sysctl};
 use naru_sys::netlink::{self, Batch, FLAG_CREATE, FLAG_EXCLUSIVE, FLAG_REPLACE};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,6 +44,9 @@ pub struct BridgeOptions {
     pub allows_between: bool,
     /// Whether what leaves takes the host's address (`enable_ip_masquerade`).
     pub masquerades: bool,
+    /// Its IPv6 side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Options>,
 }
 
 /// One network of an engine.
@@ -49,6 +55,7 @@ pub struct Bridge {
     pub(crate) options: BridgeOptions,
     pub(crate) index: u32,
     pub(crate) addresses: Mutex<AddressPool>,
+    pub(crate) addresses6: Option<Mutex<AddressPool6>>,
 }
 
 impl Bridge {
@@ -67,6 +74,14 @@ impl Bridge {
     pub fn subnet(&self) -> Subnet {
         self.options.subnet
     }
+
+    pub fn subnet6(&self) -> Option<Subnet6> {
+        self.options.ipv6.as_ref().map(|ipv6| ipv6.subnet)
+    }
+
+    pub fn has_ipv6(&self) -> bool {
+        self.options.ipv6.is_some()
+    }
 }
 
 /// A network to be made, with what its creator left open.
@@ -83,6 +98,7 @@ pub struct BridgeRequest {
     pub is_internal: bool,
     pub allows_between: bool,
     pub masquerades: bool,
+    pub ipv6: Option<Ipv6Request>,
 }
 
 impl Network {
@@ -95,8 +111,15 @@ impl Network {
         commit: impl FnOnce(&BridgeOptions) -> std::result::Result<(), E>,
     ) -> std::result::Result<Arc<Bridge>, E> {
         check_name(&request.name)?;
+        if request.ipv6.is_some() && !self.has_ipv6 {
+            return Err(NetworkError::NoIpv6(format!("bridge {}", request.name)).into());
+        }
         let _choosing = lock_namespace()?;
-        let options = self.decide(request, taken)?;
+        let mut options = self.decide(request, taken)?;
+        if let Some(wanted) = &request.ipv6 {
+            options.ipv6 = Some(self.decide6(wanted)?);
+            sysctl::forward_ipv6()?;
+        }
         commit(&options)?;
         let made = {
             let route = lock(&self.route);
@@ -118,7 +141,7 @@ impl Network {
         let own: Vec<Subnet> = lock(&self.bridges).iter().map(|bridge| bridge.subnet()).collect();
         let subnet = if let Some(subnet) = request.subnet {
             if own.iter().chain(taken).any(|other| other.overlaps(subnet)) {
-                return Err(NetworkError::SubnetOverlaps(subnet));
+                return Err(NetworkError::SubnetOverlaps(subnet.to_string()));
             }
             check_host_addresses(route.as_fd(), subnet)?;
             subnet
@@ -131,6 +154,29 @@ impl Network {
             })?
         };
         decide_addresses(request, subnet)
+    }
+
+    fn decide6(&self, request: &Ipv6Request) -> Result<Ipv6Options> {
+        let own: Vec<Subnet6> = lock(&self.bridges)
+            .iter()
+            .filter_map(|bridge| bridge.subnet6())
+            .collect();
+        let found = links6::list_addresses6(lock(&self.route).as_fd())?;
+        let Some(subnet) = request.subnet else {
+            return request.decide(choose_unique_local(&own, &found));
+        };
+        if own.iter().any(|other| other.overlaps(subnet)) {
+            return Err(NetworkError::SubnetOverlaps(subnet.to_string()));
+        }
+        let meets =
+            |found: &&InterfaceAddress6| !found.address.is_loopback() && found.subnet().overlaps(subnet);
+        if let Some(found) = found.iter().find(meets) {
+            return Err(NetworkError::SubnetOfHost {
+                subnet: subnet.to_string(),
+                address: found.address.into(),
+            });
+        }
+        request.decide(subnet)
     }
 
     /// Takes a bridge that exists into the rules and the list.
@@ -172,9 +218,9 @@ impl Network {
 
 /// Gateway, range and reserved addresses, checked against the subnet.
 fn decide_addresses(request: &BridgeRequest, subnet: Subnet) -> Result<BridgeOptions> {
-    let outside = |address| NetworkError::AddressOutside {
-        address,
-        subnet: subnet.network,
+    let outside = |address: Ipv4Addr| NetworkError::AddressOutside {
+        address: address.into(),
+        subnet: subnet.network.into(),
         prefix_length: subnet.prefix_length,
     };
     if let Some(range) = request.range
@@ -204,6 +250,7 @@ fn decide_addresses(request: &BridgeRequest, subnet: Subnet) -> Result<BridgeOpt
         is_internal: request.is_internal,
         allows_between: request.allows_between,
         masquerades: request.masquerades,
+        ipv6: None,
     })
 }
 
@@ -225,8 +272,8 @@ fn check_host_addresses(route: BorrowedFd<'_>, subnet: Subnet) -> Result<()> {
     };
     match links::list_addresses(route)?.iter().find(|found| meets(found)) {
         Some(found) => Err(NetworkError::SubnetOfHost {
-            subnet,
-            address: found.address,
+            subnet: subnet.to_string(),
+            address: found.address.into(),
         }),
         None => Ok(()),
     }
@@ -235,9 +282,13 @@ fn check_host_addresses(route: BorrowedFd<'_>, subnet: Subnet) -> Result<()> {
 fn new_bridge(options: BridgeOptions, index: u32) -> Bridge {
     let pool = AddressPool::new(options.subnet, options.gateway, options.range, &options.reserved);
     Bridge {
+        addresses: Mutex::new(pool),
+        addresses6: options
+            .ipv6
+            .as_ref()
+            .map(|ipv6| Mutex::new(AddressPool6::new(ipv6))),
         options,
         index,
-        addresses: Mutex::new(pool),
     }
 }
 
@@ -269,9 +320,10 @@ pub fn open_default(route: BorrowedFd<'_>, options: &NetworkOptions) -> Result<B
             is_internal: false,
             allows_between: options.allows_between,
             masquerades: options.masquerades,
+            ipv6: decide_default6(route, options)?,
         },
     )?;
-    write_state(&options.state_file, gateway, prefix_length)?;
+    write_state(&options.state_file, gateway, prefix_length, bridge.subnet6())?;
     Ok(bridge)
 }
 
@@ -312,7 +364,7 @@ fn prepare_bridge(route: BorrowedFd<'_>, index: u32, options: &BridgeOptions) ->
         subnet,
         ..
     } = options;
-    harden_bridge(name)?;
+    harden_bridge(options)?;
     let mut batch = Batch::new();
     for other in links::list_addresses(route)?
         .iter()
@@ -339,6 +391,7 @@ fn prepare_bridge(route: BorrowedFd<'_>, index: u32, options: &BridgeOptions) ->
         subnet.prefix_length,
     );
     batch.begin(RTM_NEWLINK, 0, &link_message(index, UP));
+    write_ipv6(&mut batch, route, index, options)?;
     batch.acknowledge();
     netlink::exchange(route, batch).map_err(refused(format!(
         "give bridge {name} the address {gateway}/{}",
@@ -349,7 +402,12 @@ fn prepare_bridge(route: BorrowedFd<'_>, index: u32, options: &BridgeOptions) ->
 /// No IPv6 on a bridge that has no IPv6 network (CVE-2024-32473) and none to be announced by a container
 /// (CVE-2020-13401). The host's 127.0.0.1 may reach published ports through this one interface; what comes back the
 /// other way is stopped by the guard chain (CVE-2020-8558).
-fn harden_bridge(bridge: &str) -> Result<()> {
+fn harden_bridge(options: &BridgeOptions) -> Result<()> {
+    let bridge = &options.name;
+    if options.ipv6.is_some() {
+        links6::enable(bridge)?;
+        return sysctl::write(&format!("net/ipv4/conf/{bridge}/route_localnet"), "1");
+    }
     for (name, value) in [("accept_ra", "0"), ("disable_ipv6", "1")] {
         let name = format!("net/ipv6/conf/{bridge}/{name}");
         // A kernel without IPv6 has no such file.
@@ -358,6 +416,60 @@ fn harden_bridge(bridge: &str) -> Result<()> {
         }
     }
     sysctl::write(&format!("net/ipv4/conf/{bridge}/route_localnet"), "1")
+}
+
+/// Exactly one IPv6 address on a bridge of a network that has IPv6, beside the link-local one.
+fn write_ipv6(batch: &mut Batch, route: BorrowedFd<'_>, index: u32, options: &BridgeOptions) -> Result<()> {
+    let Some(ipv6) = &options.ipv6 else {
+        return Ok(());
+    };
+    let (gateway, prefix_length) = (ipv6.gateway, ipv6.subnet.prefix_length);
+    let present = links6::list_addresses6(route)?;
+    for other in present.iter().filter(|found| found.index == index) {
+        if (other.address, other.prefix_length) != (gateway, prefix_length) {
+            write_address6_removal(batch, index, other.address, other.prefix_length);
+        }
+    }
+    write_address6(batch, FLAG_CREATE | FLAG_REPLACE, index, gateway, prefix_length);
+    Ok(())
+}
+
+/// A subnet that neither a network nor the host has.
+fn choose_unique_local(own: &[Subnet6], found: &[InterfaceAddress6]) -> Subnet6 {
+    loop {
+        let subnet = Subnet6::unique_local(RandomState::new().hash_one(()));
+        let is_taken = own.iter().any(|other| other.overlaps(subnet))
+            || found.iter().any(|address| address.subnet().overlaps(subnet));
+        if !is_taken {
+            return subnet;
+        }
+    }
+}
+
+/// The default bridge's IPv6 side: what was asked for; else what it has had before.
+fn decide_default6(route: BorrowedFd<'_>, options: &NetworkOptions) -> Result<Option<Ipv6Options>> {
+    let Some(wanted) = &options.ipv6 else {
+        return Ok(None);
+    };
+    if !sysctl::path("net/ipv6").exists() {
+        return Err(NetworkError::NoIpv6("--ipv6".to_owned()));
+    }
+    let own: Vec<Subnet6> = options
+        .bridges
+        .iter()
+        .filter_map(|bridge| Some(bridge.ipv6.as_ref()?.subnet))
+        .collect();
+    let subnet = match wanted.subnet {
+        Some(subnet) => match own.iter().find(|other| other.overlaps(subnet)) {
+            Some(_) => return Err(NetworkError::SubnetOverlaps(subnet.to_string())),
+            None => subnet,
+        },
+        None => match read_state(&options.state_file).and_then(|state| state.ipv6) {
+            Some(remembered) => remembered,
+            None => choose_unique_local(&own, &links6::list_addresses6(route)?),
+        },
+    };
+    wanted.decide(subnet).map(Some)
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -419,12 +531,13 @@ fn lock_namespace() -> Result<File> {
 fn choose_default_address(route: BorrowedFd<'_>, options: &NetworkOptions) -> Result<(Ipv4Addr, u8)> {
     let mut taken = links::list_routes(route)?;
     taken.extend(options.bridges.iter().map(|bridge| bridge.subnet));
-    let remembered = read_state(&options.state_file).filter(|(address, length)| {
+    let remembered = read_state(&options.state_file).filter(|state| {
         !taken
             .iter()
-            .any(|other| other.overlaps(Subnet::containing(*address, *length)))
+            .any(|other| other.overlaps(Subnet::containing(state.address, state.prefix_length)))
     });
     remembered
+        .map(|state| (state.address, state.prefix_length))
         .or_else(|| {
             let subnet = choose_subnet(&options.pools, &taken)?;
             Some((first_host(subnet, subnet), subnet.prefix_length))
@@ -434,20 +547,41 @@ fn choose_default_address(route: BorrowedFd<'_>, options: &NetworkOptions) -> Re
         })
 }
 
-fn read_state(path: &Path) -> Option<(Ipv4Addr, u8)> {
+/// What the state file tells, in the order in which it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    address: Ipv4Addr,
+    prefix_length: u8,
+    ipv6: Option<Subnet6>,
+}
+
+fn read_state(path: &Path) -> Option<State> {
     let text = std::fs::read_to_string(path).ok()?;
-    let (address, prefix_length): (Ipv4Addr, u8) = serde_json::from_str(&text).ok()?;
-    (8..=30)
-        .contains(&prefix_length)
-        .then_some((address, prefix_length))
+    let values: Vec<serde_json::Value> = serde_json::from_str(&text).ok()?;
+    let state = State {
+        address: values.first()?.as_str()?.parse().ok()?,
+        prefix_length: u8::try_from(values.get(1)?.as_u64()?).ok()?,
+        ipv6: values.get(2).and_then(|value| value.as_str()?.parse().ok()),
+    };
+    (8..=30).contains(&state.prefix_length).then_some(state)
 }
 
 /// Lost or torn, the file costs only that another range may be chosen when no bridge is there any more.
-fn write_state(path: &Path, address: Ipv4Addr, prefix_length: u8) -> Result<()> {
-    if read_state(path) == Some((address, prefix_length)) {
+fn write_state(path: &Path, address: Ipv4Addr, prefix_length: u8, ipv6: Option<Subnet6>) -> Result<()> {
+    let known = read_state(path);
+    let state = State {
+        address,
+        prefix_length,
+        // An engine that is started without IPv6 once has its old range when it is started with it again.
+        ipv6: ipv6.or(known.and_then(|known| known.ipv6)),
+    };
+    if known == Some(state) {
         return Ok(());
     }
-    let text = serde_json::json!([address, prefix_length]).to_string();
+    let text = match state.ipv6 {
+        Some(ipv6) => serde_json::json!([address, prefix_length, ipv6.to_string()]).to_string(),
+        None => serde_json::json!([address, prefix_length]).to_string(),
+    };
     let new = path.with_extension("new");
     let write = || -> io::Result<()> {
         std::fs::write(&new, text)?;

@@ -16,11 +16,11 @@ const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 
-/// Forgets the UDP connections to these ports of the host.
-pub fn forget_udp(netfilter: BorrowedFd<'_>, ports: &[u16]) -> Result<(), Refusal> {
+/// Forgets the UDP connections to these ports of the host, of a family (`AF_INET` or `AF_INET6`).
+pub fn forget_udp(netfilter: BorrowedFd<'_>, family: libc::c_int, ports: &[u16]) -> Result<(), Refusal> {
     let mut tuples: Vec<Vec<u8>> = Vec::new();
     let mut request = Batch::new();
-    request.begin(GET, FLAG_DUMP, &[libc::AF_INET as u8, 0, 0, 0]);
+    request.begin(GET, FLAG_DUMP, &[family as u8, 0, 0, 0]);
     netlink::dump(netfilter, request, |message| {
         if let Some(tuple) = message.attributes(FIXED_BYTES).get(CTA_TUPLE_ORIG)
             && is_udp_to(Attributes(tuple), ports)
@@ -30,7 +30,7 @@ pub fn forget_udp(netfilter: BorrowedFd<'_>, ports: &[u16]) -> Result<(), Refusa
     })?;
     for tuple in tuples {
         let mut batch = Batch::new();
-        batch.begin(DELETE, 0, &[libc::AF_INET as u8, 0, 0, 0]);
+        batch.begin(DELETE, 0, &[family as u8, 0, 0, 0]);
         batch.acknowledge();
         let nested = batch.begin_nested(CTA_TUPLE_ORIG);
         batch.raw(&tuple);

@@ -1,10 +1,9 @@
 //! What can go wrong, in Docker's words where Docker has any.
 
 use crate::Protocol;
-use crate::address::Subnet;
 use naru_base::ErrorKind;
 use naru_sys::netlink::Refusal;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 pub type Result<T> = std::result::Result<T, NetworkError>;
@@ -20,46 +19,46 @@ pub enum NetworkError {
         source: std::io::Error,
     },
     /// Another container has the port. `container` is what is known of it: its id or the start of it.
-    #[error("Bind for {host_ip}:{port} failed: port is already allocated")]
+    #[error("Bind for {} failed: port is already allocated", SocketAddr::new(*.host_ip, *.port))]
     PortAllocated {
-        host_ip: Ipv4Addr,
+        host_ip: IpAddr,
         port: u16,
         protocol: Protocol,
         container: String,
     },
     /// A process of the host has the port, or the address is not the host's.
-    #[error("listen {protocol}4 {host_ip}:{port}: bind: {reason}")]
+    #[error("listen {protocol}{} {}: bind: {reason}", family(*.host_ip), SocketAddr::new(*.host_ip, *.port))]
     PortInUse {
-        host_ip: Ipv4Addr,
+        host_ip: IpAddr,
         port: u16,
         protocol: Protocol,
         reason: String,
     },
     #[error("no port of {first} to {last} is free on {host_ip} for {protocol}")]
     NoPortFree {
-        host_ip: Ipv4Addr,
+        host_ip: IpAddr,
         protocol: Protocol,
         first: u16,
         last: u16,
     },
     #[error("invalid port request: {0}")]
     InvalidPort(String),
-    #[error("no available IPv4 addresses on this network's address pool: {subnet}/{prefix_length}")]
-    AddressesExhausted { subnet: Ipv4Addr, prefix_length: u8 },
+    #[error("no available IPv{} addresses on this network's address pool: {subnet}/{prefix_length}", family(*.subnet))]
+    AddressesExhausted { subnet: IpAddr, prefix_length: u8 },
     #[error("Address already in use: {0}")]
-    AddressInUse(Ipv4Addr),
+    AddressInUse(IpAddr),
     #[error("Pool overlaps with other one on this address space: {0}")]
-    SubnetOverlaps(Subnet),
+    SubnetOverlaps(String),
     #[error(
         "{subnet} overlaps the host's own address {address}: its neighbours could not be reached any more"
     )]
-    SubnetOfHost { subnet: Subnet, address: Ipv4Addr },
+    SubnetOfHost { subnet: String, address: IpAddr },
     #[error("an interface {0} exists already on the host; choose another com.docker.network.bridge.name")]
     InterfaceExists(String),
     #[error("address {address} does not belong to {subnet}/{prefix_length} or is reserved there")]
     AddressOutside {
-        address: Ipv4Addr,
-        subnet: Ipv4Addr,
+        address: IpAddr,
+        subnet: IpAddr,
         prefix_length: u8,
     },
     #[error("bridge {bridge} is full: a bridge takes {max} containers", max = crate::BRIDGE_PORTS_MAX)]
@@ -70,8 +69,10 @@ pub enum NetworkError {
     NoFreeSubnet { bridge: String },
     #[error("invalid network option: {0}")]
     InvalidOption(String),
-    #[error("{0}: IPv6 is not supported yet")]
-    Ipv6NotSupported(String),
+    #[error("cannot publish on {0}: {1}")]
+    CannotPublish(IpAddr, &'static str),
+    #[error("{0} needs IPv6, which this host's kernel does not have")]
+    NoIpv6(String),
 }
 
 impl NetworkError {
@@ -80,7 +81,7 @@ impl NetworkError {
             Self::InvalidPort(_) | Self::InvalidOption(_) | Self::AddressOutside { .. } => {
                 ErrorKind::InvalidParameter
             }
-            Self::Ipv6NotSupported(_) => ErrorKind::NotImplemented,
+            Self::CannotPublish(..) | Self::NoIpv6(_) => ErrorKind::NotImplemented,
             Self::BridgeFull { .. } | Self::AddressesExhausted { .. } => ErrorKind::Unavailable,
             Self::AddressInUse(_) | Self::SubnetOverlaps(_) | Self::SubnetOfHost { .. } => {
                 ErrorKind::Forbidden
@@ -103,6 +104,10 @@ impl NetworkError {
             Self::PortAllocated { .. } | Self::PortInUse { .. } | Self::NoPortFree { .. }
         )
     }
+}
+
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 4 } else { 6 }
 }
 
 /// Names the step that the kernel refused.

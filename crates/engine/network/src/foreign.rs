@@ -6,11 +6,12 @@
 //! `iptables-nft` writes them, so that the host's tools go on printing the table. What they let through still meets
 //! Naru's own forward chain.
 
+use crate::bridge::Bridge;
 use crate::error::{Result, refused};
 use crate::nftables::{
-    ACCEPT, DELETE_RULE, Expressions, FAMILY_INET, FAMILY_IPV4, FIXED_BYTES, GET_CHAIN, GET_RULE,
-    META_IIFNAME, META_OIFNAME, NEW_RULE, REGISTER, Transaction, decode_comment, encode_comment, handle,
-    list,
+    ACCEPT, DELETE_RULE, Expressions, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, FIXED_BYTES, GET_CHAIN,
+    GET_RULE, META_IIFNAME, META_OIFNAME, NEW_RULE, REGISTER, Transaction, decode_comment, encode_comment,
+    handle, list,
 };
 use crate::{Network, lock};
 use naru_sys::netlink::{FLAG_CREATE, Refusal};
@@ -35,11 +36,22 @@ const FORWARD: ForeignChain = ForeignChain {
     table: "filter",
     chain: "FORWARD",
 };
+const DOCKER_USER6: ForeignChain = ForeignChain {
+    family: FAMILY_IPV6,
+    ..DOCKER_USER
+};
+const FORWARD6: ForeignChain = ForeignChain {
+    family: FAMILY_IPV6,
+    ..FORWARD
+};
 const FIREWALLD: ForeignChain = ForeignChain {
     family: FAMILY_INET,
     table: "firewalld",
     chain: "filter_FORWARD",
 };
+
+/// Wherever a rule of ours may be.
+const ALL: [ForeignChain; 5] = [DOCKER_USER, FORWARD, DOCKER_USER6, FORWARD6, FIREWALLD];
 
 /// One of our rules found in a foreign chain.
 struct Found {
@@ -75,24 +87,26 @@ impl Network {
 
     fn plan_foreign(&self, nft: BorrowedFd<'_>) -> std::result::Result<Transaction, Refusal> {
         let chains = list_foreign_chains(nft)?;
-        let filter = [DOCKER_USER, FORWARD]
+        let first_of = |places: [ForeignChain; 2]| places.into_iter().find(|place| chains.contains(place));
+        let wanted: Vec<_> = first_of([DOCKER_USER, FORWARD])
             .into_iter()
-            .find(|place| chains.contains(place));
-        let wanted: Vec<_> = filter
-            .into_iter()
+            .chain(first_of([DOCKER_USER6, FORWARD6]))
             .chain(chains.contains(&FIREWALLD).then_some(FIREWALLD))
             .collect();
         let found = self.find_foreign_rules(nft, &chains)?;
         let bridges = self.bridges();
+        let belongs = |place: ForeignChain, bridge: &Bridge| place.family != FAMILY_IPV6 || bridge.has_ipv6();
         let mut transaction = Transaction::new();
         for rule in &found {
-            let has_bridge = bridges.iter().any(|bridge| bridge.name() == rule.bridge);
+            let has_bridge = bridges
+                .iter()
+                .any(|bridge| bridge.name() == rule.bridge && belongs(rule.place, bridge));
             if rule.key.is_none() || !wanted.contains(&rule.place) || !has_bridge {
                 delete_rule(&mut transaction, rule);
             }
         }
         for place in wanted {
-            for bridge in &bridges {
+            for bridge in bridges.iter().filter(|bridge| belongs(place, bridge)) {
                 for key in [META_OIFNAME, META_IIFNAME] {
                     let is_wanted = |rule: &Found| {
                         rule.place == place && rule.key == Some(key) && rule.bridge == bridge.name()
@@ -198,10 +212,10 @@ fn delete_rule(transaction: &mut Transaction, rule: &Found) {
 
 fn list_foreign_chains(nft: BorrowedFd<'_>) -> std::result::Result<Vec<ForeignChain>, Refusal> {
     let mut chains = Vec::new();
-    for family in [FAMILY_IPV4, FAMILY_INET] {
+    for family in [FAMILY_IPV4, FAMILY_IPV6, FAMILY_INET] {
         list(nft, family, GET_CHAIN, &[], |message| {
             let attributes = message.attributes(FIXED_BYTES);
-            chains.extend([DOCKER_USER, FORWARD, FIREWALLD].into_iter().find(|place| {
+            chains.extend(ALL.into_iter().find(|place| {
                 place.family == family
                     && attributes.text(1) == Some(place.table)
                     && attributes.text(3) == Some(place.chain)

@@ -114,7 +114,7 @@ pub fn resolv_conf_of_resolver(
 }
 
 /// The line that a container's `hosts` file has for one of its own addresses, without its end.
-pub fn own_hosts_line(address: Ipv4Addr, hostname: &str, domainname: &str) -> String {
+pub fn own_hosts_line(address: IpAddr, hostname: &str, domainname: &str) -> String {
     let names = if domainname.is_empty() {
         hostname.to_owned()
     } else {
@@ -128,7 +128,7 @@ pub fn own_hosts_line(address: Ipv4Addr, hostname: &str, domainname: &str) -> St
 /// The container's `hosts` file. `extra_hosts` are `name:address` as `--add-host` gives them (`name=address` too); the
 /// address `host-gateway` stands for the bridge's own.
 pub fn hosts_file(
-    addresses: &[Ipv4Addr],
+    addresses: &[IpAddr],
     hostname: &str,
     domainname: &str,
     extra_hosts: &[String],
@@ -239,7 +239,7 @@ mod tests {
         let extra = ["db:10.1.2.3", "host.docker.internal:host-gateway", "six:::1"].map(str::to_owned);
         let gateway = Ipv4Addr::new(172, 17, 0, 1);
         let text = hosts_file(
-            &[Ipv4Addr::new(172, 17, 0, 2)],
+            &[Ipv4Addr::new(172, 17, 0, 2).into()],
             "web",
             "example.org",
             &extra,

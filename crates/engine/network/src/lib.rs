@@ -18,6 +18,7 @@
 //! namespace [`Network::open`] was called in.
 
 mod address;
+mod address6;
 mod attach;
 mod bridge;
 mod conntrack;
@@ -25,6 +26,7 @@ mod error;
 mod foreign;
 mod hosts;
 mod links;
+mod links6;
 mod nftables;
 mod ports;
 mod publish;
@@ -34,6 +36,7 @@ mod sysctl;
 mod watch;
 
 pub use address::{Subnet, SubnetPool, choose_subnet};
+pub use address6::{Ipv6Options, Ipv6Request, Subnet6};
 pub use attach::{FIRST_INTERFACE, Place};
 pub use bridge::{Bridge, BridgeOptions, BridgeRequest};
 pub use error::{NetworkError, Result};
@@ -46,7 +49,7 @@ use ports::PortTable;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -77,6 +80,10 @@ pub struct NetworkOptions {
     pub masquerades: bool,
     /// `--default-address-pool`: where networks without a subnet of their own take one.
     pub pools: Vec<SubnetPool>,
+    /// `--ipv6`: what the default bridge's IPv6 side is to be; `None` for none.
+    pub ipv6: Option<Ipv6Request>,
+    /// `--ip6tables`: whether IPv6 is translated, published and kept apart by rules.
+    pub rules_ipv6: bool,
     /// The other networks, as they were made.
     pub bridges: Vec<BridgeOptions>,
 }
@@ -94,6 +101,8 @@ impl NetworkOptions {
             allows_between: true,
             masquerades: true,
             pools: SubnetPool::defaults(),
+            ipv6: None,
+            rules_ipv6: true,
             bridges: Vec::new(),
         }
     }
@@ -134,6 +143,30 @@ pub struct Endpoint {
     pub mac_address: [u8; 6],
     /// The name of the veth's end on the host.
     pub host_interface: String,
+    /// On a network with IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Endpoint6>,
+}
+
+/// The IPv6 side of a container's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint6 {
+    pub address: Ipv6Addr,
+    pub prefix_length: u8,
+    pub gateway: Ipv6Addr,
+}
+
+/// Where published ports lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub ipv4: Ipv4Addr,
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl From<Ipv4Addr> for Target {
+    fn from(ipv4: Ipv4Addr) -> Self {
+        Self { ipv4, ipv6: None }
+    }
 }
 
 impl Endpoint {
@@ -164,8 +197,9 @@ impl fmt::Display for Protocol {
 pub struct PublishRequest {
     pub container_port: u16,
     pub protocol: Protocol,
-    /// `None` or `0.0.0.0`: every IPv4 address of the host.
-    pub host_ip: Option<Ipv4Addr>,
+    /// `None`: every address of the host, of the families that the container has. `0.0.0.0` and `::`: every address of
+    /// that family.
+    pub host_ip: Option<IpAddr>,
     /// First and last host port to choose from; `None`: an ephemeral one. Equal: exactly that one.
     pub host_ports: Option<(u16, u16)>,
 }
@@ -175,8 +209,8 @@ pub struct PublishRequest {
 pub struct Published {
     pub container_port: u16,
     pub protocol: Protocol,
-    /// `None` for every IPv4 address of the host.
-    pub host_ip: Option<Ipv4Addr>,
+    /// `0.0.0.0` or `::` for every address of the host of that family.
+    pub host_ip: IpAddr,
     pub host_port: u16,
 }
 
@@ -184,7 +218,7 @@ pub struct Published {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishedEntry {
     pub published: Published,
-    pub container_address: Ipv4Addr,
+    pub container_address: IpAddr,
     /// The element's comment: the container's name and the start of its id.
     pub comment: String,
 }
@@ -205,6 +239,9 @@ impl Network {
             }
         }
         sysctl::write("net/ipv4/ip_forward", "1")?;
+        if bridges.iter().any(|bridge| bridge.has_ipv6()) {
+            sysctl::forward_ipv6()?;
+        }
         let network = Self {
             default,
             bridges: Mutex::new(bridges),

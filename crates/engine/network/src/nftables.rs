@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 
 pub const FAMILY_INET: u8 = 1;
 pub const FAMILY_IPV4: u8 = 2;
+pub const FAMILY_IPV6: u8 = 10;
 
 pub const NEW_TABLE: u16 = 0;
 pub const DELETE_TABLE: u16 = 2;
@@ -34,6 +35,9 @@ pub const FIXED_BYTES: usize = 4;
 pub const REGISTER: u32 = 1;
 pub const REGISTER_SECOND: u32 = 9;
 pub const REGISTER_THIRD: u32 = 10;
+/// The first 4 bytes after a 16-byte address in register 1, and after one in register 9.
+pub const REGISTER_AFTER_ADDRESS6: u32 = 12;
+pub const REGISTER_AFTER_SECOND6: u32 = 13;
 /// The second 16-byte register.
 pub const REGISTER_WIDE_SECOND: u32 = 2;
 const REGISTER_VERDICT: u32 = 0;
@@ -200,12 +204,16 @@ impl Expressions<'_> {
         self.meta(key, REGISTER).differs(&padded_name(name))
     }
 
-    /// The IPv4 source (offset 12) or destination (offset 16) is in a range.
-    pub fn address_within(&mut self, offset: u32, network: [u8; 4], prefix_length: u8) -> &mut Self {
-        let mask = crate::address::mask(prefix_length).to_be_bytes();
-        self.payload(NETWORK_HEADER, offset, 4, REGISTER)
-            .masked(&mask)
-            .equals(&network)
+    /// The address at this offset of the network header is in a range. The address's length tells the family.
+    pub fn address_within(&mut self, offset: u32, network: &[u8], prefix_length: u8) -> &mut Self {
+        let mut mask = [0_u8; 16];
+        for (at, byte) in mask[..network.len()].iter_mut().enumerate() {
+            let ones = u32::from(prefix_length).saturating_sub(at as u32 * 8).min(8);
+            *byte = (0xff00_u32 >> ones) as u8;
+        }
+        self.payload(NETWORK_HEADER, offset, network.len() as u32, REGISTER)
+            .masked(&mask[..network.len()])
+            .equals(network)
     }
 
     /// Any of these bits of a conntrack field is set.
@@ -266,13 +274,18 @@ impl Expressions<'_> {
         self
     }
 
-    /// Rewrites the destination to the address in register 1 and the port in register 9.
-    pub fn destination_nat(&mut self) -> &mut Self {
+    /// Rewrites the destination to the address in register 1 and the port in the register after it.
+    pub fn destination_nat(&mut self, family: u8) -> &mut Self {
+        let port = if family == FAMILY_IPV6 {
+            REGISTER_AFTER_ADDRESS6
+        } else {
+            REGISTER_SECOND
+        };
         self.expression("nat", |batch| {
             batch.attribute_be32(1, 1);
-            batch.attribute_be32(2, u32::from(FAMILY_IPV4));
+            batch.attribute_be32(2, u32::from(family));
             batch.attribute_be32(3, REGISTER);
-            batch.attribute_be32(5, REGISTER_SECOND);
+            batch.attribute_be32(5, port);
         });
         self
     }

@@ -1,33 +1,40 @@
 //! Publishing ports: reserve, one nftables transaction, hold.
 
 use crate::error::{NetworkError, Result, refused};
-use crate::nftables::{DELETE_TABLE, FAMILY_IPV4, Transaction};
-use crate::ruleset::{self, Layout};
-use crate::{Network, Protocol, PublishRequest, Published, PublishedEntry, conntrack, lock};
+use crate::nftables::Transaction;
+use crate::ports::host_addresses;
+use crate::ruleset::{self, Family, Layout};
+use crate::{Network, Protocol, PublishRequest, Published, PublishedEntry, Target, conntrack, lock};
 use naru_base::ContainerId;
 use naru_sys::netlink::Refusal;
 use rustix::io::Errno;
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 impl Network {
-    /// Publishes ports of a container; all or none.
+    /// Publishes ports of a container; all or none. One that names no address of the host is published on every address
+    /// of the families that the container has.
     pub fn publish(
         &self,
         container: &ContainerId,
         name: &str,
-        address: Ipv4Addr,
+        target: Target,
         requests: &[PublishRequest],
     ) -> Result<Vec<Published>> {
-        let published = self.take_ports(container, requests)?;
+        // Without rules for IPv6 nothing can lead there.
+        let ipv6 = target.ipv6.filter(|_| self.options.rules_ipv6);
+        let published = self.take_ports(container, requests, ipv6.is_some())?;
         let comment = format!("{} {}", shorten(name), container.short());
         let entries: Vec<_> = published
             .iter()
             .map(|port| PublishedEntry {
                 published: *port,
-                container_address: address,
+                container_address: match (port.host_ip, ipv6) {
+                    (IpAddr::V6(_), Some(address)) => IpAddr::V6(address),
+                    _ => IpAddr::V4(target.ipv4),
+                },
                 comment: comment.clone(),
             })
             .collect();
@@ -50,16 +57,18 @@ impl Network {
 
     /// Senders that never pause go to the container that has the port now. Failing leaves them where they went before.
     fn forget_udp(&self, published: &[Published]) {
-        let ports: Vec<u16> = published
-            .iter()
-            .filter(|port| port.protocol == Protocol::Udp)
-            .map(|port| port.host_port)
-            .collect();
-        if ports.is_empty() {
-            return;
-        }
-        if let Err(error) = conntrack::forget_udp(lock(&self.nft).as_fd(), &ports) {
-            tracing::warn!(%error, "cannot forget tracked connections to published UDP ports");
+        for (family, is_ipv4) in [(libc::AF_INET, true), (libc::AF_INET6, false)] {
+            let ports: Vec<u16> = published
+                .iter()
+                .filter(|port| port.protocol == Protocol::Udp && port.host_ip.is_ipv4() == is_ipv4)
+                .map(|port| port.host_port)
+                .collect();
+            if ports.is_empty() {
+                continue;
+            }
+            if let Err(error) = conntrack::forget_udp(lock(&self.nft).as_fd(), family, &ports) {
+                tracing::warn!(%error, "cannot forget tracked connections to published UDP ports");
+            }
         }
     }
 
@@ -76,16 +85,32 @@ impl Network {
 
     /// The published ports as the kernel has them, in no particular order.
     pub fn list_published(&self) -> Result<Vec<PublishedEntry>> {
-        ruleset::list_elements(lock(&self.nft).as_fd(), &self.options.table)
-            .map_err(refused("list published ports"))
+        let mut entries = Vec::new();
+        for family in self.families() {
+            let listed = ruleset::list_elements(lock(&self.nft).as_fd(), family, &self.options.table);
+            match listed {
+                // There is none for IPv6 without a network that has it.
+                Err(refusal) if family == Family::Ipv6 && refusal.errno == Errno::NOENT => {}
+                listed => entries.extend(listed.map_err(refused("list published ports"))?),
+            }
+        }
+        Ok(entries)
     }
 
-    fn take_ports(&self, container: &ContainerId, requests: &[PublishRequest]) -> Result<Vec<Published>> {
+    fn take_ports(
+        &self,
+        container: &ContainerId,
+        requests: &[PublishRequest],
+        has_ipv6: bool,
+    ) -> Result<Vec<Published>> {
         let mut ports = lock(&self.ports);
         let mut taken = Vec::with_capacity(requests.len());
         for request in requests {
-            match ports.take(container.as_str(), request, self.ephemeral_ports) {
-                Ok(published) => taken.push(published),
+            let took = host_addresses(request, has_ipv6).and_then(|host_ips| {
+                ports.take(container.as_str(), request, &host_ips, self.ephemeral_ports)
+            });
+            match took {
+                Ok(published) => taken.extend(published),
                 Err(error) => {
                     for published in &taken {
                         ports.release(published);
@@ -120,7 +145,6 @@ impl Network {
                         protocol,
                         ..
                     } = entries[number - 1].published;
-                    let host_ip = host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
                     NetworkError::PortAllocated {
                         host_ip,
                         port: host_port,
@@ -177,19 +201,39 @@ impl Network {
             return Ok(());
         }
         let failed = || refused(format!("write nft table {table}"));
-        // What is in the kernel counts, not what is known here: another thread may be publishing just now.
-        let entries = if ruleset::is_table_present(nft.as_fd(), table).map_err(failed())? {
-            ruleset::list_elements(nft.as_fd(), table).map_err(failed())?
-        } else {
-            lock(&self.ports).entries()
-        };
         let bridges = self.bridges();
-        let layout = Layout {
-            table,
-            bridges: &bridges,
-        };
+        let ipv6: Vec<_> = bridges
+            .iter()
+            .filter(|bridge| bridge.has_ipv6())
+            .cloned()
+            .collect();
+        let wants_ipv6 = self.options.rules_ipv6 && !ipv6.is_empty();
+        let has_ipv6 = self.has_ipv6
+            && ruleset::is_any_table_present(nft.as_fd(), Family::Ipv6, table).map_err(failed())?;
         let mut transaction = Transaction::new();
-        ruleset::write_table(&mut transaction, &layout, &entries);
+        if has_ipv6 && !wants_ipv6 {
+            ruleset::remove_table(&mut transaction, Family::Ipv6, table);
+        }
+        for (family, bridges) in [(Family::Ipv4, &bridges), (Family::Ipv6, &ipv6)] {
+            if family == Family::Ipv6 && !wants_ipv6 {
+                continue;
+            }
+            // What is in the kernel counts, not what is known here: another thread may be publishing just now.
+            let entries = if ruleset::is_table_present(nft.as_fd(), family, table).map_err(failed())? {
+                ruleset::list_elements(nft.as_fd(), family, table).map_err(failed())?
+            } else {
+                let known = lock(&self.ports).entries().into_iter();
+                known
+                    .filter(|entry| Family::of(entry.published.host_ip) == family)
+                    .collect()
+            };
+            let layout = Layout {
+                family,
+                table,
+                bridges,
+            };
+            ruleset::write_table(&mut transaction, &layout, &entries);
+        }
         transaction.commit(nft.as_fd()).map_err(failed())
     }
 
@@ -199,10 +243,12 @@ impl Network {
         let failed = || refused(format!("read nft table {table}"));
         {
             let nft = lock(&self.nft);
-            if ruleset::is_any_table_present(nft.as_fd(), table).map_err(failed())? {
-                let mut ports = lock(&self.ports);
-                for entry in ruleset::list_elements(nft.as_fd(), table).map_err(failed())? {
-                    ports.restore(&entry);
+            for family in self.families() {
+                if ruleset::is_any_table_present(nft.as_fd(), family, table).map_err(failed())? {
+                    let mut ports = lock(&self.ports);
+                    for entry in ruleset::list_elements(nft.as_fd(), family, table).map_err(failed())? {
+                        ports.restore(&entry);
+                    }
                 }
             }
         }
@@ -212,20 +258,34 @@ impl Network {
     /// Writes the table anew if somebody removed it (`nft flush ruleset`).
     pub(crate) fn ensure_table(&self) -> Result<()> {
         let table = &self.options.table;
-        let is_present = ruleset::is_table_present(lock(&self.nft).as_fd(), table)
-            .map_err(refused(format!("read nft table {table}")))?;
-        if is_present { Ok(()) } else { self.write_table() }
+        let has_table = |family| {
+            ruleset::is_table_present(lock(&self.nft).as_fd(), family, table)
+                .map_err(refused(format!("read nft table {table}")))
+        };
+        let wants_ipv6 = self.options.rules_ipv6 && self.bridges().iter().any(|bridge| bridge.has_ipv6());
+        if has_table(Family::Ipv4)? && (!wants_ipv6 || has_table(Family::Ipv6)?) {
+            return Ok(());
+        }
+        self.write_table()
     }
 
     pub(crate) fn remove_table(&self) -> Result<()> {
-        let mut transaction = Transaction::new();
-        transaction
-            .message(FAMILY_IPV4, DELETE_TABLE, 0)
-            .attribute_text(1, &self.options.table);
-        match transaction.commit(lock(&self.nft).as_fd()) {
-            Err(refusal) if refusal.errno == Errno::NOENT => Ok(()),
-            result => result.map_err(refused(format!("remove nft table {}", self.options.table))),
+        let table = &self.options.table;
+        for family in self.families() {
+            let mut transaction = Transaction::new();
+            ruleset::remove_table(&mut transaction, family, table);
+            match transaction.commit(lock(&self.nft).as_fd()) {
+                Err(refusal) if refusal.errno == Errno::NOENT => {}
+                result => result.map_err(refused(format!("remove nft table {table}")))?,
+            }
         }
+        Ok(())
+    }
+
+    /// The families that rules may be there for.
+    fn families(&self) -> impl Iterator<Item = Family> + use<> {
+        let ipv6 = self.has_ipv6.then_some(Family::Ipv6);
+        [Family::Ipv4].into_iter().chain(ipv6)
     }
 }
 

@@ -21,6 +21,27 @@ pub fn write(name: &str, value: &str) -> Result<()> {
     std::fs::write(&path, value).map_err(failed("write"))
 }
 
+/// Has the host forward IPv6. A host that forwards no longer learns its own routes from routers, unless each interface
+/// that did so is told to go on (`accept_ra` 2).
+pub fn forward_ipv6() -> Result<()> {
+    let name = "net/ipv6/conf/all/forwarding";
+    if std::fs::read_to_string(path(name)).is_ok_and(|text| text.trim() == "1") {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path("net/ipv6/conf"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let setting = entry.path().join("accept_ra");
+        if std::fs::read_to_string(&setting).is_ok_and(|text| text.trim() == "1") {
+            // An interface that went away meanwhile learns nothing any more.
+            let _ = std::fs::write(&setting, "2");
+        }
+    }
+    write(name, "1")
+}
+
 /// First and last port to choose from when none is asked for.
 pub fn read_ephemeral_ports() -> (u16, u16) {
     // The kernel's own default, for a /proc that does not show it.

@@ -29,6 +29,7 @@ fn request(name: &str) -> BridgeRequest {
         is_internal: false,
         allows_between: true,
         masquerades: true,
+        ipv6: None,
     }
 }
 

@@ -169,7 +169,7 @@ fn only_published_ports_are_open_to_the_outside() {
     let network = host.open();
     let container = Container::attach(&network);
     let on_loopback = PublishRequest {
-        host_ip: Some(Ipv4Addr::LOCALHOST),
+        host_ip: Some(Ipv4Addr::LOCALHOST.into()),
         ..request(80, 8080)
     };
     host.publish(
@@ -291,7 +291,7 @@ fn a_port_wanted_by_many_at_once_goes_to_one() {
                     host.namespace.run(|| {
                         let requests = [request(80, 7000)];
                         network
-                            .publish(&container.id, "web", container.address(), &requests)
+                            .publish(&container.id, "web", container.address().into(), &requests)
                             .is_ok()
                     })
                 })
@@ -415,7 +415,7 @@ fn the_hosts_tools_print_what_naru_made() {
     let network = host.open();
     let container = Container::attach(&network);
     let on_address = PublishRequest {
-        host_ip: Some(Ipv4Addr::LOCALHOST),
+        host_ip: Some(Ipv4Addr::LOCALHOST.into()),
         ..request(80, 8081)
     };
     let requests = [request(80, 8080), on_address];
@@ -446,7 +446,12 @@ fn publishing_costs_the_same_at_any_count() {
             let began = Instant::now();
             published.extend(
                 network
-                    .publish(&container.id, "web", container.address(), &[request(80, port)])
+                    .publish(
+                        &container.id,
+                        "web",
+                        container.address().into(),
+                        &[request(80, port)],
+                    )
                     .unwrap(),
             );
             times.push(began.elapsed());

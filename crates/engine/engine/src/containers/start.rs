@@ -18,7 +18,6 @@ use naru_runtime::plan::{MappedRoot, RootfsPlan, StartFailure, StartFailureKind}
 use naru_sys::file;
 use oci_spec::runtime::LinuxNamespaceType;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -473,6 +472,7 @@ pub(crate) fn endpoint_record(endpoint: &Endpoint) -> EndpointRecord {
         gateway: endpoint.gateway,
         mac_address: endpoint.mac_text(),
         host_interface: endpoint.host_interface.clone(),
+        ipv6: endpoint.ipv6,
     }
 }
 
@@ -485,6 +485,7 @@ pub(crate) fn endpoint_of_record(record: &EndpointRecord) -> Endpoint {
         gateway: record.gateway,
         mac_address: parse_mac(&record.mac_address).unwrap_or_default(),
         host_interface: record.host_interface.clone(),
+        ipv6: record.ipv6,
     }
 }
 
@@ -497,7 +498,7 @@ pub(crate) fn published_record(port: &naru_network::Published) -> PublishedPort 
                 naru_network::Protocol::Udp => Protocol::Udp,
             },
         },
-        host_ip: IpAddr::V4(port.host_ip.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED)),
+        host_ip: port.host_ip,
         host_port: port.host_port,
     }
 }
@@ -507,10 +508,7 @@ pub(crate) fn published_of_record(port: &PublishedPort) -> naru_network::Publish
     naru_network::Published {
         container_port: port.container_port.port,
         protocol: network_protocol(port.container_port.protocol),
-        host_ip: match port.host_ip {
-            IpAddr::V4(address) if !address.is_unspecified() => Some(address),
-            _ => None,
-        },
+        host_ip: port.host_ip,
         host_port: port.host_port,
     }
 }

@@ -89,6 +89,7 @@ impl Engine {
             interface: &planned.interface,
             mac_address: planned.mac_address,
             address: planned.address,
+            ipv6_address: planned.ipv6_address,
             link_local: &planned.link_local,
             is_gateway: false,
         };
@@ -120,8 +121,21 @@ impl Engine {
         endpoints: &[EndpointRecord],
     ) -> Result<()> {
         let endpoint = way_out(record, endpoints).map(endpoint_of_record);
+        let route_socket = namespace.route_socket.as_fd();
         self.network
-            .change_default_route(namespace.route_socket.as_fd(), endpoint.as_ref())
+            .change_default_route(route_socket, endpoint.as_ref())
+            .map_err(network_error)?;
+        let ipv6: Vec<EndpointRecord> = endpoints
+            .iter()
+            .filter(|endpoint| endpoint.ipv6.is_some())
+            .cloned()
+            .collect();
+        if ipv6.is_empty() {
+            return Ok(());
+        }
+        let endpoint = way_out(record, &ipv6).map(endpoint_of_record);
+        self.network
+            .change_default_route6(route_socket, endpoint.as_ref())
             .map_err(network_error)
     }
 
@@ -448,7 +462,7 @@ impl Engine {
         self.unpublish(record, &published)?;
         match new {
             Some(endpoint) if published.is_empty() => self.publish(record, endpoint),
-            Some(endpoint) => self.publish_again(record, endpoint.address, &published),
+            Some(endpoint) => self.publish_again(record, endpoint, &published),
             None => Ok(Vec::new()),
         }
     }

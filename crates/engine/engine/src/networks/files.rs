@@ -11,7 +11,7 @@ use crate::record::{ContainerRecord, EndpointRecord};
 use crate::spec::NetworkMode;
 use naru_runtime::plan::MappedRoot;
 use naru_sys::file::FileError;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -77,7 +77,7 @@ impl Engine {
             }
             return Ok(hosts);
         }
-        let addresses: Vec<Ipv4Addr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
+        let addresses: Vec<IpAddr> = endpoints.iter().flat_map(EndpointRecord::addresses).collect();
         let mut hosts = naru_network::hosts_file(
             &addresses,
             &record.resolved.hostname,
@@ -162,7 +162,7 @@ pub fn update_hosts(
         return Ok(());
     };
     let lines = |endpoints: &[EndpointRecord]| -> Vec<String> {
-        let addresses = endpoints.iter().map(|endpoint| endpoint.address);
+        let addresses = endpoints.iter().flat_map(EndpointRecord::addresses);
         addresses
             .map(|address| {
                 naru_network::own_hosts_line(address, &record.resolved.hostname, &record.spec.domainname)

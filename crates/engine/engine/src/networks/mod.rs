@@ -241,6 +241,7 @@ impl Engine {
             driver: driver.to_owned(),
             subnet: None,
             gateway: None,
+            ipv6: None,
             interface: None,
             endpoints: Vec::new(),
             created_at,
@@ -250,6 +251,7 @@ impl Engine {
         let default = NetworkView {
             subnet: Some(bridge.subnet().to_string()),
             gateway: Some(bridge.gateway().to_string()),
+            ipv6: bridge.options().ipv6.clone(),
             interface: Some(bridge.name().to_owned()),
             endpoints: endpoints.remove(DEFAULT_NETWORK).unwrap_or_default(),
             ..plain(DEFAULT_NETWORK, "bridge")
@@ -261,6 +263,7 @@ impl Engine {
             driver: "bridge".to_owned(),
             subnet: Some(record.bridge.subnet.to_string()),
             gateway: Some(record.bridge.gateway.to_string()),
+            ipv6: record.bridge.ipv6.clone(),
             interface: Some(record.bridge.name.clone()),
             endpoints: endpoints.remove(record.name()).unwrap_or_default(),
             created_at: record.created_at,
@@ -313,6 +316,7 @@ impl Engine {
                 id: self.network_id(DEFAULT_NETWORK),
                 is_internal: false,
                 has_own_subnet: false,
+                has_own_subnet6: false,
                 interface_prefix: INTERFACE_PREFIX_DEFAULT.to_owned(),
                 bridge: Arc::clone(self.network.default_bridge()),
             });
@@ -336,6 +340,7 @@ impl Engine {
             id: record.id.to_string(),
             is_internal: record.bridge.is_internal,
             has_own_subnet: record.has_own_subnet(),
+            has_own_subnet6: record.has_own_subnet6(),
             interface_prefix: record
                 .option(request::INTERFACE_PREFIX)
                 .unwrap_or(INTERFACE_PREFIX_DEFAULT)
@@ -351,7 +356,7 @@ impl Engine {
     }
 
     /// Where a container's ports are published when it names no address of the host: the network's own choice.
-    pub(crate) fn host_binding(&self, network: &str) -> Option<std::net::Ipv4Addr> {
+    pub(crate) fn host_binding(&self, network: &str) -> Option<std::net::IpAddr> {
         let record = self.networks.by_name(network)?;
         record.option(request::HOST_BINDING)?.parse().ok()
     }

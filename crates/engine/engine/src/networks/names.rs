@@ -33,7 +33,7 @@ pub fn endpoint_names(record: &ContainerRecord, endpoint: &EndpointRecord) -> En
     EndpointNames {
         network_name: endpoint.network.clone(),
         names,
-        addresses: vec![IpAddr::V4(endpoint.address)],
+        addresses: endpoint.addresses().collect(),
     }
 }
 

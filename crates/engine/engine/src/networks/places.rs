@@ -5,7 +5,7 @@ use crate::record::{ContainerRecord, EndpointRecord};
 use crate::spec::{AttachmentSpec, NetworkMode};
 use naru_network::Bridge;
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 /// The name of the network that every engine has.
@@ -20,6 +20,7 @@ pub struct NetworkFacts {
     pub is_internal: bool,
     /// Containers may ask for addresses of their own only where the creator chose the range.
     pub has_own_subnet: bool,
+    pub has_own_subnet6: bool,
     pub interface_prefix: String,
     pub bridge: Arc<Bridge>,
 }
@@ -31,6 +32,7 @@ pub struct PlannedPlace {
     pub interface: String,
     pub mac_address: Option<[u8; 6]>,
     pub address: Option<Ipv4Addr>,
+    pub ipv6_address: Option<Ipv6Addr>,
     pub link_local: Vec<Ipv4Addr>,
 }
 
@@ -40,7 +42,9 @@ pub fn plan_place(
     attachment: &AttachmentSpec,
     endpoints: &[EndpointRecord],
 ) -> Result<PlannedPlace> {
-    if attachment.ipv4_address.is_some() && !network.has_own_subnet {
+    let is_without_range = (attachment.ipv4_address.is_some() && !network.has_own_subnet)
+        || (attachment.ipv6_address.is_some() && !network.has_own_subnet6);
+    if is_without_range {
         return Err(EngineError::invalid(format!(
             "invalid config for network {}: invalid endpoint settings:\nuser specified IP address is supported only \
              when connecting to networks with user configured subnets",
@@ -55,6 +59,7 @@ pub fn plan_place(
             .map(crate::containers::parse_mac)
             .transpose()?,
         address: attachment.ipv4_address,
+        ipv6_address: attachment.ipv6_address,
         link_local: attachment.link_local.clone(),
         network,
     })

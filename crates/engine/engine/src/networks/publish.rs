@@ -3,11 +3,10 @@
 use super::host_error;
 use crate::Engine;
 use crate::containers::{network_protocol, published_of_record, published_record};
-use crate::error::{EngineError, Result};
+use crate::error::Result;
 use crate::record::{ContainerRecord, EndpointRecord, PublishedPort};
-use naru_base::ErrorKind;
-use naru_network::{PublishRequest, Published};
-use std::net::{IpAddr, Ipv4Addr};
+use naru_network::{PublishRequest, Published, Target};
+use std::net::IpAddr;
 
 impl Engine {
     /// Publishes what the creator asked for, toward this endpoint.
@@ -19,34 +18,35 @@ impl Engine {
         let default = self
             .host_binding(&endpoint.network)
             .or(self.options.network.publish_on);
-        let requests = plan_requests(record, default)?;
-        self.publish_requests(record, endpoint.address, &requests)
+        let requests = plan_requests(record, default);
+        self.publish_requests(record, target_of(endpoint), &requests)
     }
 
-    /// Publishes the same ports of the host toward another address.
+    /// Publishes the same ports of the host toward another place, as far as that has the family of address.
     pub(crate) fn publish_again(
         &self,
         record: &ContainerRecord,
-        address: Ipv4Addr,
+        endpoint: &EndpointRecord,
         published: &[PublishedPort],
     ) -> Result<Vec<PublishedPort>> {
         let requests: Vec<PublishRequest> = published
             .iter()
             .map(published_of_record)
+            .filter(|port| port.host_ip.is_ipv4() || endpoint.ipv6.is_some())
             .map(|port| PublishRequest {
                 container_port: port.container_port,
                 protocol: port.protocol,
-                host_ip: port.host_ip,
+                host_ip: Some(port.host_ip),
                 host_ports: Some((port.host_port, port.host_port)),
             })
             .collect();
-        self.publish_requests(record, address, &requests)
+        self.publish_requests(record, target_of(endpoint), &requests)
     }
 
     fn publish_requests(
         &self,
         record: &ContainerRecord,
-        address: Ipv4Addr,
+        target: Target,
         requests: &[PublishRequest],
     ) -> Result<Vec<PublishedPort>> {
         if requests.is_empty() {
@@ -54,7 +54,7 @@ impl Engine {
         }
         let published = self
             .network
-            .publish(&record.id, &record.name, address, requests)
+            .publish(&record.id, &record.name, target, requests)
             .map_err(|error| {
                 host_error(
                     &error,
@@ -78,28 +78,26 @@ impl Engine {
     }
 }
 
+fn target_of(endpoint: &EndpointRecord) -> Target {
+    Target {
+        ipv4: endpoint.address,
+        ipv6: endpoint.ipv6.map(|ipv6| ipv6.address),
+    }
+}
+
 /// `default`: the address of the host for ports that name none.
-fn plan_requests(record: &ContainerRecord, default: Option<Ipv4Addr>) -> Result<Vec<PublishRequest>> {
-    let usable = |address: Option<Ipv4Addr>| address.filter(|address| !address.is_unspecified());
-    let mut requests = Vec::new();
-    for binding in &record.spec.ports {
-        let host_ip = match binding.host_ip {
-            None => default,
-            Some(IpAddr::V4(address)) => Some(address),
-            Some(IpAddr::V6(address)) => {
-                return Err(EngineError::new(
-                    ErrorKind::NotImplemented,
-                    format!("publishing on the IPv6 address {address} is not supported yet"),
-                ));
-            }
-        };
-        requests.push(PublishRequest {
+fn plan_requests(record: &ContainerRecord, default: Option<IpAddr>) -> Vec<PublishRequest> {
+    let mut requests: Vec<PublishRequest> = record
+        .spec
+        .ports
+        .iter()
+        .map(|binding| PublishRequest {
             container_port: binding.container_port.port,
             protocol: network_protocol(binding.container_port.protocol),
-            host_ip: usable(host_ip),
+            host_ip: binding.host_ip.or(default),
             host_ports: binding.host_ports.filter(|(first, _)| *first != 0),
-        });
-    }
+        })
+        .collect();
     if record.spec.publish_all {
         let is_bound = |port| {
             record
@@ -116,10 +114,10 @@ fn plan_requests(record: &ContainerRecord, default: Option<Ipv4Addr>) -> Result<
                 .map(|port| PublishRequest {
                     container_port: port.port,
                     protocol: network_protocol(port.protocol),
-                    host_ip: usable(default),
+                    host_ip: default,
                     host_ports: None,
                 }),
         );
     }
-    Ok(requests)
+    requests
 }

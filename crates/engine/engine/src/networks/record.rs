@@ -36,6 +36,12 @@ pub struct IpamPool {
     pub reserved: BTreeMap<String, String>,
 }
 
+impl IpamPool {
+    pub fn is_ipv6(&self) -> bool {
+        self.subnet.contains(':')
+    }
+}
+
 /// A network that exists, `<data-root>/networks/<id>.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRecord {
@@ -53,7 +59,14 @@ impl NetworkRecord {
 
     /// Containers may ask for addresses of their own only where the creator chose the range.
     pub fn has_own_subnet(&self) -> bool {
-        self.spec.pools.iter().any(|pool| !pool.subnet.is_empty())
+        self.spec
+            .pools
+            .iter()
+            .any(|pool| !pool.subnet.is_empty() && !pool.is_ipv6())
+    }
+
+    pub fn has_own_subnet6(&self) -> bool {
+        self.bridge.ipv6.is_some() && self.spec.pools.iter().any(IpamPool::is_ipv6)
     }
 
     pub fn option(&self, name: &str) -> Option<&str> {

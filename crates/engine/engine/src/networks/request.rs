@@ -3,8 +3,8 @@
 use super::record::{IpamPool, NetworkSpec};
 use crate::error::{EngineError, Result};
 use naru_base::{ErrorKind, NetworkId};
-use naru_network::{BridgeRequest, Subnet};
-use std::net::Ipv4Addr;
+use naru_network::{BridgeRequest, Ipv6Request, Subnet, Subnet6};
+use std::str::FromStr;
 
 /// Names that are taken in every engine.
 pub const PREDEFINED: [&str; 4] = ["bridge", "host", "none", "default"];
@@ -13,6 +13,7 @@ const ENABLE_ICC: &str = "com.docker.network.bridge.enable_icc";
 const ENABLE_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 pub const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 const GATEWAY_MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+const GATEWAY_MODE6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
 const MTU: &str = "com.docker.network.driver.mtu";
 pub const INTERFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
 /// An IPv4 packet of the smallest size that every host takes (RFC 791), and the largest there is.
@@ -24,16 +25,8 @@ const PREFIX_LENGTH_MAX: u8 = 30;
 pub fn plan_bridge(id: &NetworkId, spec: &NetworkSpec) -> Result<BridgeRequest> {
     check_name(&spec.name)?;
     check_drivers(spec)?;
-    let pool = match spec.pools.as_slice() {
-        [] => IpamPool::default(),
-        [pool] => pool.clone(),
-        _ => {
-            return Err(unsupported(
-                "a network with several subnets",
-                "name one IPv4 subnet",
-            ));
-        }
-    };
+    let (pools6, pools): (Vec<_>, Vec<_>) = spec.pools.iter().cloned().partition(IpamPool::is_ipv6);
+    let pool = only(pools)?;
     let option = |name: &str| {
         spec.options
             .get(name)
@@ -41,7 +34,7 @@ pub fn plan_bridge(id: &NetworkId, spec: &NetworkSpec) -> Result<BridgeRequest> 
             .filter(|text| !text.is_empty())
     };
     if let Some(text) = option(HOST_BINDING) {
-        parse_address("host binding", text)?;
+        parse_address::<std::net::IpAddr>("host binding", text)?;
     }
     let subnet = optional(&pool.subnet, parse_subnet)?;
     if subnet.is_none() && !(pool.range.is_empty() && pool.gateway.is_empty() && pool.reserved.is_empty()) {
@@ -68,6 +61,37 @@ pub fn plan_bridge(id: &NetworkId, spec: &NetworkSpec) -> Result<BridgeRequest> 
         is_internal: spec.is_internal,
         allows_between: flag(spec, ENABLE_ICC)?,
         masquerades: flag(spec, ENABLE_MASQUERADE)? && is_nat(option(GATEWAY_MODE))?,
+        ipv6: if spec.enable_ipv6 && is_nat(option(GATEWAY_MODE6))? {
+            Some(plan_ipv6(&only(pools6)?)?)
+        } else {
+            // As with Docker, which passes over an IPv6 subnet then.
+            None
+        },
+    })
+}
+
+fn only(pools: Vec<IpamPool>) -> Result<IpamPool> {
+    let mut pools = pools.into_iter();
+    match (pools.next(), pools.next()) {
+        (pool, None) => Ok(pool.unwrap_or_default()),
+        _ => Err(unsupported(
+            "a network with several subnets of one family",
+            "name one IPv4 subnet and one IPv6 subnet",
+        )),
+    }
+}
+
+fn plan_ipv6(pool: &IpamPool) -> Result<Ipv6Request> {
+    let parse_subnet6 = |text: &str| text.parse::<Subnet6>().map_err(super::network_error);
+    Ok(Ipv6Request {
+        subnet: optional(&pool.subnet, parse_subnet6)?,
+        gateway: optional(&pool.gateway, |text| parse_address("gateway", text))?,
+        range: optional(&pool.range, parse_subnet6)?,
+        reserved: pool
+            .reserved
+            .values()
+            .map(|text| parse_address("auxiliary", text))
+            .collect::<Result<_>>()?,
     })
 }
 
@@ -119,9 +143,6 @@ fn check_drivers(spec: &NetworkSpec) -> Result<()> {
             spec.ipam_driver
         )));
     }
-    if spec.enable_ipv6 {
-        return Err(unsupported("IPv6 on a network", "make it without --ipv6"));
-    }
     Ok(())
 }
 
@@ -144,7 +165,7 @@ fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Result<T>) -> Result<Opti
 }
 
 /// An address, with or without a prefix length.
-fn parse_address(what: &str, text: &str) -> Result<Ipv4Addr> {
+fn parse_address<A: FromStr>(what: &str, text: &str) -> Result<A> {
     let address = text.split('/').next().unwrap_or_default();
     address
         .parse()
@@ -178,6 +199,7 @@ fn is_nat(mode: Option<&str>) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     fn spec(name: &str) -> NetworkSpec {
         NetworkSpec {

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use naru_base::ContainerId;
-use naru_network::{Endpoint, Network, NetworkError, NetworkOptions, PublishRequest, Published};
+use naru_network::{Endpoint, Network, NetworkError, NetworkOptions, PublishRequest, Published, Target};
 use naru_sys::netlink;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use std::fs::File;
@@ -132,11 +132,11 @@ impl Host {
         network: &Network,
         id: &ContainerId,
         name: &str,
-        address: Ipv4Addr,
+        target: impl Into<Target> + Send,
         requests: &[PublishRequest],
     ) -> Result<Vec<Published>, NetworkError> {
         self.namespace
-            .run(|| network.publish(id, name, address, requests))
+            .run(|| network.publish(id, name, target.into(), requests))
     }
 
     pub fn open(&self) -> Network {

@@ -9,6 +9,7 @@ use crate::json::Value;
 use crate::output::{for_each_name, print_line};
 use crate::table::{self, Column};
 use crate::{Arguments, Session};
+use std::net::IpAddr;
 
 const CREATE_FLAGS: &[Flag] = &[
     long("attachable", Bool, "Enable manual container attachment"),
@@ -36,7 +37,8 @@ const CREATE_FLAGS: &[Flag] = &[
         "Address management driver (default \"default\")",
     ),
     long("ipam-opt", List("map"), "Set address management driver options"),
-    long("ipv6", Bool, "Enable IPv6 on the network"),
+    long("ipv4", Bool, "Enable or disable IPv4 address assignment"),
+    long("ipv6", Bool, "Enable or disable IPv6 address assignment"),
     long("label", List("list"), "Set metadata on the network"),
     flag("opt", 'o', List("map"), "Set driver specific options"),
     long("scope", Text("string"), "Control the network's scope"),
@@ -138,6 +140,7 @@ const COLUMNS: &[Column] = &[
     ("Name", "NAME"),
     ("Driver", "DRIVER"),
     ("Scope", "SCOPE"),
+    ("IPv4", "IPV4"),
     ("IPv6", "IPV6"),
     ("Internal", "INTERNAL"),
     ("Labels", "LABELS"),
@@ -169,10 +172,19 @@ fn list(session: &Session, arguments: &Arguments) -> Result<u8> {
             ("Name", network.get("Name").clone()),
             ("Driver", network.get("Driver").clone()),
             ("Scope", network.get("Scope").clone()),
+            // Engines before 28 do not say it, and know nothing else.
+            (
+                "IPv4",
+                Value::from(if network.entry("EnableIPv4").is_none() {
+                    "true".to_owned()
+                } else {
+                    network.get("EnableIPv4").is_true().to_string()
+                }),
+            ),
             ("IPv6", fact("EnableIPv6")),
             ("Internal", fact("Internal")),
             ("Labels", Value::Text(labels.join(","))),
-            ("CreatedAt", network.get("Created").clone()),
+            ("CreatedAt", Value::Text(go_time(network.get("Created").text()))),
         ])
     };
     let rows: Vec<Value> = networks.iter().map(row).collect();
@@ -187,6 +199,21 @@ fn list(session: &Session, arguments: &Arguments) -> Result<u8> {
         rows,
     )?;
     Ok(0)
+}
+
+/// A moment as Go prints it: `2026-01-02 03:04:05.678 +0000 UTC`. One that is not in UTC is left as it is.
+fn go_time(text: &str) -> String {
+    let Some((date, time)) = text.strip_suffix('Z').and_then(|text| text.split_once('T')) else {
+        return text.to_owned();
+    };
+    let time = match time.split_once('.') {
+        Some((whole, fraction)) => match fraction.trim_end_matches('0') {
+            "" => whole.to_owned(),
+            fraction => format!("{whole}.{fraction}"),
+        },
+        None => time.to_owned(),
+    };
+    format!("{date} {time} +0000 UTC")
 }
 
 fn pairs(arguments: &Arguments, flag: &str) -> Value {
@@ -208,7 +235,15 @@ fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
         ("CheckDuplicate", Value::Bool(true)),
         ("Driver", text("driver", "bridge")),
         ("Scope", text("scope", "")),
-        ("EnableIPv6", Value::Bool(arguments.is_set("ipv6"))),
+        // Left out where it was not said: the daemon may have defaults of its own.
+        (
+            "EnableIPv4",
+            arguments.bool("ipv4").map_or(Value::Null, Value::Bool),
+        ),
+        (
+            "EnableIPv6",
+            arguments.bool("ipv6").map_or(Value::Null, Value::Bool),
+        ),
         ("IPAM", ipam),
         ("Internal", Value::Bool(arguments.is_set("internal"))),
         ("Attachable", Value::Bool(arguments.is_set("attachable"))),
@@ -222,41 +257,67 @@ fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
     Ok(0)
 }
 
-/// One entry for each subnet; ranges and gateways belong to the subnet of the same place in the order given.
+/// One entry for each subnet; a range, gateway or auxiliary address belongs to the subnet that contains it.
 fn pools(arguments: &Arguments) -> Result<Vec<Value>> {
     let subnets: Vec<&str> = arguments.list("subnet").collect();
-    let (ranges, gateways): (Vec<&str>, Vec<&str>) = (
-        arguments.list("ip-range").collect(),
-        arguments.list("gateway").collect(),
-    );
-    let reserved: Vec<(String, Value)> = pairs(arguments, "aux-address").entries().to_vec();
-    if subnets.is_empty() {
-        if ranges.is_empty() && gateways.is_empty() && reserved.is_empty() {
-            return Ok(Vec::new());
+    let mut pools: Vec<Vec<(String, Value)>> = subnets
+        .iter()
+        .map(|subnet| vec![("Subnet".to_owned(), Value::from(*subnet))])
+        .collect();
+    let mut place = |key: &str, address: &str, value: Value| {
+        let position = subnets.iter().position(|subnet| contains(subnet, address));
+        let pool = position
+            .and_then(|position| pools.get_mut(position))
+            .ok_or_else(|| {
+                CliError::message(if subnets.is_empty() {
+                    "every ip-range, gateway or auxiliary address must have a corresponding subnet".to_owned()
+                } else {
+                    format!("no matching subnet for {key} {address}")
+                })
+            })?;
+        match pool.iter_mut().find(|(known, _)| known == key) {
+            None => pool.push((key.to_owned(), value)),
+            Some((_, Value::Map(known))) => known.extend(value.entries().iter().cloned()),
+            Some(_) => {
+                return Err(CliError::message(format!(
+                    "cannot configure multiple addresses ({key}) on the same subnet: {address}"
+                )));
+            }
         }
-        return Err(CliError::message(
-            "every ip-range, gateway or auxiliary address must have a corresponding subnet",
-        ));
-    }
-    if ranges.len() > subnets.len() || gateways.len() > subnets.len() {
-        return Err(CliError::message(
-            "there are more ranges or gateways than subnets",
-        ));
-    }
-    let pool = |(position, subnet): (usize, &&str)| {
-        let mut entries = vec![("Subnet".to_owned(), Value::from(*subnet))];
-        for (key, list) in [("IPRange", &ranges), ("Gateway", &gateways)] {
-            entries.extend(
-                list.get(position)
-                    .map(|text| (key.to_owned(), Value::from(*text))),
-            );
-        }
-        if position == 0 && !reserved.is_empty() {
-            entries.push(("AuxiliaryAddresses".to_owned(), Value::Map(reserved.clone())));
-        }
-        Value::Map(entries)
+        Ok(())
     };
-    Ok(subnets.iter().enumerate().map(pool).collect())
+    for (key, flag) in [("IPRange", "ip-range"), ("Gateway", "gateway")] {
+        for text in arguments.list(flag) {
+            place(key, text, Value::from(text))?;
+        }
+    }
+    for (name, address) in pairs(arguments, "aux-address").entries() {
+        let entry = Value::object([(name.as_str(), address.clone())]);
+        place("AuxiliaryAddresses", address.text(), entry)?;
+    }
+    Ok(pools.into_iter().map(Value::Map).collect())
+}
+
+/// Whether an address, or the first one of a range, is in a subnet. What is no address is the daemon's to refuse: it
+/// belongs to the first subnet of any kind.
+fn contains(subnet: &str, address: &str) -> bool {
+    let parse = |text: &str| text.split('/').next().unwrap_or(text).parse::<IpAddr>();
+    let length: u32 = subnet
+        .split_once('/')
+        .and_then(|(_, length)| length.parse().ok())
+        .unwrap_or(0);
+    match (parse(subnet), parse(address)) {
+        (Ok(IpAddr::V4(subnet)), Ok(IpAddr::V4(address))) => {
+            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(length)).unwrap_or(0);
+            (subnet.to_bits() ^ address.to_bits()) & mask == 0
+        }
+        (Ok(IpAddr::V6(subnet)), Ok(IpAddr::V6(address))) => {
+            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(length)).unwrap_or(0);
+            (subnet.to_bits() ^ address.to_bits()) & mask == 0
+        }
+        (Ok(_), Ok(_)) => false,
+        _ => true,
+    }
 }
 
 fn connect(session: &Session, arguments: &Arguments) -> Result<u8> {
@@ -305,4 +366,29 @@ fn remove(session: &Session, arguments: &Arguments) -> Result<u8> {
             result => result.and_then(|_| print_line(name)),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_belong_to_the_subnet_that_has_them() {
+        assert!(contains("10.1.0.0/16", "10.1.5.0/24"));
+        assert!(!contains("10.1.0.0/16", "10.2.0.1"));
+        assert!(contains("fd00:1::/64", "fd00:1::f"));
+        assert!(!contains("fd00:1::/64", "fd00:2::f"));
+        assert!(!contains("10.1.0.0/16", "fd00:1::f"));
+        assert!(contains("0.0.0.0/0", "9.9.9.9"));
+    }
+
+    #[test]
+    fn moments_are_written_as_go_writes_them() {
+        assert_eq!(
+            go_time("2026-01-02T03:04:05.670Z"),
+            "2026-01-02 03:04:05.67 +0000 UTC"
+        );
+        assert_eq!(go_time("2026-01-02T03:04:05Z"), "2026-01-02 03:04:05 +0000 UTC");
+        assert_eq!(go_time("2026-01-02T03:04:05+02:00"), "2026-01-02T03:04:05+02:00");
+    }
 }

@@ -320,6 +320,9 @@ fn network_settings(record: &ContainerRecord, facts: &EngineFacts) -> NetworkSet
         wire.endpoint_id.clone_from(&endpoint.endpoint_id);
         wire.gateway.clone_from(&endpoint.gateway);
         wire.ip_address.clone_from(&endpoint.ip_address);
+        wire.ipv6_gateway.clone_from(&endpoint.ipv6_gateway);
+        wire.global_ipv6_address.clone_from(&endpoint.global_ipv6_address);
+        wire.global_ipv6_prefix_len = endpoint.global_ipv6_prefix_len;
         wire.ip_prefix_len = endpoint.ip_prefix_len;
         wire.mac_address.clone_from(&endpoint.mac_address);
     }

@@ -9,7 +9,7 @@ use naru_engine::record::{ContainerRecord, EndpointRecord};
 use naru_engine::spec::{AttachmentSpec, ContainerSpec, NetworkMode};
 use naru_engine::{IpamPool, NetworkSpec, NetworkView};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// What the default network is called, by engine and clients.
 const DEFAULT: &str = "bridge";
@@ -32,6 +32,12 @@ pub fn network_spec(wire: NetworkCreateRequest) -> ApiResult<NetworkSpec> {
             "invalid network scope: {}",
             wire.scope
         )));
+    }
+    if wire.enable_ipv4 == Some(false) {
+        return Err(ApiError::not_supported(
+            "a network without IPv4",
+            "leave IPv4 on; IPv6 is had beside it",
+        ));
     }
     let ipam = wire.ipam.unwrap_or_default();
     Ok(NetworkSpec {
@@ -159,16 +165,11 @@ fn default_attachment(spec: &mut ContainerSpec, settings: &EndpointSettings) -> 
 /// What a container asks of its place on a network.
 pub fn attachment(network: &str, settings: &EndpointSettings) -> ApiResult<AttachmentSpec> {
     let ipam = settings.ipam_config.clone().unwrap_or_default();
-    if !ipam.ipv6_address.is_empty() {
-        return Err(ApiError::not_supported(
-            "an IPv6 address",
-            "networks have no IPv6 yet",
-        ));
-    }
     let link_local = ipam.link_local_ips.unwrap_or_default();
     Ok(AttachmentSpec {
         network: network.to_owned(),
         ipv4_address: address(&ipam.ipv4_address)?,
+        ipv6_address: address6(&ipam.ipv6_address)?,
         link_local: link_local
             .iter()
             .filter_map(|text| address(text).transpose())
@@ -191,6 +192,15 @@ fn address(text: &str) -> ApiResult<Option<Ipv4Addr>> {
     text.parse()
         .map(Some)
         .map_err(|_| ApiError::invalid(format!("invalid IPv4 address: {text}")))
+}
+
+fn address6(text: &str) -> ApiResult<Option<Ipv6Addr>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|_| ApiError::invalid(format!("invalid IPv6 address: {text}")))
 }
 
 /// The entries of a container's `NetworkSettings.Networks`.
@@ -248,9 +258,13 @@ fn wanted_settings(record: &ContainerRecord, attachment: &AttachmentSpec) -> End
         .ipv4_address
         .map(|address| address.to_string())
         .unwrap_or_default();
+    let ipv6_address = attachment
+        .ipv6_address
+        .map(|address| address.to_string())
+        .unwrap_or_default();
     let ipam = EndpointIpamConfig {
         ipv4_address,
-        ipv6_address: String::new(),
+        ipv6_address,
         link_local_ips: some(&link_local),
     };
     EndpointSettings {
@@ -275,6 +289,13 @@ fn fill_endpoint(record: &ContainerRecord, endpoint: &EndpointRecord, settings: 
     settings.ip_address = endpoint.address.to_string();
     settings.ip_prefix_len = i64::from(endpoint.prefix_length);
     settings.mac_address.clone_from(&endpoint.mac_address);
+    if let Some(ipv6) = &endpoint.ipv6 {
+        settings.global_ipv6_address = ipv6.address.to_string();
+        settings.global_ipv6_prefix_len = i64::from(ipv6.prefix_length);
+        if !endpoint.is_internal {
+            settings.ipv6_gateway = ipv6.gateway.to_string();
+        }
+    }
 }
 
 fn endpoint_id(container: &str, endpoint: &EndpointRecord) -> String {
@@ -296,7 +317,10 @@ pub fn wire_network(view: &NetworkView, with_containers: bool) -> Network {
                 endpoint_id: endpoint_id(id.as_str(), endpoint),
                 mac_address: endpoint.mac_address.clone(),
                 ipv4_address: format!("{}/{}", endpoint.address, endpoint.prefix_length),
-                ipv6_address: String::new(),
+                ipv6_address: endpoint
+                    .ipv6
+                    .map(|ipv6| format!("{}/{}", ipv6.address, ipv6.prefix_length))
+                    .unwrap_or_default(),
             };
             (id.to_string(), container)
         });
@@ -316,6 +340,7 @@ pub fn wire_network(view: &NetworkView, with_containers: bool) -> Network {
         scope: "local".to_owned(),
         driver: view.driver.clone(),
         enable_ipv4: true,
+        enable_ipv6: view.ipv6.is_some(),
         ipam: Ipam {
             driver: "default".to_owned(),
             options: ipam_options,
@@ -338,13 +363,25 @@ fn ipam_config(view: &NetworkView, spec: &NetworkSpec) -> Vec<IpamConfig> {
     let Some(subnet) = &view.subnet else {
         return Vec::new();
     };
-    let wanted = spec.pools.first().cloned().unwrap_or_default();
-    vec![IpamConfig {
-        subnet: subnet.clone(),
-        ip_range: wanted.range,
-        gateway: view.gateway.clone().unwrap_or_default(),
-        auxiliary_addresses: Some(wanted.reserved).filter(|reserved| !reserved.is_empty()),
-    }]
+    let config = |is_ipv6: bool, subnet: String, gateway: String| {
+        let wanted = spec.pools.iter().find(|pool| pool.is_ipv6() == is_ipv6);
+        let wanted = wanted.cloned().unwrap_or_default();
+        IpamConfig {
+            subnet,
+            ip_range: wanted.range,
+            gateway,
+            auxiliary_addresses: Some(wanted.reserved).filter(|reserved| !reserved.is_empty()),
+        }
+    };
+    let mut configs = vec![config(
+        false,
+        subnet.clone(),
+        view.gateway.clone().unwrap_or_default(),
+    )];
+    if let Some(ipv6) = &view.ipv6 {
+        configs.push(config(true, ipv6.subnet.to_string(), ipv6.gateway.to_string()));
+    }
+    configs
 }
 
 /// The options Docker's own default bridge shows; clients read the bridge's name from them.
@@ -426,7 +463,7 @@ mod tests {
         assert_eq!((attachment.links.len(), attachment.gateway_priority), (1, 3));
         for settings in [
             r#"{"IPAMConfig":{"IPv4Address":"x"}}"#,
-            r#"{"IPAMConfig":{"IPv6Address":"fd00::1"}}"#,
+            r#"{"IPAMConfig":{"IPv6Address":"fd00::x"}}"#,
             r#"{"IPAMConfig":{"LinkLocalIPs":["x"]}}"#,
             r#"{"MacAddress":"x"}"#,
         ] {

@@ -9,9 +9,9 @@ import tempfile
 import threading
 import time
 
+from image_measures import measure_load, measure_pull
 from testkit.api import Api
 from testkit.engine import Naru, Scope
-from testkit.registry import DebianRegistry
 
 ISOLATED_SECONDS = 0.15
 FLAGS = {"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "17000"}]}, "Memory": 64 << 20, "Binds": ["/tmp:/m"]}, "User": "1000", "ExposedPorts": {"80/tcp": {}}}
@@ -345,76 +345,6 @@ def measure_restore(bench, engine):
     bench.report.add("restore of 1,000 containers, 900 running", f"{statistics.median(seconds) * 1000:.0f} ms", target="1,000 ms")
 
 
-def measure_pull(bench):
-    """The Debian image from Debian's registry on loopback; the floor fetches, inflates and untars the same layers."""
-    count = max(3, min(bench.samples, 7))
-    naru, docker = bench.naru, bench.docker
-    for engine in (naru, docker):
-        engine.registry = DebianRegistry(engine.scope, "127.0.0.1:5900")
-    try:
-        for engine in (naru, docker):
-            made = engine.scope.run(
-                "skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci-archive:{bench.images}/debian-oci.tar",
-                "docker://127.0.0.1:5900/debian:test", timeout=120)
-            if made.returncode:
-                raise RuntimeError(made.stderr)
-        ours, theirs, floor = [], [], []
-        # In turns, so that what disturbs the machine disturbs all.
-        for _ in range(count):
-            ours.append(pull_once(naru))
-            theirs.append(pull_once(docker))
-            floor.append(plain_pull(naru.scope))
-        bench.report.compare("cold pull of debian, 161 MB gzip", ours, {"docker": theirs}, "s", "2 x")
-        share = statistics.median(floor) / statistics.median(ours)
-        bench.report.add("  its floor: fetch, inflate, untar on two cores", f"{statistics.median(floor):.2f} s", ratio=f"{share:.2f} of it", target="0.5")
-        loads = [load_once(naru, bench.images + "/debian.tar") for _ in range(count)]
-        size = os.path.getsize(bench.images + "/debian.tar") / 1e6
-        bench.report.add("load of debian.tar", f"{size / statistics.median(loads):.0f} MB/s", target="200 MB/s")
-    finally:
-        for engine in (naru, docker):
-            engine.registry.close()
-
-
-def pull_once(engine):
-    """Seconds for one pull into an engine without the image. What is removed is removed first, and settles."""
-    name = "127.0.0.1:5900/debian:test"
-    engine.client("rmi", "-f", name)
-    os.sync()
-    time.sleep(1)
-    began = time.perf_counter()
-    pulled = engine.client("pull", "-q", name, program="/usr/local/bin/docker", timeout=300)
-    seconds = time.perf_counter() - began
-    if pulled.returncode:
-        raise RuntimeError(pulled.stderr)
-    return seconds
-
-
-def load_once(engine, path):
-    engine.client("rmi", "-f", "debian:test", "127.0.0.1:5900/debian:test")
-    os.sync()
-    time.sleep(1)
-    began = time.perf_counter()
-    engine.load(path)
-    return time.perf_counter() - began
-
-
-def plain_pull(scope):
-    """Seconds to fetch, inflate and untar every layer into a folder each, two at once, by curl, gzip and tar."""
-    with tempfile.TemporaryDirectory(prefix="naru-floor-", dir="/tmp") as folder:
-        os.sync()
-        time.sleep(1)
-        base = "http://127.0.0.1:5900/v2/debian"
-        manifest = json.loads(scope.run("curl", "-sf", "-H", "Accept: application/vnd.oci.image.manifest.v1+json", base + "/manifests/test").stdout)
-        digests = " ".join(layer["digest"] for layer in manifest["layers"])
-        one = f'mkdir {folder}/$0 && curl -sf {base}/blobs/$0 | tar -xz --numeric-owner -C {folder}/$0'
-        began = time.perf_counter()
-        done = scope.shell(f"set -o pipefail; printf '%s\\n' {digests} | xargs -P2 -n1 bash -c '{one}' && sync -f {folder}", timeout=120)
-        seconds = time.perf_counter() - began
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        return seconds
-
-
 MEASURES = {
     "lifecycle": measure_lifecycle,
     "flags": measure_flags,
@@ -427,4 +357,5 @@ MEASURES = {
     "memory": measure_memory,
     "daemon": measure_daemon,
     "pull": measure_pull,
+    "load": measure_load,
 }

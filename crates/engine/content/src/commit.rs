@@ -269,18 +269,33 @@ impl<'a> Ingest<'a> {
             store.layout.sync_filesystem()?;
         }
         let _change = store.begin_change();
+        let made = self.put_in_place(plans, ready, &blobs, is_synced.then_some(&synced));
+        if made.is_err() {
+            store.remove_unneeded_blobs(blobs.iter().map(|(digest, _)| digest));
+        }
+        made
+    }
+
+    fn put_in_place(
+        &self,
+        plans: &[ImagePlan],
+        ready: Vec<ReadyLayer>,
+        blobs: &[(Digest, Temporary)],
+        synced: Option<&Vec<Digest>>,
+    ) -> Result<Vec<LoadedImage>, ContentError> {
+        let store = self.store;
         for layer in ready {
             store.adopt_layer(layer)?;
         }
-        for (id, blob) in &blobs {
-            let target = store.layout.blob(id);
+        for (digest, blob) in blobs {
+            let target = store.layout.blob(digest);
             std::fs::rename(&blob.0, &target).map_err(|e| ContentError::io(&target, e))?;
         }
-        if is_synced {
+        if synced.is_some() {
             store.layout.sync_directory("layers")?;
             store.layout.sync_directory("blobs/sha256")?;
         }
-        store.publish(plans, is_synced.then_some(&synced))
+        store.publish(plans, synced)
     }
 }
 
@@ -430,6 +445,24 @@ impl ContentStore {
             remove_any(&self.layout.blob(&unused))?;
         }
         Ok(loaded)
+    }
+
+    /// Deletes those of these blobs that no image has, after one could not be made.
+    fn remove_unneeded_blobs<'b>(&self, digests: impl Iterator<Item = &'b Digest>) {
+        let state = self.read();
+        let is_needed = |digest: &Digest| {
+            state.images.contains_key(digest)
+                || state
+                    .images
+                    .values()
+                    .any(|image| image.manifest.as_ref() == Some(digest))
+        };
+        let unneeded: Vec<&Digest> = digests.filter(|digest| !is_needed(digest)).collect();
+        drop(state);
+        for digest in unneeded {
+            // What cannot be deleted now is deleted when the store is next opened.
+            drop(remove_any(&self.layout.blob(digest)));
+        }
     }
 
     /// Whether every layer of this manifest could be sent byte for byte.

@@ -10,10 +10,11 @@ use crate::commit::{Ingest, mismatch};
 use crate::error::ContentError;
 use crate::image::LoadedImage;
 use crate::recovery::remove_any;
-use crate::stage::{HashingReader, Keep, StagedLayer, stage_layer};
+use crate::stage::{HashingReader, Keep, StagedLayer, WRITEBACK_BYTES, stage_layer};
 use crate::store::{ContentStore, chain_ids};
 use naru_base::Digest;
 use naru_oci::{Descriptor, ImageConfig, Reference};
+use naru_sys::file::begin_writeback;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -28,6 +29,8 @@ const DOWNLOAD_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 #[derive(Debug)]
 pub struct Download {
     shared: Arc<Shared>,
+    /// How far the disk was told to write.
+    handed_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -69,8 +72,13 @@ impl Download {
         let at = self.bytes();
         let written = self.shared.file.write_all_at(piece, at);
         written.map_err(|error| ContentError::io(&self.shared.path, error))?;
-        self.shared.flow().bytes = at + piece.len() as u64;
+        let bytes = at + piece.len() as u64;
+        self.shared.flow().bytes = bytes;
         self.shared.changed.notify_one();
+        if bytes - self.handed_bytes >= WRITEBACK_BYTES {
+            begin_writeback(&self.shared.file, self.handed_bytes, bytes - self.handed_bytes);
+            self.handed_bytes = bytes;
+        }
         Ok(())
     }
 
@@ -187,6 +195,7 @@ impl ContentStore {
         };
         Ok(Download {
             shared: Arc::new(shared),
+            handed_bytes: bytes,
         })
     }
 

@@ -5,6 +5,7 @@ use crate::error::LayerError;
 use crate::layout::KeptBlob;
 use crate::unpack::{Unpacked, unpack};
 use naru_base::Digest;
+use naru_sys::file::begin_writeback;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -16,6 +17,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 const PIECE_BYTES: usize = 256 << 10;
 /// Pieces under way at once: 2 MiB, the bound on memory.
 const PIECES_MAX: usize = 8;
+/// Written bytes of one file after which the disk is told to begin with them, so that the sync at the end does not
+/// have to wait for everything: enough to be written in one go.
+pub(crate) const WRITEBACK_BYTES: u64 = 8 << 20;
 /// zstd windows beyond this are refused, as the zstd tool does by default (2^27 bytes).
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
@@ -164,13 +168,27 @@ pub(crate) fn stage_layer(
 struct KeepingReader<R> {
     input: R,
     file: Option<File>,
+    written: u64,
+    handed: u64,
+    /// Why the file could not be written; a decoder that reads from here takes it for bad input.
+    failure: Option<io::Error>,
 }
 
 impl<R: Read> Read for KeepingReader<R> {
     fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
         let length = self.input.read(target)?;
         if let Some(file) = &mut self.file {
-            file.write_all(&target[..length])?;
+            if let Err(failure) = file.write_all(&target[..length]) {
+                let told = io::Error::new(failure.kind(), "the blob could not be kept");
+                self.failure = Some(failure);
+                return Err(told);
+            }
+            self.written += length as u64;
+            let waiting = self.written - self.handed;
+            if waiting >= WRITEBACK_BYTES {
+                begin_writeback(file, self.handed, waiting);
+                self.handed = self.written;
+            }
         }
         Ok(length)
     }
@@ -184,7 +202,7 @@ fn stage_into(mut input: impl Read, path: &Path, keep: Keep<'_>) -> Result<Stage
     let compression = Compression::of(&head[..length]);
     let failed = |source| LayerError::Io {
         name: "blob".to_owned(),
-        action: "create",
+        action: "write",
         source,
     };
     let kept = path.join("blob");
@@ -203,6 +221,9 @@ fn stage_into(mut input: impl Read, path: &Path, keep: Keep<'_>) -> Result<Stage
     let input = KeepingReader {
         input: io::Cursor::new(head[..length].to_vec()).chain(input),
         file,
+        written: 0,
+        handed: 0,
+        failure: None,
     };
     let mut input = BufReader::with_capacity(PIECE_BYTES, HashingReader::new(input));
     let (full_sender, full_receiver) = sync_channel(PIECES_MAX);
@@ -222,6 +243,9 @@ fn stage_into(mut input: impl Read, path: &Path, keep: Keep<'_>) -> Result<Stage
         let outcome: Result<(Unpacked, Option<Digest>), LayerError> = worker
             .join()
             .unwrap_or_else(|_| Err(LayerError::Corrupt("the unpacker failed".to_owned())));
+        if let Some(failure) = input.get_mut().input.failure.take() {
+            return Err(failed(failure));
+        }
         // What broke the input is the cause; that the archive then ended early is only its effect.
         fed?;
         let (unpacked, diff_id) = outcome?;

@@ -14,7 +14,9 @@
 
 use crate::error::LayerError;
 use crate::frame::{Displacement, FrameWriter, path_bytes};
+use crate::stage::WRITEBACK_BYTES;
 use crate::tarball::{Entry, EntryKind, Tap, TarReader};
+use naru_sys::file::begin_writeback;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -28,6 +30,10 @@ const ENTRIES_MAX: u64 = 2_000_000;
 const DISPLACED_MAX: usize = 10_000;
 /// From this size on a file is compared with the free space before any of it is written.
 const CHECKED_BYTES_MIN: u64 = 16 << 20;
+
+/// Files, or ends of files, shorter than this are left to the sync at the end: telling the disk of each costs more
+/// than it wins. Two thirds of an image's bytes are in longer ones.
+const WRITEBACK_BYTES_MIN: u64 = 256 << 10;
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
@@ -378,15 +384,7 @@ impl Unpacker {
         } else if stored > 0 {
             reader.tap.file(stored, &self.physical(base))?;
             self.content_records += 1;
-            loop {
-                let piece = reader.content()?;
-                if piece.is_empty() {
-                    break;
-                }
-                let length = piece.len();
-                file.write_all(piece).map_err(at(&entry.name, "write"))?;
-                reader.consume(length);
-            }
+            write_content(&mut file, entry, reader)?;
         }
         self.unpacked.bytes += stored;
         self.set_file_attributes(&file, entry)
@@ -584,6 +582,30 @@ fn set_xattrs(entry: &Entry, set: impl Fn(&[u8], &[u8]) -> Result<(), Errno>) ->
         }
     }
     Ok(())
+}
+
+fn write_content<R: BufRead, T: Tap>(
+    file: &mut File,
+    entry: &Entry,
+    reader: &mut TarReader<R, T>,
+) -> Result<(), LayerError> {
+    let (mut written, mut handed) = (0, 0);
+    loop {
+        let piece = reader.content()?;
+        let length = piece.len();
+        file.write_all(piece).map_err(at(&entry.name, "write"))?;
+        reader.consume(length);
+        written += length as u64;
+        let is_end = length == 0;
+        let waiting = written - handed;
+        if waiting >= WRITEBACK_BYTES || (is_end && waiting >= WRITEBACK_BYTES_MIN) {
+            begin_writeback(file, handed, waiting);
+            handed = written;
+        }
+        if is_end {
+            return Ok(());
+        }
+    }
 }
 
 fn write_sparse<R: BufRead, T: Tap>(

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,6 +51,20 @@ pub fn replace(path: &Path, contents: &[u8]) -> Result<(), FileError> {
         return Err(FileError::at("write", path)(error));
     }
     Ok(())
+}
+
+/// Has the disk begin to write what was written to this part of a file, and does not wait for it: a sync later finds
+/// less to do. It promises nothing, and whatever keeps it from happening is found by that sync.
+pub fn begin_writeback(file: &fs::File, offset: u64, length: u64) {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; no memory is passed.
+    let _ = unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset as libc::off64_t,
+            length as libc::off64_t,
+            libc::SYNC_FILE_RANGE_WRITE,
+        )
+    };
 }
 
 /// A name next to `path` that no other call returns.

@@ -30,6 +30,8 @@ use tokio::sync::Semaphore;
 const CONFIG_BYTES_MAX: u64 = 16 << 20;
 /// Layers of one image; overlay takes fewer.
 const LAYERS_MAX: usize = 500;
+/// Layers of one image being fetched or unpacked at once, a bound on memory: each takes up to 3 MiB of buffers.
+const UNPACKING_MAX: usize = 16;
 /// Between two reports on unpacking.
 const EXTRACTION_REPORT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -62,6 +64,8 @@ struct Pull<'a> {
     repository: &'a Repository,
     assembly: RefCell<Assembly<'a>>,
     downloads: Semaphore,
+    /// Held from the first byte of a layer to its last file.
+    unpacking: Semaphore,
 }
 
 impl Engine {
@@ -132,6 +136,7 @@ impl Engine {
             repository: &resolved.repository,
             assembly: RefCell::new(self.content.assemble()),
             downloads: Semaphore::new(options.concurrent_downloads),
+            unpacking: Semaphore::new(UNPACKING_MAX),
         };
         pull.fetch_layers(image, &config).await?;
         let mut names = vec![reference.with_digest(resolved.named.digest.clone())];
@@ -384,15 +389,20 @@ impl Pull<'_> {
         diff_id: &naru_base::Digest,
     ) -> Result<()> {
         let short = descriptor.digest.short().to_owned();
+        let _place = self.unpacking.acquire().await;
         let permit = self.downloads.acquire().await;
         let reader = download.reader();
         let watch = reader.watch();
         let (content, label) = (Arc::clone(self.content), short.clone());
         let mut staging = tokio::task::spawn_blocking(move || content.stage_download(reader, &label));
         self.transfer(&mut download, descriptor).await?;
+        // Where unpacking failed, what is left of the blob was not fetched.
+        let is_whole = download.bytes() == descriptor.size;
         download.finish();
         drop(permit);
-        self.teller.tell(&short, "Download complete").await;
+        if is_whole {
+            self.teller.tell(&short, "Download complete").await;
+        }
         let mut reporter = Reporter::new(self.teller, &short, "Extracting", descriptor.size);
         let staged = loop {
             tokio::select! {

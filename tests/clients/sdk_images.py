@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 
 import pytest
-from docker.errors import APIError, ImageNotFound, InvalidArgument
+from docker.errors import APIError, BuildError, ImageNotFound, InvalidArgument
 from sdk_containers import is_refused, tar_of
 from world import IMAGE, REGISTRY, shape
 
@@ -90,6 +90,24 @@ def scenario_images_at_low_level(world):
     pruned = api.prune_images({"dangling": True})
     facts["pruned"] = len([one for one in pruned["ImagesDeleted"] if "Deleted" in one]) > 0 and pruned["SpaceReclaimed"] > 0
     facts["builds"] = sorted(api.prune_builds())
+    return facts
+
+
+def scenario_building_an_image(world):
+    text = b"FROM busybox:test\nARG A=1\nRUN echo $A >/a\nLABEL l=1\n"
+    lines = list(world.api.build(fileobj=io.BytesIO(text), tag="sdk-built:one", buildargs={"A": "2"}, labels={"k": "v"}, rm=True, decode=True))
+    image, log = world.client.images.build(fileobj=io.BytesIO(text), tag="sdk-built:two", rm=True)
+    assert any("Successfully built" in line.get("stream", "") for line in lines) and any("Step 4/4" in line.get("stream", "") for line in log)
+    facts = {"labels": [world.client.images.get("sdk-built:one").labels, image.labels],
+             "file": [world.client.containers.run(f"sdk-built:{tag}", "cat /a", remove=True).decode() for tag in ("one", "two")]}
+    with pytest.raises(BuildError) as caught:
+        world.client.images.build(fileobj=io.BytesIO(b"FROM busybox:test\nRUN exit 4\n"), rm=True, forcerm=True)
+    facts["failed"] = "returned a non-zero code: 4" in str(caught.value)
+    with pytest.raises(APIError) as caught:
+        list(world.api.build(fileobj=io.BytesIO(b"FROM busybox:test\nNOSUCH x\n")))
+    facts["refused"] = caught.value.status_code
+    for tag in ("one", "two"):
+        world.client.images.remove(f"sdk-built:{tag}", force=True)
     return facts
 
 

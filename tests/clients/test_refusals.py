@@ -5,7 +5,6 @@ import pytest
 from docker.errors import APIError
 
 REFUSED = {
-    "build": (lambda client: client.images.build(fileobj=__import__("io").BytesIO(b"FROM busybox:test"), rm=True), 501, "building images is not available"),
     "swarm init": (lambda client: client.swarm.init(), 501, "swarm mode is not available"),
     "swarm join": (lambda client: client.swarm.join(["127.0.0.1:2377"], "SWMTKN-1-a-b"), 501, "swarm mode is not available"),
     "plugin privileges": (lambda client: client.api.plugin_privileges("vieux/sshfs"), 501, "installing plugins is not available"),

@@ -18,8 +18,6 @@ SCENARIOS = [value for module in MODULES for name, value in vars(module).items()
 
 # What no scenario calls, or what differs from Debian's Docker, and why. Fewer than one in twenty.
 EXCEPTIONS = {
-    "APIClient.build": "images cannot be built yet",
-    "ImageCollection.build": "images cannot be built yet",
     "APIClient.init_swarm": "Docker would become a manager; Naru refuses (test_what_is_refused_says_why)",
     "Swarm.init": "as above",
     "APIClient.join_swarm": "Docker would wait for another node; Naru refuses (test_what_is_refused_says_why)",

@@ -66,6 +66,23 @@ pub fn header_for(config: &Global, reference: &str) -> Result<String> {
     Ok(URL_SAFE.encode(text))
 }
 
+/// The value of `X-Registry-Config`: what is known for each registry, since a build may need several.
+pub fn header_for_all(config: &Global) -> Result<String> {
+    let file = config.read_config();
+    let known = file
+        .get("auths")
+        .entries()
+        .iter()
+        .chain(file.get("credHelpers").entries());
+    let mut all = Vec::new();
+    for (registry, _) in known {
+        if let Some(found) = find(config, registry)? {
+            all.push((registry.clone(), found.to_value(registry)));
+        }
+    }
+    Ok(URL_SAFE.encode(Value::object(all).to_json()))
+}
+
 /// Looks up what is known for a registry.
 pub fn find(config: &Global, registry: &str) -> Result<Option<Credentials>> {
     let file = config.read_config();

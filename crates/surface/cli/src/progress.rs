@@ -53,6 +53,8 @@ impl Sink {
             Self::Lines(output) if !stream.is_empty() => output.write_all(stream.as_bytes()),
             // Without a terminal the steps of a transfer are left out, only its stages are told.
             Self::Lines(_) if !progress.is_empty() => Ok(()),
+            // Meant for programs.
+            _ if stream.is_empty() && status.is_empty() && !message.get("aux").is_null() => Ok(()),
             Self::Lines(output) => writeln!(output, "{prefix}{status}"),
             Self::Terminal { output, .. } if !stream.is_empty() => output.write_all(stream.as_bytes()),
             Self::Terminal { output, ids } => {
@@ -100,6 +102,25 @@ fn progress_text(detail: &Value) -> String {
 
 /// Shows every message of an answer; a message that carries an error is one.
 pub fn show(response: Response, sink: &mut Sink) -> Result<()> {
+    show_each(response, sink, |_| ())
+}
+
+/// Shows how a build goes; returns the image's id.
+pub fn show_build(response: Response, sink: &mut Sink) -> Result<String> {
+    let mut id = String::new();
+    show_each(response, sink, |message| {
+        let stream = message.get("stream").text().trim();
+        let aux = message.at(&["aux", "ID"]).text();
+        if !aux.is_empty() {
+            aux.clone_into(&mut id);
+        } else if id.is_empty() && stream.starts_with("sha256:") {
+            stream.clone_into(&mut id);
+        }
+    })?;
+    Ok(id)
+}
+
+fn show_each(response: Response, sink: &mut Sink, mut look: impl FnMut(&Value)) -> Result<()> {
     let mut reader = BufReader::new(response);
     let mut line = Vec::new();
     loop {
@@ -121,6 +142,7 @@ pub fn show(response: Response, sink: &mut Sink) -> Result<()> {
             finish(sink)?;
             return Err(CliError::message(error));
         }
+        look(&message);
         sink.show(&message).map_err(CliError::Output)?;
     }
 }

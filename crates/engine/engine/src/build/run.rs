@@ -12,12 +12,12 @@ use crate::views::{AttachRequest, RemoveOptions, WaitCondition};
 use bytes::Bytes;
 use naru_base::ContainerId;
 use naru_build::configure::{PREDEFINED_ARGUMENTS, words_of};
-use naru_build::words::Variables;
 use naru_build::{Instruction, Line, dockerfile};
 use naru_content::Image;
 use naru_oci::ImageConfig;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
@@ -72,7 +72,7 @@ impl Builder {
             .iter()
             .map(|mount| self.decide_mount(stage, line, mount))
             .collect::<Result<Vec<_>>>()?;
-        let environment = environment_of(stage);
+        let environment = environment_of(stage, &self.request.arguments);
         let network = run.network.clone().or_else(|| self.request.network.clone());
         let inputs = RunInputs {
             step: "run",
@@ -305,15 +305,20 @@ fn is_empty(directory: &Path) -> bool {
 }
 
 /// The stage's environment, and its arguments where that says nothing.
-fn environment_of(stage: &Stage) -> Vec<String> {
+fn environment_of(stage: &Stage, given: &BTreeMap<String, Option<String>>) -> Vec<String> {
     let config = &stage.state.config.config;
     let mut environment = config.env.clone();
-    for (name, value) in &stage.state.arguments {
+    // Proxies need no declaration.
+    let is_proxy =
+        |name: &str| PREDEFINED_ARGUMENTS.contains(&name) && !stage.state.arguments.contains_key(name);
+    let proxies = given.iter().filter(|(name, _)| is_proxy(name));
+    let proxies = proxies.filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    for (name, value) in stage.state.arguments.iter().chain(proxies) {
         let in_environment = config
             .env
             .iter()
             .any(|entry| entry.split('=').next() == Some(name));
-        if !in_environment && stage.state.value(name).is_some() {
+        if !in_environment {
             environment.push(format!("{name}={value}"));
         }
     }

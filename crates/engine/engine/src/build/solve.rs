@@ -15,7 +15,7 @@ use naru_build::stages::{self, PlanOptions, PlannedStage, Source, StagePlan};
 use naru_build::words;
 use naru_build::{Dockerfile, Instruction, Line, Place, parse_instruction};
 use naru_content::Image;
-use naru_oci::{History, ImageConfig, Platform, Reference};
+use naru_oci::{ContainerConfig, History, ImageConfig, Platform, Reference};
 use naru_runtime::plan::RootfsPlan;
 use naru_runtime::view::{self, Base, View};
 use rustix::fs::OFlags;
@@ -23,6 +23,9 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::mpsc;
+
+/// Where commands are looked for in an image that stands on nothing.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A stage as far as it has come.
 #[derive(Debug, Clone)]
@@ -208,6 +211,10 @@ impl Builder {
                     os: platform.os,
                     architecture: platform.architecture,
                     variant: platform.variant,
+                    config: ContainerConfig {
+                        env: vec![format!("PATH={PATH_DEFAULT}")],
+                        ..ContainerConfig::default()
+                    },
                     ..ImageConfig::default()
                 };
                 Stage {
@@ -426,9 +433,7 @@ impl Builder {
         let (mut options, chown) = (wanted.options, wanted.chown);
         let put = move |view: &View| {
             if !chown.is_empty() {
-                let user =
-                    view::find_user(view, &chown).map_err(|failure| EngineError::invalid(failure.message))?;
-                options.owner = Some(user);
+                options.owner = Some(owner_of(view, &chown)?);
             }
             transfer::put_items(tree, items, &view.root, &options)
         };
@@ -759,4 +764,12 @@ fn described(stage: &Stage, line: &Line<Instruction>) -> String {
         }
         _ => line.text.clone(),
     }
+}
+
+/// The owner that `--chown` means, by the stage's own databases. A number without a group stands for its group too.
+fn owner_of(view: &View, chown: &str) -> Result<(u32, u32)> {
+    if let Ok(id) = chown.parse() {
+        return Ok((id, id));
+    }
+    view::find_user(view, chown).map_err(|failure| EngineError::invalid(failure.message))
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each, and the table that finds them.
 
 mod attach;
+mod build;
 mod commit;
 mod completion;
 mod context;
@@ -101,6 +102,7 @@ impl Arity {
 }
 
 static COMMANDS: &[&Command] = &[
+    &build::COMMAND,
     &run::COMMAND,
     &create::COMMAND,
     &start::COMMAND,
@@ -188,8 +190,6 @@ static COMMANDS: &[&Command] = &[
 
 /// Commands of Docker's that this version does not have.
 const UNSUPPORTED: &[&str] = &[
-    "build",
-    "builder",
     "buildx",
     "checkpoint",
     "compose",

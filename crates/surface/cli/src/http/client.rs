@@ -14,6 +14,8 @@ pub enum Body<'a> {
     Json(&'a Value),
     /// Nothing, with an `X-Registry-Auth` header.
     Credentials(&'a str),
+    /// A build's context, with an `X-Registry-Config` header.
+    Context(&'a mut dyn Read, &'a str),
     /// A stream of unknown length and its content type.
     Stream(&'a mut dyn Read, &'static str),
 }
@@ -117,7 +119,13 @@ impl Client {
                 message.push_str(&text);
                 self.exchange(method, message.as_bytes())
             }
-            Body::Stream(source, content_type) => self.upload(method, path, source, content_type),
+            Body::Stream(source, content_type) => {
+                self.upload(method, path, source, &format!("Content-Type: {content_type}\r\n"))
+            }
+            Body::Context(source, header) => {
+                let extra = format!("Content-Type: application/x-tar\r\nX-Registry-Config: {header}\r\n");
+                self.upload(method, path, source, &extra)
+            }
         }
     }
 
@@ -140,15 +148,9 @@ impl Client {
         read_head(connection, method).map_err(CliError::Transport)
     }
 
-    fn upload(
-        &self,
-        method: &str,
-        path: &str,
-        source: &mut dyn Read,
-        content_type: &str,
-    ) -> Result<Response> {
+    fn upload(&self, method: &str, path: &str, source: &mut dyn Read, headers: &str) -> Result<Response> {
         let mut connection = self.open()?;
-        let extra = format!("Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n");
+        let extra = format!("{headers}Transfer-Encoding: chunked\r\n");
         connection
             .stream
             .write_all(self.head(method, path, &extra).as_bytes())

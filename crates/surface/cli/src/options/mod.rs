@@ -12,6 +12,7 @@ mod resource;
 
 pub use environment::plan_environment;
 pub use flags::FLAGS;
+pub use resource::ulimits;
 
 use crate::args::Arguments;
 use crate::json::Value;

@@ -48,14 +48,16 @@ pub fn plan_resources(arguments: &Arguments, host: &mut Object) -> Outcome<()> {
     host.set_true("OomKillDisable", arguments.is_set("oom-kill-disable"));
     plan_devices(arguments, host)?;
     plan_throttles(arguments, host)?;
-    let ulimits = arguments
-        .list("ulimit")
-        .map(parse_ulimit)
-        .collect::<Outcome<Vec<_>>>()?;
+    let ulimits = ulimits(arguments)?;
     if !ulimits.is_empty() {
         host.set("Ulimits", ulimits);
     }
     Ok(())
+}
+
+/// The values of `--ulimit`.
+pub fn ulimits(arguments: &Arguments) -> Outcome<Vec<Value>> {
+    arguments.list("ulimit").map(parse_ulimit).collect()
 }
 
 fn plan_devices(arguments: &Arguments, host: &mut Object) -> Outcome<()> {

@@ -1,5 +1,6 @@
 //! A local file or tree as an archive, made while it is read: no thread, and no more than one file open.
 
+use naru_build::ignore::Ignore;
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -16,6 +17,7 @@ pub struct Pack {
     header: Vec<u8>,
     used: usize,
     links: HashMap<(u64, u64), PathBuf>,
+    ignore: Ignore,
     is_finished: bool,
 }
 
@@ -36,6 +38,7 @@ impl Pack {
             header: Vec::new(),
             used: 0,
             links: HashMap::new(),
+            ignore: Ignore::default(),
             is_finished: false,
         };
         match name {
@@ -43,6 +46,11 @@ impl Pack {
             None => pack.push_children(source, Path::new(""))?,
         }
         Ok(pack)
+    }
+
+    /// Leaves out what the patterns say.
+    pub fn without(self, ignore: Ignore) -> Self {
+        Self { ignore, ..self }
     }
 
     fn push_children(&mut self, directory: &Path, name: &Path) -> io::Result<()> {
@@ -72,8 +80,13 @@ impl Pack {
             return Ok(true);
         };
         let metadata = std::fs::symlink_metadata(&path).map_err(named(&path))?;
-        if metadata.file_type().is_socket() {
-            return self.advance();
+        let is_excluded = !self.ignore.is_empty() && self.ignore.excludes(&name.to_string_lossy());
+        if is_excluded && metadata.is_dir() && self.ignore.has_exceptions() {
+            self.push_children(&path, &name)?;
+        }
+        if is_excluded || metadata.file_type().is_socket() {
+            // Nothing to read of it: on to the next.
+            return Ok(true);
         }
         self.write_header(&path, &name, &metadata).map_err(named(&path))?;
         if metadata.is_dir() {

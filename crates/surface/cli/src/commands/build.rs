@@ -1,0 +1,326 @@
+//! `build`: an image from a Dockerfile and the files it may copy.
+
+use super::{Arity, Command};
+use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Int, List, Text};
+use crate::args::{Flag, Order, flag, long};
+use crate::error::{CliError, Result};
+use crate::http::{Body, Query};
+use crate::json::Value;
+use crate::options;
+use crate::progress::{self, Sink};
+use crate::tarball::Pack;
+use crate::{Arguments, Session, credentials};
+use naru_build::ignore::Ignore;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+const FLAGS: &[Flag] = &[
+    long(
+        "add-host",
+        List("list"),
+        "Add a custom host-to-IP mapping (host:ip)",
+    ),
+    long("build-arg", List("list"), "Set build-time variables"),
+    long(
+        "cache-from",
+        List("strings"),
+        "Images to consider as cache sources",
+    ),
+    long(
+        "cgroup-parent",
+        Text("string"),
+        "Set the parent cgroup for the RUN instructions during build",
+    ),
+    long("compress", Bool, "Compress the build context using gzip"),
+    long(
+        "cpu-period",
+        Int,
+        "Limit the CPU CFS (Completely Fair Scheduler) period",
+    ),
+    long(
+        "cpu-quota",
+        Int,
+        "Limit the CPU CFS (Completely Fair Scheduler) quota",
+    ),
+    flag("cpu-shares", 'c', Int, "CPU shares (relative weight)"),
+    long(
+        "cpuset-cpus",
+        Text("string"),
+        "CPUs in which to allow execution (0-3, 0,1)",
+    ),
+    long(
+        "cpuset-mems",
+        Text("string"),
+        "MEMs in which to allow execution (0-3, 0,1)",
+    ),
+    flag(
+        "file",
+        'f',
+        Text("string"),
+        "Name of the Dockerfile (default is 'PATH/Dockerfile')",
+    ),
+    long("force-rm", Bool, "Always remove intermediate containers"),
+    long("iidfile", Text("string"), "Write the image ID to the file"),
+    long("label", List("list"), "Set metadata for an image"),
+    flag("memory", 'm', Bytes, "Memory limit"),
+    long(
+        "memory-swap",
+        BytesOrMinusOne,
+        "Swap limit equal to memory plus swap: -1 to enable unlimited swap",
+    ),
+    long(
+        "network",
+        Text("string"),
+        "Set the networking mode for the RUN instructions during build",
+    ),
+    long("no-cache", Bool, "Do not use cache when building the image"),
+    long(
+        "platform",
+        Text("string"),
+        "Set platform if server is multi-platform capable",
+    ),
+    long(
+        "progress",
+        Text("string"),
+        "Set type of progress output (auto, plain, quiet)",
+    ),
+    long(
+        "pull",
+        Bool,
+        "Always attempt to pull a newer version of the image",
+    ),
+    flag(
+        "quiet",
+        'q',
+        Bool,
+        "Suppress the build output and print image ID on success",
+    ),
+    long(
+        "rm",
+        Bool,
+        "Remove intermediate containers after a successful build",
+    ),
+    long("shm-size", Bytes, "Size of /dev/shm"),
+    flag(
+        "tag",
+        't',
+        List("list"),
+        "Name and optionally a tag in the 'name:tag' format",
+    ),
+    long("target", Text("string"), "Set the target build stage to build"),
+    long("ulimit", List("ulimit"), "Ulimit options"),
+];
+
+pub const COMMAND: Command = Command {
+    names: &["image build", "build", "builder build"],
+    usage: "[OPTIONS] PATH | -",
+    about: "Build an image from a Dockerfile",
+    flags: &[FLAGS],
+    order: Order::Mixed,
+    arity: Arity::Exactly(1),
+    run,
+};
+
+/// What is sent when a Dockerfile comes from outside the context: a name that no context has.
+const FOREIGN_DOCKERFILE: &str = ".dockerfile.naru";
+
+fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
+    let source = &arguments.positional[0];
+    if source.starts_with("http://") || source.starts_with("https://") || source.starts_with("git@") {
+        return Err(CliError::message(format!(
+            "building from {source} is not supported: fetch it and give the directory"
+        )));
+    }
+    let (mut context, dockerfile) = match source.as_str() {
+        "-" => from_standard_input(arguments)?,
+        path => from_directory(Path::new(path), arguments.text("file"))?,
+    };
+    let is_quiet = arguments.is_set("quiet") || arguments.text("progress") == Some("quiet");
+    let path = query(arguments, &dockerfile, is_quiet)?;
+    let header = credentials::header_for_all(&session.config)?;
+    let body = Body::Context(&mut *context, &header);
+    let response = session.client.send("POST", &path, body)?;
+    let mut sink = Sink::standard_output();
+    let id = progress::show_build(response, &mut sink)?;
+    if let Some(file) = arguments.text("iidfile") {
+        std::fs::write(file, &id).map_err(|error| CliError::message(format!("write {file}: {error}")))?;
+    }
+    Ok(0)
+}
+
+fn query(arguments: &Arguments, dockerfile: &str, is_quiet: bool) -> Result<String> {
+    let pairs = |flag: &str, default: fn(&str) -> Option<String>| {
+        let entries = arguments.list(flag).map(|entry| match entry.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Value::from(value)),
+            None => (
+                entry.to_owned(),
+                default(entry).map_or(Value::Null, |value| Value::from(value.as_str())),
+            ),
+        });
+        let entries: Vec<(String, Value)> = entries.collect();
+        Value::object(entries).to_json()
+    };
+    let number = |flag: &str| arguments.int(flag).map(|number| number.to_string());
+    let bytes = |flag: &str| arguments.bytes(flag).map(|number| number.to_string());
+    let mut query = Query::new("/build")
+        .set("dockerfile", dockerfile)
+        .set("rm", "1")
+        .set_if(is_quiet, "q", "1")
+        .set_if(arguments.is_set("no-cache"), "nocache", "1")
+        .set_if(arguments.is_set("pull"), "pull", "1")
+        .set_some("networkmode", arguments.text("network"))
+        .set_some("target", arguments.text("target"))
+        .set_some("platform", arguments.text("platform"))
+        .set_some("cgroupparent", arguments.text("cgroup-parent"))
+        .set_some("cpusetcpus", arguments.text("cpuset-cpus"))
+        .set_some("cpusetmems", arguments.text("cpuset-mems"))
+        .set_some("cpuperiod", number("cpu-period").as_deref())
+        .set_some("cpuquota", number("cpu-quota").as_deref())
+        .set_some("cpushares", number("cpu-shares").as_deref())
+        .set_some("memory", bytes("memory").as_deref())
+        .set_some("memswap", bytes("memory-swap").as_deref())
+        .set_some("shmsize", bytes("shm-size").as_deref())
+        // An argument without a value takes the client's own.
+        .set("buildargs", &pairs("build-arg", |name| std::env::var(name).ok()))
+        .set("labels", &pairs("label", |_| Some(String::new())));
+    let limits = options::ulimits(arguments).map_err(CliError::message)?;
+    if !limits.is_empty() {
+        query = query.set("ulimits", &Value::List(limits).to_json());
+    }
+    for tag in arguments.list("tag") {
+        query = query.set("t", tag);
+    }
+    for host in arguments.list("add-host") {
+        query = query.set("extrahosts", host);
+    }
+    Ok(query.build())
+}
+
+type Context = (Box<dyn Read>, String);
+
+/// An archive, or a Dockerfile alone.
+fn from_standard_input(arguments: &Arguments) -> Result<Context> {
+    let failed = |error| CliError::message(format!("read the standard input: {error}"));
+    let mut input = BufReader::with_capacity(64 << 10, io::stdin());
+    let head = input.fill_buf().map_err(failed)?;
+    let is_archive = head.len() > 262 && &head[257..262] == b"ustar"
+        || head.starts_with(&[0x1f, 0x8b])
+        || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+    if is_archive {
+        let dockerfile = arguments.text("file").unwrap_or("Dockerfile").to_owned();
+        return Ok((Box::new(input), dockerfile));
+    }
+    let mut text = Vec::new();
+    input.read_to_end(&mut text).map_err(failed)?;
+    if text.is_empty() {
+        return Err(CliError::message(
+            "the standard input is empty: it should be a Dockerfile or an archive",
+        ));
+    }
+    Ok((
+        Box::new(io::Cursor::new(single_file("Dockerfile", &text)?)),
+        "Dockerfile".to_owned(),
+    ))
+}
+
+fn single_file(name: &str, content: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    builder
+        .append_data(&mut header, name, content)
+        .and_then(|()| builder.into_inner())
+        .map_err(|error| CliError::message(format!("pack {name}: {error}")))
+}
+
+fn from_directory(directory: &Path, dockerfile: Option<&str>) -> Result<Context> {
+    let failed = |path: &Path, error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => CliError::message(format!(
+            "unable to prepare context: path \"{}\" not found",
+            path.display()
+        )),
+        _ => CliError::message(format!("unable to prepare context: {}: {error}", path.display())),
+    };
+    let root = directory
+        .canonicalize()
+        .map_err(|error| failed(directory, error))?;
+    if !root.is_dir() {
+        return Err(CliError::message(format!(
+            "unable to prepare context: {} is not a directory",
+            directory.display()
+        )));
+    }
+    if dockerfile == Some("-") {
+        let mut text = Vec::new();
+        io::stdin()
+            .read_to_end(&mut text)
+            .map_err(|error| failed(Path::new("-"), error))?;
+        return with_foreign(&root, &text);
+    }
+    let given = dockerfile.map_or_else(|| root.join("Dockerfile"), PathBuf::from);
+    let found = given
+        .canonicalize()
+        .or_else(|error| root.join(&given).canonicalize().map_err(|_| error));
+    let found = found.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => CliError::message(format!(
+            "unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {}: no such file or directory",
+            given.display()
+        )),
+        _ => failed(&given, error),
+    })?;
+    let Ok(inside) = found.strip_prefix(&root) else {
+        let text = std::fs::read(&found).map_err(|error| failed(&found, error))?;
+        return with_foreign(&root, &text);
+    };
+    let name = inside.to_string_lossy().into_owned();
+    let ignore = read_ignore(&root, &name)?;
+    Ok((Box::new(pack(&root, ignore)?), name))
+}
+
+/// A context and a Dockerfile that is not in it.
+fn with_foreign(root: &Path, text: &[u8]) -> Result<Context> {
+    let mut first = single_file(FOREIGN_DOCKERFILE, text)?;
+    // Without the mark of its end the archive goes on with the context.
+    first.truncate(first.len() - 1024);
+    let rest = pack(root, read_ignore(root, "Dockerfile")?)?;
+    Ok((
+        Box::new(io::Cursor::new(first).chain(rest)),
+        FOREIGN_DOCKERFILE.to_owned(),
+    ))
+}
+
+fn pack(root: &Path, ignore: Ignore) -> Result<Pack> {
+    let pack = Pack::new(root, None)
+        .map_err(|error| CliError::message(format!("unable to prepare context: {error}")))?;
+    Ok(pack.without(ignore))
+}
+
+/// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`. The Dockerfile itself is always sent.
+fn read_ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
+    let own = root.join(format!("{dockerfile}.dockerignore"));
+    let path = if own.is_file() {
+        own
+    } else {
+        root.join(".dockerignore")
+    };
+    let wrong =
+        |reason: String| CliError::message(format!("error checking context: {}: {reason}", path.display()));
+    let mut text = String::new();
+    match File::open(&path) {
+        Ok(mut file) => drop(
+            file.read_to_string(&mut text)
+                .map_err(|error| wrong(error.to_string()))?,
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ignore::default()),
+        Err(error) => return Err(wrong(error.to_string())),
+    }
+    let mut ignore = Ignore::parse(&text).map_err(wrong)?;
+    if ignore.excludes(dockerfile) {
+        ignore
+            .push(dockerfile, true)
+            .map_err(|reason| CliError::message(format!("{dockerfile}: {reason}")))?;
+    }
+    Ok(ignore)
+}

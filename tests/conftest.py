@@ -35,6 +35,14 @@ def busybox_naru(images):
     close_and_check(engine)
 
 
+@pytest.fixture(scope="session")
+def build_naru(images):
+    """As `busybox_naru`, for builds alone: they leave images without names."""
+    engine = new_naru(images)
+    yield engine
+    close_and_check(engine)
+
+
 @pytest.fixture
 def fresh_naru(images):
     """An engine of the test's own, which it may kill, with busybox:test loaded."""

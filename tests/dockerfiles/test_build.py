@@ -104,8 +104,8 @@ def reference_of(request, case, tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
-def test_case(request, case, busybox_naru, tmp_path):
-    engine = busybox_naru
+def test_case(request, case, build_naru, tmp_path):
+    engine = build_naru
     built = build(engine, case, str(tmp_path / "context"))
     said = built.stdout + built.stderr
     if case.fails:

@@ -51,11 +51,11 @@ def built(engine, folder, *arguments, **options):
     return result.stdout.strip()
 
 
-def test_the_same_inputs_make_the_same_digest(busybox_naru, images, tmp_path):
+def test_the_same_inputs_make_the_same_digest(build_naru, images, tmp_path):
     """Another data root, directory order, path, umask, times of the context, machine's start."""
     files = {"Dockerfile": PLAIN, "a": "1", "sub/b": "2", "sub/c": "3"}
-    first = built(busybox_naru, write(str(tmp_path / "one"), files, mtime=1_000_000_000))
-    again = built(busybox_naru, write(str(tmp_path / "two"), files, order=-1, mtime=1_700_000_000), "--no-cache")
+    first = built(build_naru, write(str(tmp_path / "one"), files, mtime=1_000_000_000))
+    again = built(build_naru, write(str(tmp_path / "two"), files, order=-1, mtime=1_700_000_000), "--no-cache")
     assert first == again
     other = Naru("x")
     try:
@@ -72,11 +72,11 @@ def test_the_same_inputs_make_the_same_digest(busybox_naru, images, tmp_path):
         other.close()
 
 
-def test_the_cache_answers_only_for_the_same_inputs(busybox_naru, tmp_path):
+def test_the_cache_answers_only_for_the_same_inputs(build_naru, tmp_path):
     folder = write(str(tmp_path / "c"), {"Dockerfile": "FROM busybox:test\nARG V=1\nCOPY a /\nRUN cat /a; echo $V >/v\nLABEL l=1\n", "a": "1", "unused": "x"})
 
     def cached():
-        result = build(busybox_naru, folder, *extra)
+        result = build(build_naru, folder, *extra)
         assert result.returncode == 0, result.stderr
         return result.stdout.count("Using cache")
 
@@ -95,14 +95,14 @@ def test_the_cache_answers_only_for_the_same_inputs(busybox_naru, tmp_path):
     assert cached() == 1
     extra = ["--no-cache"]
     assert cached() == 0
-    pruned = docker.APIClient(base_url=busybox_naru.host).prune_builds()
+    pruned = docker.APIClient(base_url=build_naru.host).prune_builds()
     assert pruned["SpaceReclaimed"] >= 0 and pruned["CachesDeleted"]
     extra = []
     assert cached() == 0
 
 
-def test_an_image_that_loses_its_name_stays_and_the_steps_are_in_no_list(busybox_naru, tmp_path):
-    engine = busybox_naru
+def test_an_image_that_loses_its_name_stays_and_the_steps_are_in_no_list(build_naru, tmp_path):
+    engine = build_naru
     folder = write(str(tmp_path / "c"), {"Dockerfile": "FROM busybox:test\nCOPY a /\nRUN echo 1 >/b\n", "a": "1"})
     nameless = engine.client("images", "-aq", "--filter", "dangling=true").stdout.count("\n")
     first = built(engine, folder, "-t", "lost:x")
@@ -118,8 +118,8 @@ def test_an_image_that_loses_its_name_stays_and_the_steps_are_in_no_list(busybox
     engine.client("rmi", "lost:x", "lost:y")
 
 
-def test_a_client_that_leaves_ends_its_build(busybox_naru, tmp_path):
-    engine = busybox_naru
+def test_a_client_that_leaves_ends_its_build(build_naru, tmp_path):
+    engine = build_naru
     folder = write(str(tmp_path / "c"), {"Dockerfile": "FROM busybox:test\nRUN echo begun; sleep 1000\n"})
     client = subprocess.Popen(engine.scope.command(NARU, "-H", engine.host, "build", folder), stdout=subprocess.PIPE, text=True)
     assert any("begun" in line for line in client.stdout)
@@ -162,20 +162,20 @@ def test_a_daemon_killed_while_building_leaves_nothing_corrupt(fresh_naru, tmp_p
 
 
 @pytest.mark.parametrize("client", ["/usr/bin/docker", "/usr/local/bin/docker", NARU])
-def test_every_client_sends_what_is_not_ignored(busybox_naru, tmp_path, client):
+def test_every_client_sends_what_is_not_ignored(build_naru, tmp_path, client):
     if not os.path.exists(client):
         pytest.skip(f"{client} is not here")
     files = {"Dockerfile": "FROM busybox:test\nCOPY . /c\nRUN find /c | sort\n", ".dockerignore": "*.md\n!keep.md\nsub/deep\n**/skip\n!sub/deep/let in\n",
              "a.md": "", "keep.md": "", "sub/x": "", "sub/skip": "", "sub/deep/y": "", "sub/deep/let in": "", "Dockerfile.md": ""}
     folder = write(str(tmp_path / "c"), files)
-    result = build(busybox_naru, folder, "--no-cache", program=client)
+    result = build(build_naru, folder, "--no-cache", program=client)
     assert result.returncode == 0, result.stderr
     names = set(re.findall(r"^/c/(.*)$", result.stdout, re.M))
     assert names == {".dockerignore", "Dockerfile", "keep.md", "sub", "sub/x", "sub/deep", "sub/deep/let in"}
 
 
-def test_narus_client_reads_dockerfiles_from_everywhere(busybox_naru, tmp_path):
-    engine = busybox_naru
+def test_narus_client_reads_dockerfiles_from_everywhere(build_naru, tmp_path):
+    engine = build_naru
     folder = write(str(tmp_path / "c"), {"a": "1", "other/File": "FROM busybox:test\nCOPY a /\nRUN echo other\n"})
     outside = tmp_path / "Outside"
     outside.write_text("FROM busybox:test\nCOPY a /b\nRUN echo outside\n")
@@ -195,8 +195,8 @@ def test_narus_client_reads_dockerfiles_from_everywhere(busybox_naru, tmp_path):
     assert missing.returncode == 1 and "no such file" in missing.stderr
 
 
-def test_docker_sdk_builds(busybox_naru, tmp_path):
-    client = docker.DockerClient(base_url=busybox_naru.host)
+def test_docker_sdk_builds(build_naru, tmp_path):
+    client = docker.DockerClient(base_url=build_naru.host)
     try:
         folder = write(str(tmp_path / "c"), {"Dockerfile": "FROM busybox:test\nARG A\nRUN echo $A >/a\n"})
         image, log = client.images.build(path=folder, tag="sdk:built", buildargs={"A": "from the SDK"}, labels={"k": "v"}, rm=True)
@@ -229,9 +229,9 @@ def archive_of(*members):
 
 
 @pytest.mark.parametrize("link", ["/etc/passwd", "../../../../../../../../etc/passwd", "/proc/self/root/etc/passwd"])
-def test_a_context_never_leads_to_the_host(busybox_naru, link):
+def test_a_context_never_leads_to_the_host(build_naru, link):
     """Links of a context, in its Dockerfile's name too, are resolved inside it."""
-    api = docker.APIClient(base_url=busybox_naru.host)
+    api = docker.APIClient(base_url=build_naru.host)
     dockerfile = b"FROM busybox:test\nCOPY secret /secret\nRUN cat /secret\n"
     context = archive_of(("Dockerfile", dockerfile), ("secret", {"type": tarfile.SYMTYPE, "linkname": link}))
     said = "".join(line.get("stream", "") + line.get("error", "") for line in api.build(fileobj=io.BytesIO(context), custom_context=True, decode=True))
@@ -245,11 +245,11 @@ def test_a_context_never_leads_to_the_host(busybox_naru, link):
     api.close()
 
 
-def test_a_target_never_leads_to_the_host(busybox_naru, tmp_path):
+def test_a_target_never_leads_to_the_host(build_naru, tmp_path):
     """A base whose directory is a link to a path of the host: it means the image's own path."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    api = docker.APIClient(base_url=busybox_naru.host)
+    api = docker.APIClient(base_url=build_naru.host)
     dockerfile = f"FROM busybox:test\nRUN ln -s {outside} /way && ln -s ../../../../../../..{outside} /up\nCOPY a /way/\nCOPY a /up/b\nADD a /way/sub/\nWORKDIR /way/made\nRUN find {outside} | sort\n"
     context = archive_of(("Dockerfile", dockerfile.encode()), ("a", b"1"))
     list(api.build(fileobj=io.BytesIO(context), custom_context=True, decode=True))
@@ -257,30 +257,30 @@ def test_a_target_never_leads_to_the_host(busybox_naru, tmp_path):
     api.close()
 
 
-def test_bad_contexts_are_refused_and_leave_nothing(busybox_naru):
-    api = docker.APIClient(base_url=busybox_naru.host)
+def test_bad_contexts_are_refused_and_leave_nothing(build_naru):
+    api = docker.APIClient(base_url=build_naru.host)
     whole = archive_of(("Dockerfile", b"FROM busybox:test\n"), ("a", b"1" * 5000))
     for context, reason in ((b"no archive at all" * 100, "context"), (whole[:3000], "context"), (archive_of(("a", b"1")), "Cannot locate"), (b"", "Cannot locate|context")):
         with pytest.raises(docker.errors.APIError, match=f"(?i){reason}") as failure:
             list(api.build(fileobj=io.BytesIO(context), custom_context=True, decode=True))
         assert failure.value.status_code == 400, failure.value
-    for parameters in ("buildargs=x", "labels=[1]", "t=UPPER:x", "memory=abc", "ulimits={}", "platform=moon", "version=2", "squash=1", "remote=http://x", "networkmode=nosuch"):
+    for parameters in ("buildargs=x", "labels=[1]", "t=UPPER:x", "memory=abc", "ulimits={}", "version=2", "squash=1", "remote=http://x", "networkmode=nosuch"):
         response = api._post(api._url("/build") + "?" + parameters, data=archive_of(("Dockerfile", b"FROM busybox:test\nRUN true\n")))
         text = response.text
         assert response.status_code in (400, 404, 500, 501) or "errorDetail" in text, (parameters, response.status_code, text)
         assert response.status_code != 500, (parameters, text)
-    assert os.listdir(busybox_naru.data_root + "/builds/work") == []
+    assert os.listdir(build_naru.data_root + "/builds/work") == []
     api.close()
 
 
-def test_builds_go_on_side_by_side(busybox_naru, tmp_path):
+def test_builds_go_on_side_by_side(build_naru, tmp_path):
     """Two that wait for each other through a cache mount could not end one after the other."""
     results = []
 
     def one(own, other):
         text = f"FROM busybox:test\nRUN --mount=type=cache,target=/c touch /c/{own}; until [ -e /c/{other} ]; do sleep 0.1; done\n"
         folder = write(str(tmp_path / own), {"Dockerfile": text})
-        results.append(build(busybox_naru, folder, "--no-cache", timeout=60).returncode)
+        results.append(build(build_naru, folder, "--no-cache", timeout=60).returncode)
 
     threads = [threading.Thread(target=one, args=pair) for pair in (("a", "b"), ("b", "a"))]
     for thread in threads:

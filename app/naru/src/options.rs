@@ -3,7 +3,7 @@
 use crate::network_options::{self, NetworkArguments, NetworkConfig};
 use clap::Parser;
 use naru_engine::NetworkDefaults;
-use naru_engine::registry::RegistryOptions;
+use naru_engine::registry::{Proxies, RegistryOptions};
 use serde::Deserialize;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -54,6 +54,15 @@ struct Arguments {
     /// Tries of one download before it fails [default: 5]
     #[arg(long)]
     max_download_attempts: Option<u32>,
+    /// The proxy for http:// registries and URLs, http://[USER:PASSWORD@]HOST:PORT [default: $HTTP_PROXY]
+    #[arg(long)]
+    http_proxy: Option<String>,
+    /// The proxy for https:// registries and URLs [default: $HTTPS_PROXY]
+    #[arg(long)]
+    https_proxy: Option<String>,
+    /// Hosts reached without a proxy, separated by commas [default: $NO_PROXY]
+    #[arg(long)]
+    no_proxy: Option<String>,
     /// Leave containers running when the daemon ends by SIGTERM [default: true]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     live_restore: Option<bool>,
@@ -84,10 +93,20 @@ struct ConfigFile {
     max_concurrent_downloads: Option<usize>,
     max_concurrent_uploads: Option<usize>,
     max_download_attempts: Option<u32>,
+    proxies: ProxyConfig,
     live_restore: Option<bool>,
     userns_remap: Option<String>,
     log_level: Option<String>,
     debug: Option<bool>,
+}
+
+/// `proxies` in the configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+struct ProxyConfig {
+    http_proxy: Option<String>,
+    https_proxy: Option<String>,
+    no_proxy: Option<String>,
 }
 
 /// What the daemon runs with: complete and checked.
@@ -220,6 +239,7 @@ fn registry_options(arguments: &Arguments, file: &ConfigFile) -> Result<Registry
             .or(file.max_download_attempts)
             .unwrap_or(defaults.attempts),
         certificate_folders: defaults.certificate_folders,
+        proxies: proxies(arguments, &file.proxies)?,
     };
     let is_zero = chosen.timeout.is_zero()
         || chosen.attempts == 0
@@ -232,6 +252,28 @@ fn registry_options(arguments: &Arguments, file: &ConfigFile) -> Result<Registry
         );
     }
     Ok(chosen)
+}
+
+/// The command line over the file over the environment, as dockerd has it.
+fn proxies(arguments: &Arguments, file: &ProxyConfig) -> Result<Proxies, String> {
+    let choose = |argument: &Option<String>, file: &Option<String>, variable: &str| {
+        let from_environment = || {
+            std::env::var(variable)
+                .or_else(|_| std::env::var(variable.to_lowercase()))
+                .unwrap_or_default()
+        };
+        argument
+            .clone()
+            .or_else(|| file.clone())
+            .unwrap_or_else(from_environment)
+    };
+    let proxies = Proxies {
+        http: choose(&arguments.http_proxy, &file.http_proxy, "HTTP_PROXY"),
+        https: choose(&arguments.https_proxy, &file.https_proxy, "HTTPS_PROXY"),
+        exceptions: choose(&arguments.no_proxy, &file.no_proxy, "NO_PROXY"),
+    };
+    proxies.check().map_err(|error| error.to_string())?;
+    Ok(proxies)
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, String> {
@@ -314,10 +356,15 @@ mod tests {
             ["--bip", "x/16"],
             ["-H", "unix://relative"],
             ["-l", "loud"],
+            ["--http-proxy", "socks5://x"],
         ] {
             let (message, _) = parse_words(&words).unwrap_err();
             assert!(
-                message.contains(words[1].trim_start_matches("unix://")),
+                message.contains(
+                    words[1]
+                        .trim_start_matches("unix://")
+                        .trim_start_matches("socks5://x")
+                ),
                 "{message}"
             );
         }

@@ -308,6 +308,8 @@ pub struct EngineInfo {
     pub spawner_pid: Option<u32>,
     pub bridge: Option<String>,
     pub live_restore: bool,
+    /// `http`, `https` and the exceptions, without passwords.
+    pub proxies: naru_registry::Proxies,
     /// Containers have a user namespace of their own.
     pub is_remapped: bool,
 }

@@ -4,11 +4,12 @@ use crate::Result;
 use crate::certificates::{client_config, no_config};
 use crate::endpoint::{Endpoint, RegistryOptions};
 use crate::error::RegistryError;
+use crate::proxy::{Way, plan_way};
 use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -32,7 +33,9 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("naru/", env!("CARGO
 
 #[derive(Debug)]
 pub(crate) struct Connection {
-    client: Client<HttpsConnector<HttpConnector>, Body>,
+    client: Client<HttpsConnector<Way>, Body>,
+    /// For a proxy that requests are sent to.
+    proxy_authorization: Option<HeaderValue>,
     pub host: String,
     timeout: Duration,
 }
@@ -59,6 +62,7 @@ impl Connection {
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(options.timeout));
+        let (connector, proxy_authorization) = plan_way(options, endpoint, connector);
         let builder = HttpsConnectorBuilder::new().with_tls_config(config);
         let connector = if endpoint.is_tls {
             builder.https_only().enable_http1().wrap_connector(connector)
@@ -67,6 +71,7 @@ impl Connection {
         };
         Ok(Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
+            proxy_authorization,
             host: endpoint.host.clone(),
             timeout: options.timeout,
         })
@@ -85,6 +90,9 @@ impl Connection {
         sent: &AtomicU64,
     ) -> Result<Response<Incoming>> {
         request.headers_mut().insert(USER_AGENT, AGENT);
+        if let Some(value) = &self.proxy_authorization {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, value.clone());
+        }
         let mut answer = std::pin::pin!(self.client.request(request));
         let mut seen = sent.load(Ordering::Relaxed);
         loop {

@@ -1,6 +1,7 @@
 //! Decides where a name is looked for: plain data, no I/O.
 
 use crate::error::RegistryError;
+use crate::proxy::Proxies;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub struct RegistryOptions {
     pub concurrent_uploads: usize,
     /// Folders with a folder for each `host:port` that holds its CAs and client certificates.
     pub certificate_folders: Vec<PathBuf>,
+    pub proxies: Proxies,
 }
 
 impl Default for RegistryOptions {
@@ -37,6 +39,7 @@ impl Default for RegistryOptions {
             concurrent_downloads: 3,
             concurrent_uploads: 5,
             certificate_folders: vec!["/etc/naru/certs.d".into(), "/etc/docker/certs.d".into()],
+            proxies: Proxies::default(),
         }
     }
 }
@@ -129,14 +132,19 @@ fn mirror_endpoint(options: &RegistryOptions, mirror: &str) -> Result<Endpoint, 
 
 /// Loopback, and what the daemon was told.
 pub(crate) fn is_insecure(options: &RegistryOptions, host: &str) -> bool {
-    let name = host_name(host);
-    let address: Option<IpAddr> = name.parse().ok();
-    name == "localhost"
-        || address.is_some_and(|address| address.is_loopback())
+    let address: Option<IpAddr> = host_name(host).parse().ok();
+    is_loopback(host)
         || options
             .insecure
             .iter()
             .any(|entry| entry == host || address.is_some_and(|address| is_in_network(address, entry)))
+}
+
+/// Whether it is this machine.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let name = host_name(host);
+    let address: Option<IpAddr> = name.parse().ok();
+    name == "localhost" || address.is_some_and(|address| address.is_loopback())
 }
 
 /// The host without its port and without brackets.

@@ -15,6 +15,7 @@ mod endpoint;
 mod error;
 mod login;
 mod outgoing;
+mod proxy;
 mod repository;
 mod upload;
 
@@ -25,6 +26,7 @@ pub use endpoint::{Endpoint, Purpose, RegistryOptions, plan_endpoints};
 pub use error::RegistryError;
 pub use login::{Found, LoggedIn, log_in, search};
 pub use outgoing::Outgoing;
+pub use proxy::Proxies;
 pub use repository::{BlobStream, FetchedManifest, Repository};
 pub use upload::{Upload, UploadStart};
 

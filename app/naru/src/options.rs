@@ -102,11 +102,14 @@ struct ConfigFile {
 
 /// `proxies` in the configuration file.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 struct ProxyConfig {
-    http_proxy: Option<String>,
-    https_proxy: Option<String>,
-    no_proxy: Option<String>,
+    #[serde(rename = "http-proxy")]
+    http: Option<String>,
+    #[serde(rename = "https-proxy")]
+    https: Option<String>,
+    #[serde(rename = "no-proxy")]
+    exceptions: Option<String>,
 }
 
 /// What the daemon runs with: complete and checked.
@@ -268,9 +271,9 @@ fn proxies(arguments: &Arguments, file: &ProxyConfig) -> Result<Proxies, String>
             .unwrap_or_else(from_environment)
     };
     let proxies = Proxies {
-        http: choose(&arguments.http_proxy, &file.http_proxy, "HTTP_PROXY"),
-        https: choose(&arguments.https_proxy, &file.https_proxy, "HTTPS_PROXY"),
-        exceptions: choose(&arguments.no_proxy, &file.no_proxy, "NO_PROXY"),
+        http: choose(&arguments.http_proxy, &file.http, "HTTP_PROXY"),
+        https: choose(&arguments.https_proxy, &file.https, "HTTPS_PROXY"),
+        exceptions: choose(&arguments.no_proxy, &file.exceptions, "NO_PROXY"),
     };
     proxies.check().map_err(|error| error.to_string())?;
     Ok(proxies)

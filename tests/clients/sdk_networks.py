@@ -100,13 +100,13 @@ def scenario_the_engine_itself(world):
     expected = set(facts["info"]) - ONLY_DOCKER
     facts["info"] = sorted(expected - ONLY_NARU)
     facts["version"] = sorted(set(facts["version"]) - {"Platform", "BuildTime"})
-    facts["df"] = sorted(set(facts["df"]) - {"BuilderSize"})
+    facts["df"] = sorted(set(facts["df"]) - {"BuilderSize", "DiskAccount"})
     return facts
 
 
 # Fields of Docker 20.10 that newer versions no longer have, and of newer ones that 20.10 lacks.
 ONLY_DOCKER = {"KernelMemory", "KernelMemoryTCP", "ClusterStore", "ClusterAdvertise"}
-ONLY_NARU = {"CDISpecDirs", "Containerd", "FirewallBackend", "DefaultAddressPools"}
+ONLY_NARU = {"CDISpecDirs", "Containerd", "FirewallBackend", "DefaultAddressPools", "DiskAccount"}
 
 
 def scenario_events(world):

@@ -41,20 +41,26 @@ def words_of(listing, form):
     return [*words, "--format", {"json": "json", "json function": "{{json .}}", "template": template, "table": "table " + template}[form]]
 
 
+def dockers_part(text):
+    """Without where the disk's space goes, which Docker does not tell (tests/docker/test_disk.py)."""
+    own = text.find("\n\nData root ")
+    return text if own < 0 else text[:own] + "\n"
+
+
 @needs_docker
 @pytest.mark.parametrize("form", ["plain", "json", "json function", "template", "table"])
 @pytest.mark.parametrize("listing", LISTINGS, ids=lambda listing: "_".join(listing[0]))
 def test_listings_are_dockers_in_every_form(engine, listing, form):
     words = words_of(listing, form)
     theirs, mine = (engine.client(*words, program=program) for program in (DOCKER, NARU))
-    assert (mine.returncode, settled(mine.stdout)) == (theirs.returncode, settled(theirs.stdout)), mine.stderr
+    assert (mine.returncode, settled(dockers_part(mine.stdout))) == (theirs.returncode, settled(theirs.stdout)), mine.stderr
 
 
 @needs_docker
 @pytest.mark.parametrize("words", [["system", "df", "-v"], ["system", "df", "-v", "--format", "{{range .Images}}{{.Repository}} {{.UniqueSize}}\n{{end}}{{range .Volumes}}{{.Name}} {{.Links}}{{end}}"]], ids=["tables", "template"])
 def test_disk_usage_one_by_one(engine, words):
     theirs, mine = (engine.client(*words, program=program) for program in (DOCKER, NARU))
-    assert settled(mine.stdout) == settled(theirs.stdout), mine.stderr
+    assert settled(dockers_part(mine.stdout)) == settled(theirs.stdout), mine.stderr
     assert "listed" in mine.stdout
 
 

@@ -6,7 +6,7 @@
 //! ```
 //! To clients a removed volume is gone: its name is free, nothing lists it. The trash holds at most a tenth of the file
 //! system, at most half as much as is free, and nothing older than a week. It gives way, oldest first, when less than a
-//! twentieth of the file system (or 10 GiB, of a big one) is free.
+//! twentieth of the file system (or 2 GiB, of a big one) is free.
 
 use super::Volumes;
 use crate::Engine;
@@ -25,7 +25,7 @@ const SHARE_MAX: u64 = 10;
 /// Of the file system: below this much free space the trash gives way,
 const FREE_SHARE_MIN: u64 = 20;
 /// and never while this much is free.
-const FREE_ENOUGH: u64 = 10 << 30;
+const FREE_ENOUGH: u64 = 2 << 30;
 /// How often a trash that holds anything is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 

@@ -35,7 +35,7 @@ pub mod spec;
 mod views;
 mod volumes;
 
-pub use build::{BuildRequest, BuildStep};
+pub use build::{AgentStream, Answer, BuildClient, BuildRequest, BuildStep, NamedContext};
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
 pub use error::{EngineError, Result};
 pub use images::{Distribution, ImportRequest, PullRequest, PushRequest, Teller, TransferStep};

@@ -10,10 +10,13 @@
 //! are those of the base image, or of `SOURCE_DATE_EPOCH`, and never the clock's.
 
 mod cache;
+mod client;
 mod context;
 mod run;
 mod solve;
 mod transfer;
+
+pub use client::{AgentStream, Answer, BuildClient, NamedContext};
 
 use crate::Engine;
 use crate::archive::Chunks;
@@ -52,6 +55,10 @@ pub struct BuildRequest {
     pub platform: Option<naru_oci::Platform>,
     /// By registry, for base images.
     pub credentials: BTreeMap<String, Credentials>,
+    /// Further contexts, by the names that `FROM` and `--from` have for them.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// Whoever can be asked for secrets and the like; nobody, where the protocol has no way back.
+    pub client: Option<Arc<dyn BuildClient>>,
 }
 
 /// One thing worth telling while a build goes on.

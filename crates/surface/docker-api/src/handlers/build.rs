@@ -228,6 +228,7 @@ fn build_request(call: &Call) -> ApiResult<BuildRequest> {
                 Credentials::decode_config(text).map_err(EngineError::from)?
             }
         },
+        ..BuildRequest::default()
     })
 }
 

@@ -1,0 +1,46 @@
+//! What a build asks, while it runs, of whoever asked for it: secrets, agents, the files of further contexts.
+//!
+//! ```text
+//!  RUN --mount=type=secret ──▶ secret(id) ──▶ bytes, in memory only
+//!  RUN --mount=type=ssh    ──▶ agent(id)  ──▶ a stream to the client's agent, one a connection
+//!  FROM, COPY --from=NAME  ──▶ files(name) ─▶ an archive of that context
+//! ```
+//! A protocol that can reach its client implements [`BuildClient`]; the build knows none of them. What is answered here
+//! never gets into a layer, the history, a log, a cache key or onto a disk.
+
+use crate::archive::Chunks;
+use crate::error::Result;
+use std::fmt::Debug;
+use std::pin::Pin;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// An answer on its way.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// Both directions of a connection to an agent.
+pub trait AgentStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> AgentStream for T {}
+
+/// Whoever asked for a build, as far as it can be asked for more. `None`: it has nothing of this id.
+pub trait BuildClient: Debug + Send + Sync {
+    /// A secret's content.
+    fn secret<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Vec<u8>>>;
+
+    /// A new connection to the agent for SSH keys that goes by this id; `default` where the Dockerfile names none.
+    fn agent<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Box<dyn AgentStream>>>;
+
+    /// The files of a named context that is a directory of the client's, as an archive.
+    fn files<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Chunks>>;
+}
+
+/// What the name of a further context means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContext {
+    /// `docker-image://…`
+    Image(String),
+    /// A repository, an archive or a file that the engine fetches.
+    Remote(String),
+    /// A directory of the client's; [`BuildClient::files`] has it under this name.
+    Client(String),
+}

@@ -31,6 +31,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
     ("cc", "gcc"),
+    ("objcopy", "binutils"),
 ];
 
 /// Packages without a program of their own name to look for.
@@ -42,6 +43,7 @@ const PYTHON_PACKAGES: &[&str] = &[
     "docker",
     "aiodocker",
     "testcontainers",
+    "spdx-tools",
     "websocket-client",
 ];
 

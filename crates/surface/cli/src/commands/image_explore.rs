@@ -5,7 +5,7 @@ use crate::args::Kind::{Bool, Int, Text};
 use crate::args::{Flag, Order, flag, long};
 use crate::error::{CliError, Result};
 use crate::explore::analysis::{Change, LayerReport, Report, Touched, analyse};
-use crate::explore::archive::read_image;
+use crate::explore::archive::{Look, read_image};
 use crate::http::{Body, escape_reference};
 use crate::json::{Value, indent_json};
 use crate::{Arguments, Session, output, table, units};
@@ -57,7 +57,8 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let limit = arguments.text("wasted-max").map(parse_limit).transpose()?;
     let image = &arguments.positional[0];
     let path = format!("/images/{}/get", escape_reference(image));
-    let report = analyse(read_image(session.client.send("GET", &path, Body::Empty)?)?);
+    let image_read = read_image(session.client.send("GET", &path, Body::Empty)?, Look::Names)?;
+    let report = analyse(image_read.layers);
     let view = View::new(arguments, &report)?;
     let text = match arguments.text("format").filter(|format| !format.is_empty()) {
         None => view.text(image),

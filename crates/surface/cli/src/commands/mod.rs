@@ -14,6 +14,7 @@ mod exec;
 mod export;
 mod history;
 mod image_explore;
+mod image_sbom;
 mod images;
 mod import;
 mod info;
@@ -176,6 +177,7 @@ static COMMANDS: &[&Command] = &[
     &manifest::PUSH,
     &manifest::REMOVE,
     &image_explore::COMMAND,
+    &image_sbom::COMMAND,
     &context::CREATE,
     &context::EXPORT,
     &context::IMPORT,

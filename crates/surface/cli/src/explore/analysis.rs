@@ -2,6 +2,7 @@
 //! removes. Pure.
 
 use super::archive::{Kind, Layer};
+use naru_sbom::Told;
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Touched {
     pub change: Change,
     /// A later layer hides it.
     pub is_hidden: bool,
+    /// What the file tells of packages, as the archive's reader found it.
+    pub told: Option<Told>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +103,7 @@ pub fn analyse(layers: Vec<Layer>) -> Report {
                     bytes: 0,
                     change: Change::Removed,
                     is_hidden: false,
+                    told: None,
                 });
             }
         }
@@ -131,6 +135,7 @@ pub fn analyse(layers: Vec<Layer>) -> Report {
                 path: entry.path,
                 bytes: entry.bytes,
                 is_hidden: false,
+                told: entry.told,
             });
         }
         reports.push(report);
@@ -226,6 +231,7 @@ mod tests {
             } else {
                 Kind::File
             },
+            told: None,
         };
         Layer {
             digest: String::new(),

@@ -6,6 +6,8 @@
 use crate::error::{CliError, Result};
 use crate::json::Value;
 use flate2::bufread::MultiGzDecoder;
+use naru_sbom::{FILE_BYTES_MAX, Source, Told};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -16,6 +18,17 @@ pub struct Entry {
     pub path: String,
     pub bytes: u64,
     pub kind: Kind,
+    /// What the file tells of packages; only when that was asked.
+    pub told: Option<Told>,
+}
+
+/// What is looked at beyond names and sizes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Look {
+    #[default]
+    Names,
+    /// The contents of files that tell which packages are installed.
+    Packages,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +49,16 @@ pub struct Layer {
     pub entries: Vec<Entry>,
 }
 
+#[derive(Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Of its configuration.
+    pub digest: String,
+    /// RFC 3339; empty where the image does not say.
+    pub created: String,
+    /// The lowest first.
+    pub layers: Vec<Layer>,
+}
+
 /// Documents are small; anything larger that is no tar is passed over.
 const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 
@@ -47,21 +70,25 @@ const LINKS_MAX: usize = 4;
 
 #[derive(Default)]
 struct Members {
+    look: Look,
     documents: HashMap<String, Vec<u8>>,
     layers: HashMap<String, (u64, Vec<Entry>)>,
     links: HashMap<String, String>,
     entries: usize,
 }
 
-/// Reads the archive to its end; gives the image's layers, the lowest first.
-pub fn read_image(archive: impl Read) -> Result<Vec<Layer>> {
-    let members = read_members(archive)
+/// Reads the archive to its end; gives the image.
+pub fn read_image(archive: impl Read, look: Look) -> Result<Image> {
+    let members = read_members(archive, look)
         .map_err(|error| CliError::message(format!("read the image's archive: {error}")))?;
     members.layers_in_order()
 }
 
-fn read_members(archive: impl Read) -> io::Result<Members> {
-    let mut members = Members::default();
+fn read_members(archive: impl Read, look: Look) -> io::Result<Members> {
+    let mut members = Members {
+        look,
+        ..Members::default()
+    };
     let mut archive = tar::Archive::new(archive);
     for entry in archive.entries()? {
         let entry = entry?;
@@ -83,6 +110,19 @@ fn name_of<R: Read>(entry: &tar::Entry<'_, R>) -> String {
     let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
     let path = path.strip_prefix("./").unwrap_or(&path);
     path.trim_matches('/').to_owned()
+}
+
+fn told_by<R: Read>(path: &str, entry: &mut tar::Entry<'_, R>) -> io::Result<Option<Told>> {
+    let Some(source) = Source::of(path, entry.header().mode().unwrap_or(0)) else {
+        return Ok(None);
+    };
+    let mut file = BufReader::new(entry);
+    if !source.may_tell(file.fill_buf()?) {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(Some(source.read(&bytes)).filter(|told| *told != Told::default()))
 }
 
 impl Members {
@@ -121,7 +161,7 @@ impl Members {
         let mut found = Vec::new();
         let mut archive = tar::Archive::new(&mut counted);
         for entry in archive.entries()? {
-            let entry = entry?;
+            let mut entry = entry?;
             self.entries += 1;
             if self.entries > ENTRIES_MAX {
                 return Err(io::Error::other(format!("more than {ENTRIES_MAX} files")));
@@ -135,10 +175,16 @@ impl Members {
                 _ => Kind::Other,
             };
             let bytes = if kind == Kind::File { entry.size() } else { 0 };
+            let path = name_of(&entry);
+            let told = match (self.look, kind) {
+                (Look::Packages, Kind::File) => told_by(&path, &mut entry)?,
+                _ => None,
+            };
             found.push(Entry {
-                path: name_of(&entry),
+                path,
                 bytes,
                 kind,
+                told,
             });
         }
         io::copy(&mut counted, &mut io::sink())?;
@@ -146,7 +192,7 @@ impl Members {
         Ok(())
     }
 
-    fn layers_in_order(mut self) -> Result<Vec<Layer>> {
+    fn layers_in_order(self) -> Result<Image> {
         let wrong = |what: &str| CliError::message(format!("the image's archive {what}"));
         let manifest = self
             .documents
@@ -155,11 +201,10 @@ impl Members {
         let manifest =
             Value::parse(manifest).map_err(|error| wrong(&format!("has a bad manifest.json: {error}")))?;
         let image = manifest.items().first().ok_or_else(|| wrong("holds no image"))?;
-        let config = self
-            .documents
-            .get(image.get("Config").text())
-            .map(|bytes| Value::parse(bytes));
-        let config = config.and_then(std::result::Result::ok).unwrap_or_default();
+        let document = self.documents.get(image.get("Config").text());
+        let config = document
+            .and_then(|bytes| Value::parse(bytes).ok())
+            .unwrap_or_default();
         let names: Vec<&str> = image.get("Layers").items().iter().map(Value::text).collect();
         let made_by: Vec<&str> = config
             .get("history")
@@ -191,8 +236,13 @@ impl Members {
                 entries,
             });
         }
-        self.layers.clear();
-        Ok(layers)
+        Ok(Image {
+            digest: document
+                .map(|bytes| format!("sha256:{:x}", Sha256::digest(bytes)))
+                .unwrap_or_default(),
+            created: config.get("created").text().to_owned(),
+            layers,
+        })
     }
 }
 
@@ -233,7 +283,8 @@ mod tests {
 
     #[test]
     fn layers_are_listed_in_the_order_of_the_manifest() {
-        let layers = read_image(honest().as_slice()).unwrap();
+        let image = read_image(honest().as_slice(), Look::Names).unwrap();
+        let layers = image.layers;
         assert_eq!((layers.len(), layers[0].created_by.as_str()), (1, "RUN x"));
         let paths: Vec<&str> = layers[0]
             .entries
@@ -249,7 +300,7 @@ mod tests {
     #[test]
     fn fuzzed_archives_end() {
         naru_fuzz::feed(&[&honest()], |bytes| {
-            let _ = read_image(bytes);
+            let _ = read_image(bytes, Look::Packages);
         });
     }
 }

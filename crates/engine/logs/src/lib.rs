@@ -20,6 +20,7 @@ mod frame;
 mod local;
 mod reader;
 mod rotate;
+pub mod ship;
 mod writer;
 
 pub use entry::{Entry, Stream};

@@ -271,11 +271,15 @@ impl Cgroup {
             Version::V1 => "memory.oom_control",
             Version::V2 => "memory.events",
         };
-        let text = self.read(root, name)?;
-        Ok(text
-            .lines()
-            .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
-            .unwrap_or(0))
+        Ok(counter(&self.read(root, name)?, "oom_kill "))
+    }
+
+    /// How many processes were not made because there were as many as there may be.
+    pub fn fork_refusal_count(&self) -> Result<u64> {
+        let Some(root) = self.hierarchy.root_with("pids") else {
+            return Ok(0);
+        };
+        Ok(counter(&self.read(root, "pids.events")?, "max "))
     }
 
     /// Removes the cgroup and those below it. One that does not exist is removed already.
@@ -331,6 +335,13 @@ pub fn list_children(path: &str) -> Result<Vec<String>> {
         );
     }
     Ok(names.into_iter().collect())
+}
+
+/// The number behind a name in a file of names and numbers, one pair a line.
+fn counter(text: &str, name: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 fn write(root: &Root, file: &str, value: &str) -> Result<()> {

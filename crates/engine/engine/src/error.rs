@@ -1,5 +1,6 @@
 //! What can go wrong in the engine, in words for people, with the kind that decides the HTTP status.
 
+use crate::why::StartFault;
 use naru_base::ErrorKind;
 
 /// A failed operation. `message` is one sentence in Docker's words where Docker has them.
@@ -8,6 +9,8 @@ use naru_base::ErrorKind;
 pub struct EngineError {
     pub kind: ErrorKind,
     pub message: String,
+    /// The step of a start that failed, where whoever made the error knows it.
+    pub fault: Option<StartFault>,
 }
 
 impl EngineError {
@@ -15,7 +18,20 @@ impl EngineError {
         Self {
             kind,
             message: message.into(),
+            fault: None,
         }
+    }
+
+    /// Names the step of a start that failed, unless somebody nearer to it has.
+    #[must_use]
+    pub fn with_fault(mut self, fault: StartFault) -> Self {
+        self.fault.get_or_insert(fault);
+        self
+    }
+
+    /// For `map_err`: the step of a start that failed.
+    pub(crate) fn at(fault: StartFault) -> impl FnOnce(Self) -> Self {
+        move |error| error.with_fault(fault)
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -39,12 +55,21 @@ pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 
 impl From<naru_sys::file::FileError> for EngineError {
     fn from(error: naru_sys::file::FileError) -> Self {
-        Self::system(error.to_string())
+        let is_full = error.source.kind() == std::io::ErrorKind::StorageFull;
+        let own = Self::system(error.to_string());
+        if is_full {
+            own.with_fault(StartFault::DiskFull)
+        } else {
+            own
+        }
     }
 }
 
 impl From<naru_store::StoreError> for EngineError {
     fn from(error: naru_store::StoreError) -> Self {
-        Self::system(error.to_string())
+        match error {
+            naru_store::StoreError::File(error) => error.into(),
+            error => Self::system(error.to_string()),
+        }
     }
 }

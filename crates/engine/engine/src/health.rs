@@ -14,6 +14,7 @@ use crate::record::ContainerState;
 use crate::spec::HealthcheckSpec;
 use crate::views::{ExecSpec, HealthStatus, HealthView, ProbeView};
 use naru_base::Timestamp;
+use naru_keeper::cause::Requester;
 use naru_keeper::protocol::{Request, Target};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -172,6 +173,7 @@ impl Engine {
                 let signal = Request::Signal {
                     target: Target::Exec(exec.clone()),
                     signal: 9,
+                    reason: Requester::HealthTimeout.into(),
                 };
                 if let Some(keeper) = container.keeper() {
                     let _ = keeper.request(&signal, &[]).await;
@@ -201,7 +203,7 @@ impl Engine {
                 container = container.id.short(),
                 "restarting a container that is unhealthy"
             );
-            if let Err(error) = self.restart_container(container.id.as_str(), None, None).await {
+            if let Err(error) = self.restart(container, None, None, Requester::Unhealthy).await {
                 tracing::warn!(container = container.id.short(), %error, "cannot restart an unhealthy container");
             }
         }

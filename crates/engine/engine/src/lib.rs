@@ -34,6 +34,7 @@ mod remap;
 pub mod spec;
 mod views;
 mod volumes;
+mod why;
 
 pub use build::{AgentStream, Answer, BuildClient, BuildRequest, BuildStep, NamedContext};
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
@@ -48,12 +49,14 @@ pub use networks::record::{IpamPool, NetworkRecord, NetworkSpec};
 pub use remap::Remap;
 pub use views::*;
 pub use volumes::trash::TrashEntry;
+pub use why::WhyView;
 
 use containers::{Container, Registry};
 use events::Events;
 use keepers::{Pool, Spawner, StemNeeds, Workshop};
 use naru_base::{ContainerId, ExecId};
 use naru_content::ContentStore;
+use naru_keeper::cause::Requester;
 use naru_network::{Network, NetworkOptions};
 use naru_sys::file;
 use std::collections::HashMap;
@@ -72,6 +75,8 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Engine {
     options: EngineOptions,
     id: String,
+    /// The kernel's id of this boot.
+    boot_id: String,
     content: Arc<ContentStore>,
     network: Arc<Network>,
     networks: networks::Networks,
@@ -130,6 +135,7 @@ impl Engine {
         let syncer = naru_store::Syncer::start();
         let engine = Arc::new(Self {
             id: read_or_make_id(&options.data_root)?,
+            boot_id: why::read_boot_id(),
             blob_locks: images::BlobLocks::default(),
             volumes: volumes::Volumes::open(options.data_root.join("volumes"), syncer.clone(), root)?,
             registry: Registry::default(),
@@ -194,7 +200,9 @@ impl Engine {
             let engine = Arc::clone(self);
             tokio::spawn(async move {
                 let _operation = container.operation.lock().await;
-                let _ = engine.stop(&container, None, None, false).await;
+                let _ = engine
+                    .stop(&container, None, None, Requester::DaemonShutdown)
+                    .await;
             })
         });
         for stop in stops.collect::<Vec<_>>() {

@@ -1,6 +1,7 @@
 //! What the engine remembers of a container, and what it shows of it.
 
 use crate::spec::{ContainerPort, ContainerSpec};
+use crate::why::{RunEnd, StartFault, StartedBy};
 use naru_base::{ContainerId, Digest, Timestamp};
 use naru_network::Endpoint6;
 use naru_runtime::plan::MappedRoot;
@@ -25,6 +26,15 @@ pub struct ContainerRecord {
     pub stopped_by_client: bool,
     /// Why the last start failed, when it did; cleared by the next one that succeeds.
     pub failed_start: Option<FailedStart>,
+    /// Why the last run that has ended did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_end: Option<RunEnd>,
+    /// Who had the present or last run started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_by: Option<StartedBy>,
+    /// The kernel's id of the boot in which that was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot_id: String,
     /// What the present run holds; present from just before the keeper is told to start until all of it is undone.
     /// Stored beside the keeper's socket, in a file of its own: with the machine all of it goes.
     #[serde(skip)]
@@ -126,9 +136,16 @@ pub struct ExitSummary {
 
 /// A start that did not happen, as `inspect` shows it (`State.ExitCode`, `State.Error`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct FailedStart {
+    #[serde(alias = "exit_code")]
     pub exit_code: i32,
+    #[serde(alias = "message")]
     pub message: String,
+    #[serde(default)]
+    pub fault: StartFault,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<Timestamp>,
 }
 
 impl ContainerRecord {

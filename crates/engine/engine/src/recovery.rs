@@ -1,11 +1,14 @@
 //! A new daemon finds what the one before left: the same settling of every record, whatever killed the other.
 
 use crate::Engine;
-use crate::containers::{Container, Exec, ExitCause, REMOVED, RunResources, derive_started_at, lock};
+use crate::containers::{
+    Container, Exec, ExitCause, REMOVED, RunResources, Witness, derive_started_at, lock,
+};
 use crate::error::Result;
 use crate::keepers::KeeperConnection;
 use crate::record::{ContainerRecord, ContainerState, ExitSummary, RunRecord};
 use crate::spec::RestartPolicy;
+use crate::why::{StartedBy, policy_text};
 use naru_base::{ContainerId, Timestamp};
 use naru_cgroup::Cgroup;
 use naru_keeper::protocol::{KeeperState, KeeperStatus, Reply, Request};
@@ -110,7 +113,8 @@ impl Engine {
         }
         let Some(run) = &record.run else {
             if record.is_running() {
-                self.finish_run(container, ExitCause::MachineLost).await;
+                self.finish_run(container, ExitCause::RunLost, Witness::Nobody)
+                    .await;
             }
             return;
         };
@@ -138,14 +142,21 @@ impl Engine {
                     container.set_keeper(Some(connection));
                     self.follow_run(container, notices);
                 }
-                KeeperState::Exited(exit) => self.finish_run(container, ExitCause::Recorded(exit)).await,
+                KeeperState::Exited(exit) => {
+                    self.finish_run(container, ExitCause::Recorded(exit), Witness::Nobody)
+                        .await;
+                }
                 // It never heard of its start: the daemon died in between, and the keeper has ended with it.
                 KeeperState::Parked => self.forget_start(container),
             },
             None if is_exit_recorded(container) => {
-                self.finish_run(container, ExitCause::found(container)).await;
+                self.finish_run(container, ExitCause::found(container), Witness::Nobody)
+                    .await;
             }
-            None if record.is_running() => self.finish_run(container, ExitCause::found(container)).await,
+            None if record.is_running() => {
+                self.finish_run(container, ExitCause::found(container), Witness::Nobody)
+                    .await;
+            }
             None => self.forget_start(container),
         }
     }
@@ -330,7 +341,9 @@ impl Engine {
         if container.record().is_running() || container.phase().borrow().is_removed {
             return;
         }
-        if let Err(error) = self.start(container).await {
+        let policy = policy_text(&container.record().spec.restart);
+        let started_by = StartedBy::DaemonStart { policy };
+        if let Err(error) = self.start(container, started_by).await {
             tracing::warn!(container = container.id.short(), %error, "cannot start a container by its restart policy");
             let exit = ExitSummary {
                 exit_code: 128,

@@ -211,7 +211,7 @@ pub enum SeccompSpec {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSpec {
-    /// `json-file`, `local` or `none`.
+    /// `json-file`, `local`, `none`, or one that sends its messages elsewhere: see `plan::ship`.
     pub driver: String,
     pub options: BTreeMap<String, String>,
 }

@@ -10,17 +10,20 @@
 //!
 //! If the keeper itself is killed its connections close, and the daemon ends the container through its cgroup.
 
+use crate::cause::{self, EndReport, OomVictim, Pressure, SentSignal, SignalReason};
 use crate::connection::Connection;
+use crate::kernel_log;
 use crate::process::{Ending, Process, ProcessState};
 use crate::protocol::{
     AttachOptions, Event, ExecRequest, ExecStatus, ExitRecord, FromKeeper, KeeperPlan, KeeperState,
     KeeperStatus, LogPlan, Reply, Request, StdioPlan, Target,
 };
 use crate::spawner::keeper_title;
-use crate::streams::{Part, Streams};
+use crate::streams::{Logs, Part, Streams};
 use naru_base::{ContainerId, ExecId, Timestamp};
 use naru_cgroup::Cgroup;
-use naru_logs::LogWriter;
+use naru_logs::ship::{ShipPlan, Shipper};
+use naru_logs::{Format, LogWriter};
 use naru_runtime::plan::{ExecPlace, RootfsPlan, StartFailure, StartFailureKind, StemPlan};
 use naru_runtime::{ExecStem, Remains, Stem};
 use naru_sys::seqpacket::{SeqPacket, SeqPacketListener};
@@ -47,6 +50,9 @@ const REMAINS_DELAY: Duration = Duration::from_millis(2);
 /// How long a helper waits for another exec: longer than most health checks pause.
 const EXEC_PARKED: Duration = Duration::from_secs(60);
 
+/// Signals to PID 1, and victims among execs, that are remembered.
+const REMEMBERED_MAX: usize = 8;
+
 /// Docker's terminal size until a client sets one.
 const CONSOLE_SIZE: (u16, u16) = (24, 80);
 
@@ -67,6 +73,9 @@ pub fn run_keeper(socket: SeqPacket, container: ContainerId) -> io::Result<()> {
         wants_exec_stem: false,
         exec_place: None,
         is_trimmed: true,
+        begun_us: 0,
+        sent: Vec::new(),
+        oom_victims: Vec::new(),
     };
     while !keeper.is_over() {
         keeper.turn()?;
@@ -96,6 +105,12 @@ struct Keeper {
     /// Memory that the start or the last request needed has been given back. A parked keeper holds on to it: touching
     /// it anew would be part of the start's time.
     is_trimmed: bool,
+    /// When the container was started, on the clock of the kernel's log.
+    begun_us: u64,
+    /// The last signals that PID 1 was sent from here.
+    sent: Vec<SentSignal>,
+    /// Execs that were ended for want of memory.
+    oom_victims: Vec<OomVictim>,
 }
 
 /// A helper made ahead of an exec.
@@ -329,8 +344,10 @@ impl Keeper {
         let Some(stem) = stem.take() else {
             return self.reply(index, refused("this keeper has not been prepared"));
         };
+        let begun_us = kernel_log::now_us();
         match self.start_process(stem, &plan, descriptors) {
             Ok((process, remains)) => {
+                self.begun_us = begun_us;
                 let (pid, start_time) = (process.pid, process.start_time);
                 let remains = match plan.tight_pids {
                     None => Some(remains),
@@ -387,11 +404,11 @@ impl Keeper {
         for (socket, options) in descriptors.into_iter().zip(&plan.attached) {
             streams.attach(socket, options.clone(), self.next_ordinal());
         }
-        let (init, log) = stem.start(&plan.runtime, stdio, || {
+        let (init, logs) = stem.start(&plan.runtime, stdio, || {
             self.listener = Some(listen(&plan.socket)?);
-            open_log(&plan.log)
+            open_logs(&plan.log)
         })?;
-        streams.set_log(log);
+        streams.set_logs(logs);
         Process::new(None, init, streams).map_err(|error| failure("terminal", error.to_string()))
     }
 
@@ -415,7 +432,11 @@ impl Keeper {
                 rows,
                 columns,
             } => self.resize(&target, rows, columns),
-            Request::Signal { target, signal } => self.signal(&target, signal),
+            Request::Signal {
+                target,
+                signal,
+                reason,
+            } => self.signal(&target, signal, reason),
             Request::Status => Reply::Status(self.status()),
             Request::MountAhead(rootfs) => self.mount_ahead(&rootfs),
             Request::Prepare(_) | Request::Start(_) | Request::Exec(_) => refused("not possible now"),
@@ -531,17 +552,27 @@ impl Keeper {
         }
     }
 
-    fn signal(&mut self, target: &Target, signal: i32) -> Reply {
+    fn signal(&mut self, target: &Target, signal: i32, reason: SignalReason) -> Reply {
         let Some(process) = self.find(target) else {
             return refused("the process has ended");
         };
         let Some(pidfd) = process.pidfd() else {
             return refused("the process has ended");
         };
-        match naru_sys::signal::send(pidfd, signal) {
-            Ok(()) => Reply::Done,
-            Err(error) => refused(format!("cannot send signal {signal}: {error}")),
+        if let Err(error) = naru_sys::signal::send(pidfd, signal) {
+            return refused(format!("cannot send signal {signal}: {error}"));
         }
+        if *target == Target::Init {
+            if self.sent.len() == REMEMBERED_MAX {
+                self.sent.remove(0);
+            }
+            self.sent.push(SentSignal {
+                signal,
+                reason,
+                sent_at: Timestamp::now(),
+            });
+        }
+        Reply::Done
     }
 
     /// A process that still runs.
@@ -635,6 +666,9 @@ impl Keeper {
             self.finished_execs.pop_front();
         }
         let (pid, exit_code) = (self.processes[index].pid, ending.exit_code);
+        if ending.signal() == Some(libc::SIGKILL) {
+            self.look_for_oom(pid);
+        }
         self.finished_execs.push_back(ExecStatus {
             exec: exec.clone(),
             pid,
@@ -664,16 +698,14 @@ impl Keeper {
             return;
         };
         let files = files.clone();
-        let oom_killed = Cgroup::open(&files.cgroup)
-            .and_then(|cgroup| cgroup.oom_kill_count())
-            .unwrap_or(0)
-            > 0;
+        let report = self.report(&files.cgroup, ending);
         let record = ExitRecord {
             exit_code: ending.exit_code,
-            signal: ending.signal,
-            oom_killed,
+            signal: ending.signal(),
+            oom_killed: report.pressure.oom_kills > 0,
             finished_at,
             cause: None,
+            report: Some(report),
         };
         self.phase = Phase::Exited {
             files,
@@ -682,6 +714,48 @@ impl Keeper {
         };
         self.processes[0].streams.finish_clients();
         self.write_record();
+    }
+
+    /// Why PID 1 ended. The kernel is asked for more than one counter only where there is something to explain.
+    fn report(&self, cgroup: &str, ending: Ending) -> EndReport {
+        let pid = self.processes[0].pid;
+        let mut pressure = Pressure::default();
+        if let Ok(cgroup) = Cgroup::open(cgroup) {
+            pressure.oom_kills = cgroup.oom_kill_count().unwrap_or(0);
+            if ending.exit_code != 0 {
+                pressure.forks_refused = cgroup.fork_refusal_count().unwrap_or(0);
+            }
+            if pressure.oom_kills > 0 {
+                pressure.oom_victims = kernel_log::oom_victims(&cgroup, &[pid], self.begun_us);
+            }
+        }
+        for victim in &self.oom_victims {
+            if !pressure.oom_victims.contains(victim) {
+                pressure.oom_victims.push(victim.clone());
+            }
+        }
+        let fault = ending
+            .signal()
+            .filter(|signal| cause::is_fault(*signal))
+            .and_then(|_| kernel_log::fault_of(pid, self.begun_us));
+        let cause = cause::decide(pid, ending, &self.sent, &pressure.oom_victims, fault);
+        EndReport { cause, pressure }
+    }
+
+    /// Remembers an exec that was ended for want of memory: the kernel's log is not for ever.
+    fn look_for_oom(&mut self, pid: i32) {
+        let Phase::Running(files) = &self.phase else {
+            return;
+        };
+        let Ok(cgroup) = Cgroup::open(&files.cgroup) else {
+            return;
+        };
+        let is_short = cgroup.oom_kill_count().unwrap_or(0) > 0;
+        if is_short && self.oom_victims.len() < REMEMBERED_MAX {
+            let found = kernel_log::oom_victims(&cgroup, &[pid], self.begun_us);
+            self.oom_victims
+                .extend(found.into_iter().filter(|victim| victim.pid == pid).take(1));
+        }
     }
 
     /// Writes the exit record, then tells everyone. When the disk refuses it is tried again later, and meanwhile a
@@ -787,18 +861,41 @@ fn console_size(process: &oci_spec::runtime::Process) -> (u16, u16) {
     })
 }
 
-fn open_log(plan: &LogPlan) -> Result<Option<LogWriter>, StartFailure> {
-    let LogPlan::File {
-        path,
-        format,
-        rotation,
-    } = plan
-    else {
-        return Ok(None);
+fn open_logs(plan: &LogPlan) -> Result<Logs, StartFailure> {
+    let open_file = |path: &Path, format, rotation| {
+        LogWriter::open(path, format, rotation)
+            .map(Some)
+            .map_err(|error| failure("log", format!("cannot open the log {}: {error}", path.display())))
     };
-    LogWriter::open(path, *format, *rotation)
-        .map(Some)
-        .map_err(|error| failure("log", format!("cannot open the log {}: {error}", path.display())))
+    match plan {
+        LogPlan::None => Ok(Logs::default()),
+        LogPlan::File {
+            path,
+            format,
+            rotation,
+        } => Ok(Logs {
+            file: open_file(path, *format, *rotation)?,
+            shipper: None,
+        }),
+        LogPlan::Ship { plan, cache } => {
+            let shipper = Shipper::open(ShipPlan::clone(plan)).map_err(|error| {
+                let reason = error.to_string().to_lowercase();
+                let reason = reason.split(" (os error").next().unwrap_or_default();
+                failure(
+                    "log",
+                    format!("failed to initialize logging driver: {}: {reason}", plan.driver),
+                )
+            })?;
+            let file = match cache {
+                Some(cache) => open_file(&cache.path, Format::Local, cache.rotation)?,
+                None => None,
+            };
+            Ok(Logs {
+                file,
+                shipper: Some(Box::new(shipper)),
+            })
+        }
+    }
 }
 
 /// Listens at `path`; a socket that an earlier keeper left there is replaced.

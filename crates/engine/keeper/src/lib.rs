@@ -8,11 +8,13 @@
 //! never enters a container's cgroup or namespaces itself, it never waits for a client, and it buffers only within
 //! fixed bounds. What it must not lose, the exit record, is on disk before anyone is told.
 
+pub mod cause;
 mod client;
 pub mod codec;
 mod connection;
 mod detach;
 mod keeper;
+pub mod kernel_log;
 mod oom_score;
 mod process;
 pub mod protocol;

@@ -13,7 +13,27 @@ use std::time::Instant;
 pub struct Ending {
     /// The exit code, or 128 + the signal's number.
     pub exit_code: i32,
-    pub signal: Option<i32>,
+    pub kind: EndingKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndingKind {
+    Exited,
+    Signaled {
+        signal: i32,
+        core_dumped: bool,
+    },
+    /// Somebody else took its status.
+    Lost,
+}
+
+impl Ending {
+    pub fn signal(self) -> Option<i32> {
+        match self.kind {
+            EndingKind::Signaled { signal, .. } => Some(signal),
+            EndingKind::Exited | EndingKind::Lost => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -69,13 +89,23 @@ impl Process {
             Err(rustix::io::Errno::CHILD) => {
                 return Some(Ending {
                     exit_code: 255,
-                    signal: None,
+                    kind: EndingKind::Lost,
                 });
             }
             Err(_) => return None,
         };
-        let signal = status.terminating_signal();
-        let exit_code = signal.map_or_else(|| status.exit_status().unwrap_or(255), |number| 128 + number);
-        Some(Ending { exit_code, signal })
+        Some(match status.terminating_signal() {
+            Some(signal) => Ending {
+                exit_code: 128 + signal,
+                kind: EndingKind::Signaled {
+                    signal,
+                    core_dumped: status.dumped(),
+                },
+            },
+            None => Ending {
+                exit_code: status.exit_status().unwrap_or(255),
+                kind: EndingKind::Exited,
+            },
+        })
     }
 }

@@ -24,7 +24,9 @@
 //! Transport: `SOCK_SEQPACKET`, one JSON message a packet, file descriptors alongside (`SCM_RIGHTS`). A message over
 //! [`INLINE_BYTES_MAX`] travels in a memfd that is the packet's first descriptor, and the packet's body is empty.
 
+use crate::cause::{EndReport, SignalReason};
 use naru_base::{ContainerId, ExecId, Timestamp};
+use naru_logs::ship::ShipPlan;
 use naru_logs::{Format, Rotation};
 use naru_runtime::plan::{EncodedPlan, ExecPlan, RootfsPlan, StartFailure, StemPlan};
 use serde::{Deserialize, Serialize};
@@ -62,7 +64,13 @@ pub enum Request {
     /// Set the terminal size. Answer: `Done`, or `Refused` when there is no terminal.
     Resize { target: Target, rows: u16, columns: u16 },
     /// Send a signal to PID 1 or to an exec's process. Answer: `Done`, or `Refused` when it has ended.
-    Signal { target: Target, signal: i32 },
+    Signal {
+        target: Target,
+        signal: i32,
+        /// Goes into the exit record, should PID 1 end by it.
+        #[serde(default)]
+        reason: SignalReason,
+    },
     /// Answer: `Status`.
     Status,
 }
@@ -164,6 +172,9 @@ pub struct ExitRecord {
     pub finished_at: Timestamp,
     /// For people: why it ended, where that is not plain from the fields above.
     pub cause: Option<String>,
+    /// What is known of the cause; `None` from a keeper of a version that did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<EndReport>,
 }
 
 /// A container to start and how its keeper is to look after it.
@@ -205,7 +216,19 @@ pub enum LogPlan {
         format: Format,
         rotation: Rotation,
     },
+    /// To a receiver outside, and into a file as well for those who read the log, unless that is not wanted.
+    Ship {
+        plan: Box<ShipPlan>,
+        cache: Option<LogCache>,
+    },
     None,
+}
+
+/// What is kept here of a log that goes elsewhere, in the format of the driver local.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogCache {
+    pub path: PathBuf,
+    pub rotation: Rotation,
 }
 
 /// What an attached stream socket carries. Toward the client: with a terminal raw bytes; without one Docker's frames

@@ -10,6 +10,7 @@
 use crate::client::{Client, Input};
 use crate::protocol::{AttachOptions, StdioPlan};
 use naru_base::Timestamp;
+use naru_logs::ship::Shipper;
 use naru_logs::{LogWriter, Stream};
 use naru_runtime::ChildStdio;
 use rustix::event::PollFlags;
@@ -36,6 +37,8 @@ pub enum Part {
     Stderr,
     Stdin,
     Console,
+    /// The receiver of a log that goes elsewhere.
+    Receiver,
     /// Index among the clients.
     Client(usize),
 }
@@ -55,7 +58,15 @@ pub struct Streams {
     /// Standard input is to be closed once `input` is out.
     is_input_ending: bool,
     log: Option<LogWriter>,
+    shipper: Option<Box<Shipper>>,
     clients: Vec<Client>,
+}
+
+/// Where output is recorded.
+#[derive(Debug, Default)]
+pub struct Logs {
+    pub file: Option<LogWriter>,
+    pub shipper: Option<Box<Shipper>>,
 }
 
 impl Streams {
@@ -71,6 +82,7 @@ impl Streams {
             input: Vec::new(),
             is_input_ending: false,
             log: None,
+            shipper: None,
             clients: Vec::new(),
         };
         if plan.terminal {
@@ -106,8 +118,12 @@ impl Streams {
     }
 
     /// Records output from here on; called before any is read.
-    pub fn set_log(&mut self, log: Option<LogWriter>) {
-        self.log = log;
+    pub fn set_logs(&mut self, logs: Logs) {
+        (self.log, self.shipper) = (logs.file, logs.shipper);
+    }
+
+    fn is_shipper(&self, asked: impl Fn(&Shipper) -> bool) -> bool {
+        self.shipper.as_deref().is_some_and(asked)
     }
 
     /// Takes the terminal's master side, once the process has one.
@@ -130,7 +146,15 @@ impl Streams {
 
     /// Calls `add` with everything to be polled now.
     pub fn each_poll<'a>(&'a self, mut add: impl FnMut(Part, BorrowedFd<'a>, PollFlags)) {
-        let is_held_back = self.clients.iter().any(Client::is_behind);
+        let is_held_back = self.clients.iter().any(Client::is_behind) || self.is_shipper(Shipper::is_behind);
+        if let Some(fd) = self
+            .shipper
+            .as_ref()
+            .filter(|shipper| shipper.has_queue())
+            .and_then(|shipper| shipper.fd())
+        {
+            add(Part::Receiver, fd, PollFlags::OUT);
+        }
         if !is_held_back {
             for (part, fd) in [(Part::Stdout, &self.stdout), (Part::Stderr, &self.stderr)] {
                 if let Some(fd) = fd {
@@ -165,11 +189,18 @@ impl Streams {
 
     /// The terminal is to be looked at again soon, although poll will not report it.
     pub fn needs_timer(&self) -> bool {
-        self.is_console_resting
+        self.is_console_resting || self.is_shipper(Shipper::needs_timer)
     }
 
     pub fn on_timer(&mut self) {
         self.is_console_resting = false;
+        self.ship();
+    }
+
+    fn ship(&mut self) {
+        if let Some(shipper) = &mut self.shipper {
+            shipper.turn();
+        }
     }
 
     /// Reacts to what poll reported.
@@ -187,6 +218,7 @@ impl Streams {
                     self.read_output(part);
                 }
             }
+            Part::Receiver => self.ship(),
             Part::Client(index) => self.on_client_ready(index, ready),
         }
     }
@@ -227,12 +259,16 @@ impl Streams {
             let _ = log.finish();
         }
         self.log = None;
+        if let Some(shipper) = &mut self.shipper {
+            shipper.finish();
+        }
         self.close_input();
         (self.stdout, self.stderr, self.console) = (None, None, None);
         self.is_console_resting = false;
     }
 
-    /// After [`Streams::finish_output`]: closes the clients that have everything. `true` when none is left.
+    /// After [`Streams::finish_output`]: closes the clients that have everything. `true` when none is left, and what
+    /// was for a receiver elsewhere is out, too.
     pub fn finish_clients(&mut self) -> bool {
         self.clients.retain_mut(|client| {
             if !client.has_output() {
@@ -240,7 +276,7 @@ impl Streams {
             }
             !client.is_gone()
         });
-        self.clients.is_empty()
+        self.clients.is_empty() && !self.is_shipper(Shipper::has_queue)
     }
 
     fn source(&mut self, part: Part) -> &mut Option<OwnedFd> {
@@ -276,6 +312,9 @@ impl Streams {
     fn hand_on(&mut self, stream: Stream, bytes: &[u8]) {
         if let Some(log) = &mut self.log {
             log.add(stream, bytes, Timestamp::now());
+        }
+        if let Some(shipper) = &mut self.shipper {
+            shipper.add(stream, bytes, Timestamp::now());
         }
         for client in &mut self.clients {
             client.push(stream, bytes);

@@ -5,6 +5,7 @@
 
 mod world;
 
+use naru_keeper::cause::{EndCause, Requester, SignalSender};
 use naru_keeper::protocol::{AttachOptions, Event, KeeperState, Reply, Request, Target};
 use naru_logs::Stream;
 use naru_runtime::plan::StartFailureKind;
@@ -104,12 +105,17 @@ fn exit_codes_and_signals_are_recorded(world: &World) {
     assert!(matches!(
         container.ask(&Request::Signal {
             target: Target::Init,
-            signal: 9
+            signal: 9,
+            reason: Requester::KillRequest.into(),
         }),
         Reply::Done
     ));
     let record = container.wait();
     assert_eq!((record.exit_code, record.signal), (137, Some(9)));
+    let cause = record.report.unwrap().cause;
+    let by_request = matches!(&cause, EndCause::Signaled { sender: SignalSender::Naru(sent), .. }
+        if sent.reason.by == Requester::KillRequest);
+    assert!(by_request, "{cause:?}");
     assert!(!record.oom_killed);
 }
 

@@ -130,17 +130,14 @@ impl Prepared {
         let (kind, why) = match error.raw_os_error() {
             // The file was there a moment ago: its interpreter is missing.
             Some(libc::ENOENT) => (
-                StartFailureKind::CommandNotFound,
+                StartFailureKind::InterpreterMissing,
                 "no such file or directory".to_owned(),
             ),
             Some(libc::EACCES) => (
                 StartFailureKind::CommandNotExecutable,
                 "permission denied".to_owned(),
             ),
-            Some(libc::ENOEXEC) => (
-                StartFailureKind::CommandNotExecutable,
-                "exec format error".to_owned(),
-            ),
+            Some(libc::ENOEXEC) => (StartFailureKind::FormatUnknown, "exec format error".to_owned()),
             _ => (StartFailureKind::CommandNotExecutable, error.to_string()),
         };
         Err(of(kind, "exec", format!("exec {path}: {why}")))

@@ -182,8 +182,12 @@ pub struct StartFailure {
 pub enum StartFailureKind {
     /// The command does not exist in the container (exit code 127).
     CommandNotFound,
-    /// The command exists but cannot be run: permission, a directory, a wrong format (exit code 126).
+    /// The command exists but cannot be run: permission, a directory, for instance (exit code 126).
     CommandNotExecutable,
+    /// The command is there, and what is to read it, a script's interpreter or a program's loader, is not (127).
+    InterpreterMissing,
+    /// The command is for another kind of machine, or no program at all (126).
+    FormatUnknown,
     /// The request cannot be satisfied: unknown user, missing bind source, impossible limit (exit code 125).
     Invalid,
     /// The host refused or failed (exit code 125).

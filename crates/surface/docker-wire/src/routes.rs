@@ -126,6 +126,7 @@ routes! {
     VolumeRestore POST "/volumes/{}/undo",
     VolumeTrash GET "/naru/volumes/trash",
     VolumeTrashEmpty DELETE "/naru/volumes/trash",
+    ContainerWhy GET "/naru/containers/{}/why",
 
     NetworkList GET "/networks",
     NetworkCreate POST "/networks/create",

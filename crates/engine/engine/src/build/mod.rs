@@ -115,9 +115,9 @@ impl Engine {
         let context = Context::receive(directory, context).await?;
         let text = context.read_dockerfile(&request.dockerfile).await?;
         let file = naru_build::parse(&text)?;
-        solve::Builder::new(Arc::clone(self), request, context, file, Teller(steps))
-            .run()
-            .await
+        let builder = solve::Builder::new(Arc::clone(self), request, context, file, Teller(steps));
+        // It holds all that a step's start does.
+        Box::pin(builder.run()).await
     }
 
     pub(crate) fn builds_directory(&self) -> PathBuf {

@@ -78,6 +78,9 @@ impl Engine {
             restart_count: 0,
             stopped_by_client: false,
             failed_start: None,
+            last_end: None,
+            started_by: None,
+            boot_id: String::new(),
             run: None,
         };
         let mut undo = Undo {

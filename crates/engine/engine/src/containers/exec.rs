@@ -53,6 +53,14 @@ impl Exec {
         )
     }
 
+    /// Its process as the host sees it, once it has one; of an ended one, too.
+    pub fn pid(&self) -> Option<i32> {
+        match *lock(&self.state) {
+            ExecState::Running { pid } | ExecState::Ended { pid, .. } if pid > 0 => Some(pid),
+            _ => None,
+        }
+    }
+
     /// An exec found running by a daemon that did not start it.
     pub fn found(id: ExecId, pid: i32, exit_code: Option<i32>) -> Arc<Self> {
         let state = exit_code.map_or(ExecState::Running { pid }, |exit_code| ExecState::Ended {

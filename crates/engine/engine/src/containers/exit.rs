@@ -3,9 +3,11 @@
 use super::{Container, RunResources, lock};
 use crate::Engine;
 use crate::keepers::Notice;
-use crate::record::{ContainerState, ExitSummary};
+use crate::record::{ContainerRecord, ContainerState, ExitSummary};
 use crate::spec::RestartPolicy;
+use crate::why::{Aftermath, EndFacts, RunEnd, StartedBy, decide_aftermath, failed_check, policy_text};
 use naru_base::Timestamp;
+use naru_keeper::cause::{EndCause, EndReport, Pressure};
 use naru_keeper::protocol::{Event, ExitRecord};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +20,14 @@ const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
 /// A run this long makes the next pause the first again.
 const RESTART_DELAY_RESET: Duration = Duration::from_secs(10);
 
+/// Who saw a run end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Witness {
+    Daemon,
+    /// There was none; the next one finds it.
+    Nobody,
+}
+
 /// How the engine knows that a run ended.
 #[derive(Debug)]
 pub enum ExitCause {
@@ -25,8 +35,8 @@ pub enum ExitCause {
     Recorded(ExitRecord),
     /// The keeper is gone without a record: it was killed.
     KeeperLost,
-    /// What the run held is gone with the machine it ran on.
-    MachineLost,
+    /// What the run held is gone, with the machine it ran on or without it.
+    RunLost,
 }
 
 /// The exit code of a container whose keeper was killed: that of SIGKILL, which ends it.
@@ -61,25 +71,24 @@ impl Engine {
                 }
             }
             let cause = cause.unwrap_or_else(|| read_exit_record(&container));
-            engine.finish_run(&container, cause).await;
+            engine.finish_run(&container, cause, Witness::Daemon).await;
         });
     }
 
     /// Brings record, resources and waiters in line with the end of a run.
-    pub(crate) async fn finish_run(self: &Arc<Self>, container: &Arc<Container>, cause: ExitCause) {
+    pub(crate) async fn finish_run(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        cause: ExitCause,
+        witness: Witness,
+    ) {
         let _finishing = self.finishing.read().await;
         let cleanup = container.cleanup.lock().await;
         container.set_keeper(None);
         let exit = match cause {
             ExitCause::Recorded(exit) => exit,
             ExitCause::KeeperLost => end_without_keeper(container),
-            ExitCause::MachineLost => ExitRecord {
-                exit_code: EXIT_CODE_UNKNOWN,
-                signal: None,
-                oom_killed: false,
-                finished_at: Timestamp::now(),
-                cause: Some("the machine went down while the container ran".to_owned()),
-            },
+            ExitCause::RunLost => end_of_lost_run(&container.record(), &self.boot_id),
         };
         let resources = lock(&container.run).take();
         if let Some(resources) = &resources {
@@ -98,8 +107,18 @@ impl Engine {
             finished_at: exit.finished_at,
             error: exit.cause.clone().unwrap_or_default(),
         };
+        let ran_for = started_at.map_or(Duration::ZERO, Timestamp::elapsed);
+        let facts = EndFacts {
+            exit_code: exit.exit_code,
+            is_stop_wanted: container.stop_wanted.load(Ordering::Acquire),
+            is_daemon_ending: self.is_shutting_down(),
+            delay: restart_delay(container, ran_for),
+        };
+        let aftermath = decide_aftermath(&container.record(), &facts);
+        let end = run_end(container, &exit, started_at, witness, aftermath.clone());
         let mut ended_run = None;
         let record = container.change(|record| {
+            record.last_end = Some(end);
             record.state = ContainerState::Exited { exit: summary };
             ended_run = record.run.take();
         });
@@ -107,7 +126,6 @@ impl Engine {
         if exit.oom_killed {
             self.container_event("oom", container, &[]);
         }
-        let ran_for = started_at.map_or(Duration::ZERO, Timestamp::elapsed);
         self.container_event(
             "die",
             container,
@@ -118,7 +136,7 @@ impl Engine {
         );
         let endpoints = ended_run.map_or_else(Vec::new, |run| run.endpoints);
         self.end_events(&record, &endpoints);
-        let restarts = !record.spec.auto_remove && self.wants_restart(container, exit.exit_code);
+        let restarts = matches!(aftermath, Aftermath::Restarts { .. });
         if restarts {
             container.change(|record| {
                 if let ContainerState::Exited { exit } = record.state.clone() {
@@ -142,7 +160,7 @@ impl Engine {
         }
         drop(cleanup);
         if restarts {
-            self.restart_later(container, ran_for);
+            self.restart_later(container, facts.delay);
         }
     }
 
@@ -172,28 +190,8 @@ impl Engine {
         self.forget_names(&container.id, resources);
     }
 
-    fn wants_restart(&self, container: &Container, exit_code: i32) -> bool {
-        let record = container.record();
-        if container.stop_wanted.load(Ordering::Acquire) || self.is_shutting_down() {
-            return false;
-        }
-        match record.spec.restart {
-            RestartPolicy::No => false,
-            RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
-            RestartPolicy::OnFailure { retries_max } => {
-                exit_code != 0 && retries_max.is_none_or(|max| max == 0 || record.restart_count < max)
-            }
-        }
-    }
-
-    fn restart_later(self: &Arc<Self>, container: &Arc<Container>, ran_for: Duration) {
-        if ran_for >= RESTART_DELAY_RESET {
-            container.restart_doublings.store(0, Ordering::Release);
-        }
-        let doublings = container.restart_doublings.fetch_add(1, Ordering::AcqRel).min(16);
-        let delay = RESTART_DELAY_FIRST
-            .saturating_mul(1 << doublings)
-            .min(RESTART_DELAY_MAX);
+    fn restart_later(self: &Arc<Self>, container: &Arc<Container>, delay: Duration) {
+        container.restart_doublings.fetch_add(1, Ordering::AcqRel);
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
@@ -208,8 +206,12 @@ impl Engine {
                 engine.write_record_soon(&container);
                 return;
             }
-            container.change(|record| record.restart_count += 1);
-            if let Err(error) = engine.start(&container).await {
+            let record = container.change(|record| record.restart_count += 1);
+            let started_by = StartedBy::Policy {
+                policy: policy_text(&record.spec.restart),
+                attempt: record.restart_count,
+            };
+            if let Err(error) = engine.start(&container, started_by).await {
                 tracing::warn!(container = container.id.short(), %error, "a restart by policy failed");
                 container.change(stay_exited);
                 engine.write_record_soon(&container);
@@ -240,6 +242,74 @@ fn end_without_keeper(container: &Container) -> ExitRecord {
         oom_killed,
         finished_at: Timestamp::now(),
         cause: Some("the container's keeper process was killed, so the container was ended".to_owned()),
+        report: Some(EndReport {
+            cause: EndCause::KeeperLost,
+            pressure: Pressure::default(),
+        }),
+    }
+}
+
+/// A run of which nothing is left but that it was going on.
+fn end_of_lost_run(record: &ContainerRecord, boot_id_now: &str) -> ExitRecord {
+    let (words, cause) = if record.boot_id == boot_id_now {
+        (
+            "what the exec-root held of the container's run is gone",
+            EndCause::RunLost,
+        )
+    } else {
+        (
+            "the machine went down while the container ran",
+            EndCause::MachineLost {
+                boot_id: record.boot_id.clone(),
+                boot_id_now: boot_id_now.to_owned(),
+            },
+        )
+    };
+    ExitRecord {
+        exit_code: EXIT_CODE_UNKNOWN,
+        signal: None,
+        oom_killed: false,
+        finished_at: Timestamp::now(),
+        cause: Some(words.to_owned()),
+        report: Some(EndReport {
+            cause,
+            pressure: Pressure::default(),
+        }),
+    }
+}
+
+/// The pause before a restart by policy; a long run begins anew.
+fn restart_delay(container: &Container, ran_for: Duration) -> Duration {
+    if ran_for >= RESTART_DELAY_RESET {
+        container.restart_doublings.store(0, Ordering::Release);
+    }
+    let doublings = container.restart_doublings.load(Ordering::Acquire).min(16);
+    RESTART_DELAY_FIRST
+        .saturating_mul(1 << doublings)
+        .min(RESTART_DELAY_MAX)
+}
+
+/// What is kept of an end.
+fn run_end(
+    container: &Container,
+    exit: &ExitRecord,
+    started_at: Option<Timestamp>,
+    witness: Witness,
+    aftermath: Aftermath,
+) -> RunEnd {
+    let report = exit.report.clone().unwrap_or(EndReport {
+        cause: EndCause::Unrecorded,
+        pressure: Pressure::default(),
+    });
+    RunEnd {
+        cause: report.cause,
+        exit_code: exit.exit_code,
+        started_at,
+        finished_at: exit.finished_at,
+        was_found_later: witness == Witness::Nobody,
+        pressure: report.pressure,
+        failed_check: failed_check(container),
+        aftermath,
     }
 }
 

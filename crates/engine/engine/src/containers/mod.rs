@@ -14,13 +14,13 @@ mod top;
 mod update;
 
 pub use exec::Exec;
-pub use exit::{ExitCause, derive_started_at};
+pub use exit::{ExitCause, Witness, derive_started_at};
 pub(crate) use remove::REMOVED;
 pub(crate) use start::{
-    endpoint_of_record, endpoint_record, give_to, network_protocol, parse_mac, published_of_record,
+    endpoint_of_record, endpoint_record, fault_of, give_to, network_protocol, parse_mac, published_of_record,
     published_record,
 };
-pub(crate) use stop::parse_signal;
+pub(crate) use stop::{parse_signal, signal_word};
 
 use crate::error::{EngineError, Result};
 use crate::keepers::KeeperConnection;

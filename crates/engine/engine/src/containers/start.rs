@@ -11,6 +11,7 @@ use crate::record::{
     ContainerRecord, ContainerState, EndpointRecord, FailedStart, MountKind, PublishedPort, RunRecord,
 };
 use crate::spec::{NamespaceMode, NetworkMode, Protocol};
+use crate::why::{StartFault, StartedBy};
 use naru_base::{ContainerId, ErrorKind, Timestamp};
 use naru_keeper::protocol::{Reply, Request};
 use naru_network::Endpoint;
@@ -18,6 +19,7 @@ use naru_runtime::plan::{MappedRoot, RootfsPlan, StartFailure, StartFailureKind}
 use naru_sys::file;
 use oci_spec::runtime::LinuxNamespaceType;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,15 +51,15 @@ impl Engine {
             record.restart_count = 0;
             record.stopped_by_client = false;
         });
-        self.start(&container).await
+        self.start(&container, StartedBy::StartRequest).await
     }
 
     /// Starts a container whose operation lock the caller holds. A failure is recorded and leaves nothing running; with
     /// `--rm` it leaves no container either.
-    pub(crate) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+    pub(crate) async fn start(self: &Arc<Self>, container: &Arc<Container>, by: StartedBy) -> Result<()> {
         drop(container.cleanup.lock().await);
         container.stop_wanted.store(false, Ordering::Release);
-        match self.try_start(container).await {
+        match self.try_start(container, by).await {
             Ok(()) => Ok(()),
             Err(failure) => {
                 lock(&container.pending_attachments).clear();
@@ -66,6 +68,8 @@ impl Engine {
                     record.failed_start = Some(FailedStart {
                         exit_code,
                         message: failure.error.message.clone(),
+                        fault: failure.error.fault.unwrap_or_default(),
+                        failed_at: Some(Timestamp::now()),
                     });
                     record.run = None;
                 });
@@ -89,13 +93,24 @@ impl Engine {
     async fn try_start(
         self: &Arc<Self>,
         container: &Arc<Container>,
+        by: StartedBy,
     ) -> std::result::Result<(), FailedToStart> {
         let record = container.record();
-        let joined = self.joined_namespaces(&record)?;
-        let (needs, mapped_root) = self.plan_user(&record)?;
+        let joined = self
+            .joined_namespaces(&record)
+            .map_err(EngineError::at(StartFault::SharedNamespace))?;
+        let (needs, mapped_root) = self
+            .plan_user(&record)
+            .map_err(EngineError::at(StartFault::UserNamespace))?;
         make_bind_sources(&record, mapped_root)?;
+        let log_receiver = find_log_receiver(&record)
+            .await
+            .map_err(EngineError::at(StartFault::LogDriver))?;
         container.clear_run_directory()?;
-        let (record, _shared_turn) = self.settle_backings(record).await?;
+        let (record, _shared_turn) = self
+            .settle_backings(record)
+            .await
+            .map_err(EngineError::at(StartFault::Volume))?;
         let parked = self.ready_keeper(&record, &needs).await?;
         let Parked {
             connection,
@@ -120,12 +135,14 @@ impl Engine {
         };
 
         let resources = undo.resources.as_mut().expect("just made");
-        apply_limits(&record, &resources.cgroup, has_default_devices)?;
+        apply_limits(&record, &resources.cgroup, has_default_devices)
+            .map_err(EngineError::at(StartFault::Limit))?;
         if record.spec.attachments.len() > resources.endpoints.len() {
             // From here on there may be names to take back.
             resources.has_resolver = true;
             self.join_networks(&record, &namespace, &mut resources.endpoints)
-                .await?;
+                .await
+                .map_err(EngineError::at(StartFault::Network))?;
             resources.has_resolver = needs_resolver(&resources.endpoints);
         }
         if let Some(endpoint) = way_out(&record, &resources.endpoints) {
@@ -137,7 +154,8 @@ impl Engine {
         let snapshot = self
             .content
             .snapshot(&container.id)
-            .map_err(crate::images::error)?;
+            .map_err(crate::images::error)
+            .map_err(EngineError::at(StartFault::RootFilesystem))?;
         let (attached, sockets): (Vec<_>, Vec<OwnedFd>) =
             lock(&container.pending_attachments).drain(..).unzip();
         let plan = plan::plan_start(
@@ -156,6 +174,7 @@ impl Engine {
                 network_files,
                 user: needs.user,
                 attached,
+                log_receiver,
             },
         )?;
 
@@ -200,6 +219,8 @@ impl Engine {
                 started_at: Timestamp::now(),
             };
             record.failed_start = None;
+            record.started_by = Some(by);
+            record.boot_id.clone_from(&self.boot_id);
         });
         container.set_phase(|phase| phase.is_running = true);
         self.begin_events(&record, &run.endpoints);
@@ -333,8 +354,12 @@ impl<E: Into<EngineError>> From<E> for FailedToStart {
 impl From<StartFailure> for FailedToStart {
     fn from(failure: StartFailure) -> Self {
         let (kind, exit_code) = match failure.kind {
-            StartFailureKind::CommandNotFound => (ErrorKind::InvalidParameter, 127),
-            StartFailureKind::CommandNotExecutable => (ErrorKind::InvalidParameter, 126),
+            StartFailureKind::CommandNotFound | StartFailureKind::InterpreterMissing => {
+                (ErrorKind::InvalidParameter, 127)
+            }
+            StartFailureKind::CommandNotExecutable | StartFailureKind::FormatUnknown => {
+                (ErrorKind::InvalidParameter, 126)
+            }
             StartFailureKind::Invalid => (ErrorKind::InvalidParameter, EXIT_CODE_NOT_STARTED),
             StartFailureKind::System => (ErrorKind::System, EXIT_CODE_NOT_STARTED),
         };
@@ -343,9 +368,40 @@ impl From<StartFailure> for FailedToStart {
             failure.message
         );
         Self {
-            error: EngineError::new(kind, message),
+            error: EngineError::new(kind, message).with_fault(fault_of(&failure)),
             exit_code,
         }
+    }
+}
+
+/// The keeper's words for the step that failed, in the engine's.
+pub(crate) fn fault_of(failure: &StartFailure) -> StartFault {
+    match failure.kind {
+        StartFailureKind::CommandNotFound => return StartFault::CommandNotFound,
+        StartFailureKind::CommandNotExecutable => return StartFault::CommandNotExecutable,
+        StartFailureKind::InterpreterMissing => return StartFault::InterpreterMissing,
+        StartFailureKind::FormatUnknown => return StartFault::FormatUnknown,
+        StartFailureKind::Invalid | StartFailureKind::System => {}
+    }
+    // The system's words, which the runtime hands on as they are.
+    if failure.message.contains("no space left on device") {
+        return StartFault::DiskFull;
+    }
+    match failure.step.as_str() {
+        "cwd" => StartFault::WorkingDirectory,
+        "user" => StartFault::UserUnknown,
+        "mount" if failure.message.contains("bind source path does not exist") => {
+            StartFault::BindSourceMissing
+        }
+        "mount" | "mask" | "readonly" => StartFault::Mount,
+        "devices" => StartFault::DeviceMissing,
+        "rootfs" => StartFault::RootFilesystem,
+        "cgroup" => StartFault::Cgroup,
+        "rlimits" => StartFault::Limit,
+        "user namespace" => StartFault::UserNamespace,
+        "seccomp" => StartFault::Seccomp,
+        "log" => StartFault::LogDriver,
+        _ => StartFault::Other,
     }
 }
 
@@ -374,6 +430,27 @@ impl Drop for Undo<'_> {
             self.engine.release(self.container, &resources);
         }
     }
+}
+
+/// The address of the host that the log is sent to, where it is.
+async fn find_log_receiver(record: &ContainerRecord) -> Result<Option<SocketAddr>> {
+    if !plan::is_shipped(&record.spec.log.driver) {
+        return Ok(None);
+    }
+    let Some((host, port)) = plan::host_to_find(&record.spec.log)? else {
+        return Ok(None);
+    };
+    let mut found = tokio::net::lookup_host((host.as_str(), port))
+        .await
+        .map_err(|error| {
+            EngineError::system(format!(
+                "failed to initialize logging driver: dial {host}:{port}: {error}"
+            ))
+        })?
+        .collect::<Vec<_>>();
+    // As most resolvers of names have it for localhost.
+    found.sort_by_key(|address| !address.is_ipv4());
+    Ok(found.first().copied())
 }
 
 fn apply_limits(
@@ -412,7 +489,8 @@ fn make_bind_sources(record: &ContainerRecord, owner: Option<MappedRoot>) -> Res
             return Err(EngineError::invalid(format!(
                 "invalid mount config for type \"bind\": bind source path does not exist: {}",
                 mount.source.display()
-            )));
+            ))
+            .with_fault(StartFault::BindSourceMissing));
         }
         let missing = first_missing(&mount.source);
         file::make_directories(&mount.source, 0o755)?;

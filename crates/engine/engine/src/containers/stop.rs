@@ -5,7 +5,9 @@ use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::record::ContainerState;
 use crate::views::{WaitCondition, WaitOutcome, Waiter};
+use crate::why::{Aftermath, StartedBy, policy_text};
 use naru_base::ErrorKind;
+use naru_keeper::cause::{Requester, SignalReason};
 use naru_keeper::protocol::{Reply, Request, Target};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,41 +22,49 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
+/// Without `SIG`.
+const NAMES: [(&str, i32); 31] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+];
+
+/// A signal's name, without `SIG`.
+pub fn signal_word(signal: i32) -> Option<&'static str> {
+    let named = NAMES.iter().find(|(_, number)| *number == signal);
+    named.map(|(name, _)| *name)
+}
+
 /// A signal by name, with or without `SIG`, or by number.
 pub fn parse_signal(text: &str) -> Result<i32> {
-    const NAMES: [(&str, i32); 31] = [
-        ("HUP", 1),
-        ("INT", 2),
-        ("QUIT", 3),
-        ("ILL", 4),
-        ("TRAP", 5),
-        ("ABRT", 6),
-        ("BUS", 7),
-        ("FPE", 8),
-        ("KILL", 9),
-        ("USR1", 10),
-        ("SEGV", 11),
-        ("USR2", 12),
-        ("PIPE", 13),
-        ("ALRM", 14),
-        ("TERM", 15),
-        ("STKFLT", 16),
-        ("CHLD", 17),
-        ("CONT", 18),
-        ("STOP", 19),
-        ("TSTP", 20),
-        ("TTIN", 21),
-        ("TTOU", 22),
-        ("URG", 23),
-        ("XCPU", 24),
-        ("XFSZ", 25),
-        ("VTALRM", 26),
-        ("PROF", 27),
-        ("WINCH", 28),
-        ("IO", 29),
-        ("PWR", 30),
-        ("SYS", 31),
-    ];
     let invalid = || EngineError::invalid(format!("invalid signal: {text}"));
     if let Ok(number) = text.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number).ok_or_else(invalid);
@@ -113,19 +123,21 @@ impl Engine {
         if signal == SIGKILL {
             container.stop_wanted.store(true, Ordering::Release);
         }
-        self.signal(&container, signal).await?;
+        self.signal(&container, signal, Requester::KillRequest.into())
+            .await?;
         self.container_event("kill", &container, &[("signal", &signal.to_string())]);
         Ok(())
     }
 
     /// Sends a signal to PID 1. A frozen container is thawed for SIGKILL, which could not end it otherwise.
-    async fn signal(&self, container: &Arc<Container>, signal: i32) -> Result<()> {
+    async fn signal(&self, container: &Arc<Container>, signal: i32, reason: SignalReason) -> Result<()> {
         let keeper = container.running_keeper()?;
         let (reply, _) = keeper
             .request(
                 &Request::Signal {
                     target: Target::Init,
                     signal,
+                    reason,
                 },
                 &[],
             )
@@ -151,16 +163,17 @@ impl Engine {
     ) -> Result<()> {
         let container = self.registry.find(name)?;
         let _operation = container.operation.lock().await;
-        self.stop(&container, timeout_seconds, signal, true).await
+        self.stop(&container, timeout_seconds, signal, Requester::StopRequest)
+            .await
     }
 
-    /// Stops a container whose operation lock the caller holds. `by_client` keeps the restart policy off for good.
+    /// Stops a container whose operation lock the caller holds. A stop request keeps the restart policy off for good.
     pub(crate) async fn stop(
         &self,
         container: &Arc<Container>,
         timeout_seconds: Option<i64>,
         signal: Option<String>,
-        by_client: bool,
+        by: Requester,
     ) -> Result<()> {
         let record = container.record();
         let signal = signal
@@ -171,11 +184,17 @@ impl Engine {
             .as_deref()
             .map_or(Ok(SIGTERM), parse_signal)?;
         container.stop_wanted.store(true, Ordering::Release);
-        if by_client {
+        if by == Requester::StopRequest {
             container.change(|record| record.stopped_by_client = true);
         }
         if let ContainerState::Restarting { exit } = record.state.clone() {
-            container.change(|record| record.state = ContainerState::Exited { exit });
+            container.change(|record| {
+                record.state = ContainerState::Exited { exit };
+                let policy = policy_text(&record.spec.restart);
+                if let Some(end) = &mut record.last_end {
+                    end.aftermath = Aftermath::LeftStopped { policy };
+                }
+            });
             self.write_record(container)?;
             return Ok(());
         }
@@ -192,7 +211,7 @@ impl Engine {
             .or(record.spec.stop_timeout_seconds)
             .unwrap_or(STOP_TIMEOUT_DEFAULT_SECONDS);
         let mut phase = container.phase();
-        let _ = self.signal(container, signal).await;
+        let _ = self.signal(container, signal, by.into()).await;
         let ended = phase.wait_for(|phase| !phase.is_running);
         let is_ended = match u64::try_from(timeout) {
             Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), ended)
@@ -201,7 +220,11 @@ impl Engine {
             Err(_) => ended.await.is_ok(),
         };
         if !is_ended {
-            let _ = self.signal(container, SIGKILL).await;
+            let reason = SignalReason {
+                by,
+                after_seconds: u64::try_from(timeout).ok(),
+            };
+            let _ = self.signal(container, SIGKILL, reason).await;
             if tokio::time::timeout(KILL_TIMEOUT, phase.wait_for(|phase| !phase.is_running))
                 .await
                 .is_err()
@@ -224,7 +247,8 @@ impl Engine {
         if !container.record().is_running() {
             return Ok(());
         }
-        let _ = self.signal(container, SIGKILL).await;
+        let reason = Requester::RemoveRequest.into();
+        let _ = self.signal(container, SIGKILL, reason).await;
         let ended = tokio::time::timeout(KILL_TIMEOUT, phase.wait_for(|phase| !phase.is_running)).await;
         ended.map(|_| ()).map_err(|_| {
             EngineError::system(format!(
@@ -241,14 +265,29 @@ impl Engine {
         signal: Option<String>,
     ) -> Result<()> {
         let container = self.registry.find(name)?;
+        self.restart(&container, timeout_seconds, signal, Requester::RestartRequest)
+            .await
+    }
+
+    pub(crate) async fn restart(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        timeout_seconds: Option<i64>,
+        signal: Option<String>,
+        by: Requester,
+    ) -> Result<()> {
         let _operation = container.operation.lock().await;
-        match self.stop(&container, timeout_seconds, signal, false).await {
+        match self.stop(container, timeout_seconds, signal, by).await {
             Err(error) if error.kind != ErrorKind::NotModified => return Err(error),
             _ => {}
         }
         container.change(|record| record.stopped_by_client = false);
-        self.start(&container).await?;
-        self.container_event("restart", &container, &[]);
+        let started_by = match by {
+            Requester::Unhealthy => StartedBy::Unhealthy,
+            _ => StartedBy::RestartRequest,
+        };
+        self.start(container, started_by).await?;
+        self.container_event("restart", container, &[]);
         Ok(())
     }
 

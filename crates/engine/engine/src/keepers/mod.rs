@@ -10,6 +10,7 @@ pub use spawner::{SPAWNER_ROLE, Spawner};
 
 use crate::error::{EngineError, Result};
 use crate::networks::NetworkNamespace;
+use crate::why::StartFault;
 use naru_base::ContainerId;
 use naru_cgroup::Cgroup;
 use naru_keeper::protocol::{Reply, Request};
@@ -106,8 +107,9 @@ impl Workshop {
         needs: &StemNeeds,
     ) -> Result<Parked> {
         let cgroup_path = format!("{}/{id}", cgroup_parent.trim_end_matches('/'));
-        let cgroup = Cgroup::create(&cgroup_path)
-            .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
+        let cgroup = Cgroup::create(&cgroup_path).map_err(|error| {
+            EngineError::new(error.kind(), error.to_string()).with_fault(StartFault::Cgroup)
+        })?;
         // Most containers want these, and a start need not wait for a dozen writes.
         let has_default_devices = cgroup.apply_devices(&naru_cgroup::default_device_rules()).is_ok();
         match self.prepare_in(id, &cgroup_path, place, needs).await {
@@ -153,7 +155,10 @@ impl Workshop {
         let (reply, fds) = connection.request(&request, &[]).await.map_err(keeper_gone)?;
         match reply {
             Reply::Prepared => {}
-            Reply::Failed(failure) => return Err(EngineError::system(failure.message)),
+            Reply::Failed(failure) => {
+                let fault = crate::containers::fault_of(&failure);
+                return Err(EngineError::system(failure.message).with_fault(fault));
+            }
             reply => {
                 return Err(EngineError::system(format!(
                     "the keeper answered {reply:?} to Prepare"
@@ -183,7 +188,9 @@ impl Workshop {
                 place.mac_address,
                 None,
             )
-            .map_err(|error| EngineError::new(error.kind(), error.to_string()))
+            .map_err(|error| {
+                EngineError::new(error.kind(), error.to_string()).with_fault(StartFault::Network)
+            })
     }
 }
 
@@ -199,4 +206,5 @@ pub fn keeper_gone(_: KeeperGone) -> EngineError {
         naru_base::ErrorKind::Unavailable,
         "the container's keeper ended before it answered; try again",
     )
+    .with_fault(StartFault::KeeperLost)
 }

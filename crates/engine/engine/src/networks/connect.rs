@@ -9,6 +9,7 @@ use crate::containers::{Container, RunResources, endpoint_of_record, endpoint_re
 use crate::error::{EngineError, Result};
 use crate::record::{ContainerRecord, EndpointRecord, PublishedPort};
 use crate::spec::AttachmentSpec;
+use crate::why::StartFault;
 use naru_base::{ContainerId, ErrorKind};
 use naru_network::Place;
 use naru_sys::netlink;
@@ -84,7 +85,12 @@ impl Engine {
         namespace: &NetworkNamespace,
         endpoints: &[EndpointRecord],
     ) -> Result<EndpointRecord> {
-        let planned = plan_place(self.network_facts(&attachment.network)?, attachment, endpoints)?;
+        let planned = plan_place(
+            self.network_facts(&attachment.network)
+                .map_err(EngineError::at(StartFault::NetworkMissing))?,
+            attachment,
+            endpoints,
+        )?;
         let place = Place {
             interface: &planned.interface,
             mac_address: planned.mac_address,

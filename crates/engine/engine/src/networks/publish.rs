@@ -5,6 +5,7 @@ use crate::Engine;
 use crate::containers::{network_protocol, published_of_record, published_record};
 use crate::error::Result;
 use crate::record::{ContainerRecord, EndpointRecord, PublishedPort};
+use crate::why::StartFault;
 use naru_network::{PublishRequest, Published, Target};
 use std::net::IpAddr;
 
@@ -56,6 +57,11 @@ impl Engine {
             .network
             .publish(&record.id, &record.name, target, requests)
             .map_err(|error| {
+                let fault = if error.is_port_in_use() {
+                    StartFault::PortTaken
+                } else {
+                    StartFault::Network
+                };
                 host_error(
                     &error,
                     format!(
@@ -63,6 +69,7 @@ impl Engine {
                         record.name
                     ),
                 )
+                .with_fault(fault)
             })?;
         Ok(published.iter().map(published_record).collect())
     }

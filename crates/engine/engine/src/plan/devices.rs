@@ -2,6 +2,7 @@
 
 use crate::error::{EngineError, Result};
 use crate::spec::{ContainerSpec, DeviceSpec};
+use crate::why::StartFault;
 use oci_spec::runtime as oci;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -26,6 +27,7 @@ pub fn resolve_device(device: &DeviceSpec) -> Result<Vec<(oci::LinuxDevice, oci:
             device.host_path.display(),
             dockers_words(&error)
         ))
+        .with_fault(StartFault::DeviceMissing)
     };
     let metadata = std::fs::metadata(&device.host_path).map_err(gone)?;
     if !metadata.is_dir() {

@@ -5,20 +5,24 @@
 //! | `json-file`, the default | 5 files of 20 MiB, not compressed | 1 file of that size |
 //! | `local` | 5 files of 20 MiB, full ones compressed | 5 files of that size |
 //! | `none` | nothing, and nothing can be read | – |
+//! | `journald`, `syslog`, `fluentd`, `gelf` | beside what is sent, as `local`, by `cache-…`; see `ship` | – |
 //!
 //! Docker's json-file has no bound; here no log fills the disk unless `max-size=-1` asks for it.
 
+use super::ship;
 use crate::error::{EngineError, Result};
 use crate::record::ContainerRecord;
 use crate::spec::LogSpec;
-use naru_keeper::protocol::LogPlan;
+use naru_keeper::protocol::{LogCache, LogPlan};
 use naru_logs::{Format, Rotation};
+use regex::Regex;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 const BYTES_MAX_DEFAULT: u64 = 20 << 20;
 const FILES_MAX_DEFAULT: u32 = 5;
 
-/// The container's log and its format; `None` for the driver `none`.
+/// The container's log and its format; `None` where nothing is kept here.
 pub fn log_place(record: &ContainerRecord, directory: &Path) -> Option<(PathBuf, Format)> {
     let format = format_of(&record.spec.log)?;
     let kind = match format {
@@ -32,12 +36,45 @@ fn format_of(log: &LogSpec) -> Option<Format> {
     match log.driver.as_str() {
         "none" => None,
         "local" => Some(Format::Local),
+        driver if ship::is_shipped(driver) => (!is_cache_disabled(log)).then_some(Format::Local),
         _ => Some(Format::JsonFile),
     }
 }
 
-pub(super) fn plan_log(record: &ContainerRecord, directory: &Path) -> Result<LogPlan> {
-    let Some((path, format)) = log_place(record, directory) else {
+fn is_cache_disabled(log: &LogSpec) -> bool {
+    let disabled = log.options.get("cache-disabled");
+    disabled.is_some_and(|text| parse_truth("cache-disabled", text).unwrap_or(false))
+}
+
+/// What bounds the log on disk: for one that goes elsewhere, its cache's options.
+fn bounds(log: &LogSpec) -> LogSpec {
+    if !ship::is_shipped(&log.driver) {
+        return log.clone();
+    }
+    let options = log.options.iter();
+    LogSpec {
+        driver: "local".to_owned(),
+        options: options
+            .filter_map(|(name, value)| Some((name.strip_prefix("cache-")?.to_owned(), value.clone())))
+            .collect(),
+    }
+}
+
+/// `receiver`: the address that the receiver's host stands for, where the driver has one.
+pub(super) fn plan_log(
+    record: &ContainerRecord,
+    directory: &Path,
+    receiver: Option<SocketAddr>,
+) -> Result<LogPlan> {
+    let place = log_place(record, directory);
+    if ship::is_shipped(&record.spec.log.driver) {
+        let rotation = plan_rotation(&bounds(&record.spec.log), Format::Local)?;
+        return Ok(LogPlan::Ship {
+            plan: Box::new(ship::plan_ship(record, receiver)?),
+            cache: place.map(|(path, _)| LogCache { path, rotation }),
+        });
+    }
+    let Some((path, format)) = place else {
         return Ok(LogPlan::None);
     };
     Ok(LogPlan::File {
@@ -49,16 +86,19 @@ pub(super) fn plan_log(record: &ContainerRecord, directory: &Path) -> Result<Log
 
 /// Refuses, when a container is created, the options that its start could not carry out.
 pub fn check_log(log: &LogSpec) -> Result<()> {
+    if let Some(text) = log.options.get("cache-disabled") {
+        parse_truth("cache-disabled", text)?;
+    }
     if let Some(format) = format_of(log) {
-        plan_rotation(log, format)?;
+        plan_rotation(&bounds(log), format)?;
+    }
+    if ship::is_shipped(&log.driver) {
+        ship::check(log)?;
     }
     for option in ["labels-regex", "env-regex"] {
-        if log.options.contains_key(option) {
-            return Err(invalid(
-                option,
-                "regular expressions are not supported; name them with labels or env",
-            ));
-        }
+        log.options
+            .get(option)
+            .map_or(Ok(None), |text| parse_regex(option, text).map(Some))?;
     }
     log.options
         .get("tag")
@@ -83,14 +123,7 @@ fn plan_rotation(log: &LogSpec, format: Format) -> Result<Rotation> {
     };
     let compress = match option("compress") {
         None => format == Format::Local && files_max > 1,
-        Some("true" | "1" | "t" | "T" | "TRUE" | "True") => true,
-        Some("false" | "0" | "f" | "F" | "FALSE" | "False") => false,
-        Some(text) => {
-            return Err(invalid(
-                "compress",
-                &format!("{text:?} is neither true nor false"),
-            ));
-        }
+        Some(text) => parse_truth("compress", text)?,
     };
     if option("compress").is_some()
         && compress
@@ -108,8 +141,21 @@ fn plan_rotation(log: &LogSpec, format: Format) -> Result<Rotation> {
     })
 }
 
+/// Go's words for true and false.
+pub(super) fn parse_truth(option: &str, text: &str) -> Result<bool> {
+    match text {
+        "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(true),
+        "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(false),
+        _ => Err(invalid(option, &format!("{text:?} is neither true nor false"))),
+    }
+}
+
+fn parse_regex(option: &str, text: &str) -> Result<Regex> {
+    Regex::new(text).map_err(|error| invalid(option, &error.to_string()))
+}
+
 /// Docker's log sizes: a number with an optional unit `k`, `m` or `g`, in powers of 1024; `None` for -1, without limit.
-fn parse_size(text: &str) -> Result<Option<u64>> {
+pub(super) fn parse_size(text: &str) -> Result<Option<u64>> {
     let lower = text.trim().to_ascii_lowercase();
     if lower == "-1" {
         return Ok(None);
@@ -140,6 +186,23 @@ pub fn log_attributes(record: &ContainerRecord) -> Vec<(String, String)> {
             found.push((label.to_owned(), value.clone()));
         }
     }
+    let matching = |name: &str| option(name).and_then(|text| parse_regex(name, text).ok());
+    if let Some(regex) = matching("labels-regex") {
+        let labels = record.resolved.labels.iter();
+        found.extend(
+            labels
+                .filter(|(key, _)| regex.is_match(key))
+                .map(|(key, value)| (key.clone(), value.clone())),
+        );
+    }
+    if let Some(regex) = matching("env-regex") {
+        let variables = record.resolved.env.iter().filter_map(|text| text.split_once('='));
+        found.extend(
+            variables
+                .filter(|(key, _)| regex.is_match(key))
+                .map(|(key, value)| (key.to_owned(), value.to_owned())),
+        );
+    }
     for name in option("env").unwrap_or_default().split(',') {
         let mut variables = record
             .resolved
@@ -169,6 +232,11 @@ fn tag_field(record: &ContainerRecord, field: &str) -> Option<String> {
         ".DaemonName" => "docker".to_owned(),
         _ => return None,
     })
+}
+
+/// The option `tag`, with the container's own values.
+pub(super) fn expand(record: &ContainerRecord, tag: &str) -> Result<String> {
+    expand_tag(tag, &|field| tag_field(record, field))
 }
 
 /// Fields alone, without functions: `{{.Name}}/{{.ID}}`.
@@ -261,7 +329,7 @@ mod tests {
             &[("max-file", "0")],
             &[("compress", "perhaps")],
             &[("compress", "true"), ("max-size", "1m")],
-            &[("labels-regex", "^a")],
+            &[("labels-regex", "(")],
             &[("tag", "{{.Nosuch}}")],
             &[("tag", "{{.ID")],
         ] {

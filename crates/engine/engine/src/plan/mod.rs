@@ -4,12 +4,14 @@ mod devices;
 mod limits;
 mod log;
 mod mounts;
+mod ship;
 mod user;
 
 pub use devices::plan_device_rules;
 pub use limits::{plan_first_resources, plan_resources};
 pub use log::{check_log, log_attributes, log_place};
 pub use mounts::{mount_kind, plan_binds};
+pub use ship::{host_to_find, is_shipped};
 pub use user::{Donor, check_remapped, plan_user};
 
 use crate::error::{EngineError, Result};
@@ -19,6 +21,7 @@ use naru_keeper::protocol::{AttachOptions, KeeperPlan, StdioPlan};
 use naru_runtime::plan::{ContainerPlan, EncodedPlan, RootfsPlan, SeccompPlan, UserNamespacePlan};
 use oci_spec::runtime as oci;
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -37,6 +40,8 @@ pub struct StartContext<'a> {
     /// The container's user namespace, where it has one of its own; the stem is in it.
     pub user: Option<UserNamespacePlan>,
     pub attached: Vec<AttachOptions>,
+    /// Where the receiver of a log that goes elsewhere is.
+    pub log_receiver: Option<SocketAddr>,
 }
 
 /// The plan of one start.
@@ -64,7 +69,7 @@ pub fn plan_start(record: &ContainerRecord, context: StartContext<'_>) -> Result
             open_stdin: spec.open_stdin,
             stdin_once: spec.stdin_once,
         },
-        log: log::plan_log(record, context.directory)?,
+        log: log::plan_log(record, context.directory, context.log_receiver)?,
         exit_record: context.exit_record,
         socket: context.keeper_socket,
         attached: context.attached,

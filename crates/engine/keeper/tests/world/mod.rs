@@ -2,6 +2,7 @@
 
 use naru_base::{ContainerId, ExecId};
 use naru_cgroup::Cgroup;
+use naru_keeper::cause::SignalReason;
 use naru_keeper::codec::{receive_message, send_message};
 use naru_keeper::protocol::{
     AttachOptions, Event, ExecRequest, ExitRecord, FromKeeper, KeeperPlan, LogPlan, Reply, Request,
@@ -226,6 +227,7 @@ impl Container {
         let reply = self.ask(&Request::Signal {
             target: Target::Init,
             signal: 9,
+            reason: SignalReason::default(),
         });
         assert!(matches!(reply, Reply::Done), "{reply:?}");
     }

@@ -68,10 +68,14 @@ fn missing_commands_are_told_apart() {
         assert!(failure.message.contains(why), "{failure}");
     }
     let script = sandbox.image().join("bin/garbage");
+    std::fs::write(&script, "#!/nothing/here\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let failure = sandbox.fails(&sandbox.plan(&["garbage"]));
+    assert_eq!(failure.kind, StartFailureKind::InterpreterMissing);
     std::fs::write(&script, "\0garbage").unwrap();
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let failure = sandbox.fails(&sandbox.plan(&["garbage"]));
-    assert_eq!(failure.kind, StartFailureKind::CommandNotExecutable);
+    assert_eq!(failure.kind, StartFailureKind::FormatUnknown);
     assert!(failure.message.contains("exec format error"), "{failure}");
 }
 

@@ -50,6 +50,7 @@ pub mod version;
 mod volume;
 mod volume_extra;
 mod wait;
+mod why;
 
 use crate::args::{Flag, Order, describe_flags};
 use crate::error::{CliError, Result};
@@ -136,6 +137,7 @@ static COMMANDS: &[&Command] = &[
     &stop::COMMAND,
     &top::COMMAND,
     &wait::COMMAND,
+    &why::COMMAND,
     &images::COMMAND,
     &history::COMMAND,
     &load::COMMAND,

@@ -76,6 +76,11 @@ pub async fn inspect(call: Call) -> ApiResult<Answer> {
     Ok(respond::ok(&container_inspect(&view, &facts)))
 }
 
+/// Why it ended, was restarted or did not start.
+pub async fn why(call: Call) -> ApiResult<Answer> {
+    Ok(respond::ok(&call.engine.why_container(&call.name).await?))
+}
+
 pub async fn list(call: Call) -> ApiResult<Answer> {
     let filters = Filters::parse(call.query.get("filters"), &list::FILTERS)?;
     list::check_filters(&filters)?;

@@ -6,6 +6,9 @@ from harness import Row
 MADE = 'docker network create $N >/dev/null; trap "docker rm -f $N $N-2 >/dev/null 2>&1; docker network rm $N >/dev/null 2>&1" EXIT; '
 ON_IT = 'docker run -d --name $N --network $N $B sleep 60 >/dev/null; '
 
+LINKED = 'docker run -d --name $N --hostname dbhost --expose 5432 --expose 53/udp -e SECRET=x $B sleep 60 >/dev/null; '
+UNADDRESSED = "sed -E 's/[0-9]+[.][0-9]+[.][0-9]+[.][0-9]+/ADDRESS/'"
+
 ROWS = [
     Row("network life", 'docker network create --label a=b $N | wc -c; docker network ls -f name=$N --format "{{.Name}} {{.Driver}} {{.Scope}} {{.Labels}}"; docker network inspect -f "{{.Internal}} {{.Attachable}} {{.Labels.a}} {{.Driver}}" $N; docker network rm $N; docker network ls -q -f name=$N'),
     Row("network config", 'docker network create --subnet 10.90.0.0/16 --ip-range 10.90.5.0/24 --gateway 10.90.0.9 --aux-address r=10.90.5.1 --internal --attachable -o com.docker.network.driver.mtu=1400 $N >/dev/null; docker network inspect -f "{{json .IPAM}} {{.Internal}} {{.Attachable}} {{json .Options}}" $N; docker network rm $N'),
@@ -27,4 +30,8 @@ ROWS = [
     Row("run with ip outside", 'docker network create --subnet 10.92.0.0/24 $N >/dev/null; docker run --name $N --network $N --ip 10.1.2.3 $B true >/dev/null 2>&1; echo $?; docker rm $N >/dev/null; docker network rm $N'),
     Row("names on a network", MADE + ON_IT + 'docker run --rm --name $N-2 --network $N $B ping -c1 -W2 $N | grep -c " 0% packet loss"; docker run --rm --network $N $B cat /etc/resolv.conf | grep nameserver'),
     Row("network none of its own", 'docker run --rm --network none $B ls /sys/class/net'),
+    Row("links", LINKED + 'docker run -d --name $N-web --link $N:my-db --link $N -e OWN=1 $B sleep 60 >/dev/null; docker exec $N-web sh -c "grep my-db /etc/hosts; grep -w $N /etc/hosts; env | grep -E \'^(MY_DB|T_LINKS|OWN)\' | sort; ping -c1 -W1 my-db | grep -c 1.packets.received" | ' + UNADDRESSED + "; docker inspect -f '{{range .HostConfig.Links}}{{println .}}{{end}}' $N-web | sort"),
+    Row("links follow the container", LINKED + 'docker run -d --name $N-web --link $N:db $B sleep 60 >/dev/null; docker stop -t0 $N >/dev/null; docker run -d --name $N-taker $B sleep 60 >/dev/null; docker start $N >/dev/null; ' + "test \"$(docker exec $N-web awk '/\tdb / {print $1}' /etc/hosts)\" = $(docker inspect -f '{{.NetworkSettings.IPAddress}}' $N) && echo followed; docker rename $N $N-new; docker restart -t0 $N-web >/dev/null; docker inspect -f '{{json .HostConfig.Links}}' $N-web; docker exec $N-web sh -c 'grep -c \"db \" /etc/hosts'; docker rm -f $N-new >/dev/null; docker restart -t0 $N-web; docker inspect -f '{{.State.Running}}' $N-web", error="(?i)cannot link to a"),
+    Row("links that cannot be", LINKED + 'docker create --link nosuch:x $B true; echo $?; docker create --link a:b:c $B true; echo $?; docker create --link $N --network host $B true; echo $?; docker run -d --name $N-host --network host $B sleep 60 >/dev/null; docker create --link $N-host:h $B true; echo $?; docker create --name $N-late --link $N:db $B true >/dev/null; docker stop -t0 $N >/dev/null; docker start $N-late; echo $?', error="(?s)could not get container for nosuch.*bad format for links.*Cannot link to a non running container: /$N AS /$N-late/db".replace("$N", "t-links-that-cannot-be")),
+    Row("links removed", LINKED + "docker run -d --name $N-web --link $N:db $B sleep 60 >/dev/null; docker rm --link $N-web/db; docker inspect -f '{{json .HostConfig.Links}}' $N-web; docker inspect -f '{{.State.Running}}' $N; docker rm --link $N-web/db >/dev/null 2>&1; echo $?; docker rm --link $N; echo $?", error="cannot remove the default link name"),
 ]

@@ -150,6 +150,16 @@ impl Engine {
         );
     }
 
+    /// What a `prune` got back, of things of one kind.
+    pub(crate) fn prune_event(&self, kind: &'static str, bytes: u64) {
+        self.event(
+            kind,
+            "prune",
+            String::new(),
+            pairs(&[("reclaimed", &bytes.to_string())]),
+        );
+    }
+
     fn event(&self, kind: &'static str, action: &str, actor: String, attributes: BTreeMap<String, String>) {
         self.events.publish(EngineEvent {
             kind,

@@ -4,8 +4,8 @@
 //!  starting ──success──▶ healthy ◀──success── unhealthy
 //!      └──── retries failures after the start period ────▶ unhealthy
 //! ```
-//! Each run of a container with a check has one task, which ends with it. A check is an exec like any other; a result is
-//! kept in memory only, for a new daemon begins to check anew.
+//! Each run of a container with a check has one task, which ends with it. A check is an exec like any other. What came
+//! of it is kept beside what else concerns the run, so that a new daemon goes on where the one before it ended.
 
 use crate::Engine;
 use crate::containers::{Container, lock};
@@ -16,6 +16,7 @@ use crate::views::{ExecSpec, HealthStatus, HealthView, ProbeView};
 use naru_base::Timestamp;
 use naru_keeper::cause::Requester;
 use naru_keeper::protocol::{Request, Target};
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -86,8 +87,35 @@ impl Check {
     }
 }
 
+/// What is known of a container's health, and from which of its runs: `<exec-root>/runs/<id>/health.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthRecord {
+    /// When that run's PID 1 started, in the kernel's clock ticks.
+    start_time: u64,
+    view: HealthView,
+}
+
+impl HealthRecord {
+    /// Goes on with what is known of this run. Where it is a new one, what earlier runs' checks gave stays to be seen.
+    fn of_run(start_time: u64, known: Option<Self>) -> Self {
+        match known {
+            Some(known) if known.start_time == start_time => known,
+            earlier => Self {
+                start_time,
+                view: HealthView::begun(earlier.map(|earlier| earlier.view)),
+            },
+        }
+    }
+
+    /// How long ago the last check of this run ended, if there was one.
+    fn last_checked(&self, ran_for: Duration) -> Option<Duration> {
+        let ago = self.view.log.last()?.ended_at.elapsed();
+        (ago < ran_for).then_some(ago)
+    }
+}
+
 impl HealthView {
-    /// The state of a run that begins; what earlier runs' checks gave stays to be seen.
+    /// The state of a run that begins.
     fn begun(before: Option<Self>) -> Self {
         Self {
             status: HealthStatus::Starting,
@@ -118,11 +146,25 @@ impl HealthView {
 impl Engine {
     /// What is known of a container's health; one that does not run any more is not healthy.
     pub(crate) fn health_of(container: &Container) -> Option<HealthView> {
-        let mut health = lock(&container.health).clone()?;
+        let mut health = lock(&container.health).as_ref()?.view.clone();
         if !container.record().is_running() {
             health.status = HealthStatus::Unhealthy;
         }
         Some(health)
+    }
+
+    /// Reads what the daemon before this one knew of a container's health.
+    pub(crate) fn recall_health(container: &Container) {
+        if container.record().resolved.healthcheck.is_none() {
+            return;
+        }
+        match naru_store::read::<HealthRecord>(&container.health_record_path()) {
+            Ok(known) => *lock(&container.health) = Some(known),
+            Err(naru_store::StoreError::Missing(_)) => {}
+            Err(error) => {
+                tracing::warn!(%error, "what is known of a container's health cannot be read; it is found out anew");
+            }
+        }
     }
 
     /// Checks a run that has just begun, or been found, until it ends. Does nothing for a container without a check.
@@ -136,9 +178,14 @@ impl Engine {
         let Some(check) = Check::of(spec, shell.as_deref()) else {
             return;
         };
+        let (ContainerState::Running { start_time, .. } | ContainerState::Paused { start_time, .. }) =
+            record.state
+        else {
+            return;
+        };
         {
             let mut health = lock(&container.health);
-            *health = Some(HealthView::begun(health.take()));
+            *health = Some(HealthRecord::of_run(start_time, health.take()));
         }
         tokio::spawn(watch(Arc::downgrade(self), Arc::clone(container), check));
     }
@@ -192,6 +239,10 @@ impl Engine {
 
     async fn became(self: &Arc<Self>, container: &Arc<Container>, status: HealthStatus) {
         self.container_event(&format!("health_status: {}", status.word()), container, &[]);
+        self.restart_if_asked(container, status).await;
+    }
+
+    async fn restart_if_asked(self: &Arc<Self>, container: &Arc<Container>, status: HealthStatus) {
         let is_asked = container
             .record()
             .resolved
@@ -214,16 +265,25 @@ impl Engine {
 async fn watch(engine: Weak<Engine>, container: Arc<Container>, check: Check) {
     let mut phase = container.phase();
     let exits = phase.borrow().exits;
+    let Some(found) = lock(&container.health).clone() else {
+        return;
+    };
+    // The daemon before this one may have died between finding that out and acting on it.
+    if let Some(engine) = engine.upgrade() {
+        engine.restart_if_asked(&container, found.view.status).await;
+    }
+    let mut waited = running_for(&container).and_then(|ran_for| found.last_checked(ran_for));
     loop {
         let Some(ran_for) = running_for(&container) else {
             return;
         };
         let status = match lock(&container.health).as_ref() {
-            Some(health) => health.status,
+            Some(health) => health.view.status,
             None => return,
         };
         let over = phase.wait_for(|phase| !phase.is_running || phase.exits != exits || phase.is_removed);
         let pause = check.pause(status, ran_for);
+        let pause = pause.saturating_sub(waited.take().unwrap_or_default());
         if tokio::time::timeout(pause, over).await.is_ok() {
             return;
         }
@@ -240,11 +300,20 @@ async fn watch(engine: Weak<Engine>, container: Arc<Container>, check: Check) {
         let Some(ran_for) = running_for(&container).filter(|_| !is_over) else {
             return;
         };
-        let changed = lock(&container.health)
-            .as_mut()
-            .and_then(|health| health.note(probe, &check, ran_for).then_some(health.status));
-        if let Some(status) = changed {
-            engine.became(&container, status).await;
+        let (known, has_changed) = {
+            let mut health = lock(&container.health);
+            let Some(health) = health.as_mut() else { return };
+            let has_changed = health.view.note(probe, &check, ran_for);
+            (health.clone(), has_changed)
+        };
+        // Where it cannot be written, a new daemon finds it out anew.
+        if let Err(error) = naru_store::write(&container.health_record_path(), &known)
+            && !phase.borrow().is_removed
+        {
+            tracing::warn!(container = container.id.short(), %error, "cannot write down what is known of its health");
+        }
+        if has_changed {
+            engine.became(&container, known.view.status).await;
         }
     }
 }
@@ -329,6 +398,21 @@ mod tests {
             health.note(probe(0), &check, second);
         }
         assert_eq!(health.log.len(), LOG_LENGTH_MAX);
+    }
+
+    #[test]
+    fn a_run_that_is_found_again_goes_on_where_it_was() {
+        let check = check(3, 0);
+        let mut known = HealthRecord::of_run(7, None);
+        assert_eq!(known.last_checked(Duration::from_secs(9)), None);
+        known.view.note(probe(1), &check, Duration::from_secs(1));
+        let found = HealthRecord::of_run(7, Some(known.clone()));
+        assert_eq!(found, known);
+        assert!(found.last_checked(Duration::from_secs(9)).is_some());
+        let next = HealthRecord::of_run(8, Some(known));
+        assert_eq!((next.view.failing_streak, next.view.log.len()), (0, 1));
+        // What an earlier run's check gave says nothing of when this one's is due.
+        assert_eq!(next.last_checked(Duration::ZERO), None);
     }
 
     #[test]

@@ -81,6 +81,7 @@ pub struct Engine {
     network: Arc<Network>,
     networks: networks::Networks,
     resolver: networks::Resolver,
+    linked_by: networks::LinkIndex,
     blob_locks: images::BlobLocks,
     volumes: volumes::Volumes,
     registry: Registry,
@@ -136,6 +137,7 @@ impl Engine {
         let engine = Arc::new(Self {
             id: read_or_make_id(&options.data_root)?,
             boot_id: why::read_boot_id(),
+            linked_by: networks::LinkIndex::default(),
             blob_locks: images::BlobLocks::default(),
             volumes: volumes::Volumes::open(options.data_root.join("volumes"), syncer.clone(), root)?,
             registry: Registry::default(),

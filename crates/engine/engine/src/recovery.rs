@@ -73,6 +73,7 @@ impl Engine {
         let run_directory = self.run_directory(&record.id);
         record.run = None;
         let container = Container::new(record, directory, run_directory);
+        Self::recall_health(&container);
         match naru_store::read::<RunRecord>(&container.run_record_path()) {
             Ok(run) => drop(container.change(|record| record.run = Some(run))),
             Err(naru_store::StoreError::Missing(_)) => {}
@@ -206,6 +207,7 @@ impl Engine {
             };
         });
         container.set_phase(|phase| phase.is_running = true);
+        self.recall_links(&container.record());
         for exec in &status.execs {
             let found = Exec::found(exec.exec.clone(), exec.pid, exec.exit_code);
             lock(&container.execs).insert(exec.exec.clone(), found);

@@ -146,11 +146,14 @@ pub struct ContainerView {
     pub exec_ids: Vec<ExecId>,
     /// `(read-write bytes, root filesystem bytes)` when asked for.
     pub sizes: Option<(u64, u64)>,
+    /// Links on the default network, as Docker shows them: `/db:/web/alias`.
+    pub links: Vec<String>,
     /// `None` where nothing is checked.
     pub health: Option<HealthView>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum HealthStatus {
     /// No check has succeeded yet, nor have enough failed.
     Starting,
@@ -170,7 +173,7 @@ impl HealthStatus {
 }
 
 /// What checks have found; the last results, oldest first.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthView {
     pub status: HealthStatus,
     pub failing_streak: u32,
@@ -178,7 +181,7 @@ pub struct HealthView {
 }
 
 /// One check's result. The exit code is -1 where there is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeView {
     pub begun_at: Timestamp,
     pub ended_at: Timestamp,

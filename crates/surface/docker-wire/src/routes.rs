@@ -85,7 +85,7 @@ routes! {
     ContainerResize POST "/containers/{}/resize",
     ContainerAttach POST "/containers/{}/attach",
     ContainerWait POST "/containers/{}/wait",
-    ContainerRemove DELETE "/containers/{}",
+    ContainerRemove DELETE "/containers/{...}",
     ContainerCommit POST "/commit",
 
     ExecCreate POST "/containers/{}/exec",

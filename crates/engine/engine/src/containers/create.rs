@@ -55,6 +55,7 @@ impl Engine {
         image: &Image,
     ) -> Result<(Arc<Container>, Claim<'_>)> {
         self.resolve_joined(&mut spec)?;
+        self.resolve_links(&mut spec)?;
         let mut resolved = resolve(id, &spec, image)?;
         check(&spec, &resolved)?;
         // With version 1 a container could change limits of others, and more (CVE-2022-0492).

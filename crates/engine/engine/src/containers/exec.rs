@@ -182,7 +182,7 @@ impl Engine {
         detach: bool,
         console_size: Option<(u16, u16)>,
     ) -> Result<Option<AttachStream>> {
-        let record = container.record();
+        let record = self.add_linked_variables(container.record());
         can_exec(&record)?;
         let keeper = container.running_keeper()?;
         let spec = &exec.spec;

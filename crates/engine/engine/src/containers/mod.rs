@@ -63,7 +63,7 @@ pub struct Container {
     /// Set by a client's stop or kill, so that the restart policy leaves it alone.
     pub stop_wanted: std::sync::atomic::AtomicBool,
     /// What checks of the present run, or of the last one, have found; `None` where there are none.
-    pub health: Mutex<Option<crate::views::HealthView>>,
+    pub health: Mutex<Option<crate::health::HealthRecord>>,
     /// How often the pause before a restart by policy has been doubled.
     pub restart_doublings: std::sync::atomic::AtomicU32,
 }
@@ -141,6 +141,10 @@ impl Container {
 
     pub fn run_record_path(&self) -> PathBuf {
         self.run_directory.join("run.json")
+    }
+
+    pub fn health_record_path(&self) -> PathBuf {
+        self.run_directory.join("health.json")
     }
 
     /// Where the keeper of the present run listens.

@@ -102,6 +102,7 @@ impl Engine {
         let (needs, mapped_root) = self
             .plan_user(&record)
             .map_err(EngineError::at(StartFault::UserNamespace))?;
+        self.begin_links(&record)?;
         make_bind_sources(&record, mapped_root)?;
         let log_receiver = find_log_receiver(&record)
             .await
@@ -148,7 +149,7 @@ impl Engine {
         if let Some(endpoint) = way_out(&record, &resources.endpoints) {
             resources.published = self.publish(&record, endpoint)?;
         }
-        let record = self.add_linked_variables(record)?;
+        let record = self.add_linked_variables(record);
         let network_files =
             self.write_network_files(container, &record, &resources.endpoints, mapped_root)?;
         let snapshot = self
@@ -223,6 +224,7 @@ impl Engine {
             record.boot_id.clone_from(&self.boot_id);
         });
         container.set_phase(|phase| phase.is_running = true);
+        self.tell_links(&container.id, &run.endpoints);
         self.begin_events(&record, &run.endpoints);
         self.container_event("start", container, &[]);
         self.write_record_soon(container);

@@ -68,18 +68,22 @@ impl Engine {
         Ok(shown
             .iter()
             .zip(sizes)
-            .map(|(container, sizes)| Self::view(container, sizes))
+            .map(|(container, sizes)| self.view(container, sizes))
             .collect())
     }
 
     pub async fn inspect_container(&self, name: &str, with_sizes: bool) -> Result<ContainerView> {
         let container = self.registry.find(name)?;
         let sizes = self.sizes(std::slice::from_ref(&container), with_sizes).await?;
-        Ok(Self::view(&container, sizes.into_iter().next().flatten()))
+        Ok(self.view(&container, sizes.into_iter().next().flatten()))
     }
 
     /// What the containers take up, counted off the async workers; `None` where it is not asked for.
-    async fn sizes(&self, containers: &[Arc<Container>], wanted: bool) -> Result<Vec<Option<(u64, u64)>>> {
+    pub(crate) async fn sizes(
+        &self,
+        containers: &[Arc<Container>],
+        wanted: bool,
+    ) -> Result<Vec<Option<(u64, u64)>>> {
         if !wanted {
             return Ok(vec![None; containers.len()]);
         }
@@ -89,7 +93,7 @@ impl Engine {
         Ok(sizes.into_iter().map(Some).collect())
     }
 
-    pub(crate) fn view(container: &Container, sizes: Option<(u64, u64)>) -> ContainerView {
+    pub(crate) fn view(&self, container: &Container, sizes: Option<(u64, u64)>) -> ContainerView {
         let record = container.record();
         ContainerView {
             run_directory: container.run_directory.clone(),
@@ -102,6 +106,7 @@ impl Engine {
                 .map(|exec| exec.id.clone())
                 .collect(),
             sizes,
+            links: self.shown_links(&record),
             health: Self::health_of(container),
             record,
         }
@@ -113,7 +118,7 @@ impl Engine {
         let users = containers
             .iter()
             .filter(|container| container.record().resolved.image_id == *image);
-        users.map(|container| Self::view(container, None)).collect()
+        users.map(|container| self.view(container, None)).collect()
     }
 }
 

@@ -1,19 +1,16 @@
 //! A container's `hosts`, `resolv.conf` and `hostname`: written for its start, and changed in place while it runs, since
 //! they are mounted and another file of the name would not be seen.
 
-use super::legacy_links::{self, LinkTarget};
 use super::names::needs_resolver;
-use super::places::DEFAULT_NETWORK;
 use crate::Engine;
 use crate::containers::{Container, give_to};
-use crate::error::{EngineError, Result};
+use crate::error::Result;
 use crate::record::{ContainerRecord, EndpointRecord};
 use crate::spec::NetworkMode;
 use naru_runtime::plan::MappedRoot;
 use naru_sys::file::FileError;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 impl Engine {
     /// Writes hostname, hosts and resolv.conf, and says where each is mounted.
@@ -34,7 +31,7 @@ impl Engine {
                 .collect());
         }
         let resolv = self.resolv_conf(record, needs_resolver(endpoints));
-        let hosts = self.hosts(record, endpoints)?;
+        let hosts = self.hosts(record, endpoints);
         let hostname = format!("{}\n", record.resolved.hostname);
         let mut files = Vec::with_capacity(3);
         for (target, name, contents) in [
@@ -67,7 +64,7 @@ impl Engine {
         }
     }
 
-    fn hosts(&self, record: &ContainerRecord, endpoints: &[EndpointRecord]) -> Result<String> {
+    fn hosts(&self, record: &ContainerRecord, endpoints: &[EndpointRecord]) -> String {
         let spec = &record.spec;
         if spec.network == NetworkMode::Host {
             let mut hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
@@ -75,7 +72,7 @@ impl Engine {
                 let (name, address) = extra.split_once(':').unwrap_or((extra, ""));
                 hosts.extend([address, "\t", name, "\n"]);
             }
-            return Ok(hosts);
+            return hosts;
         }
         let addresses: Vec<IpAddr> = endpoints.iter().flat_map(EndpointRecord::addresses).collect();
         let mut hosts = naru_network::hosts_file(
@@ -85,59 +82,8 @@ impl Engine {
             &spec.extra_hosts,
             self.host_gateway(),
         );
-        for (alias, other, address) in self.linked(record)? {
-            hosts.push_str(&legacy_links::hosts_line(&LinkTarget {
-                alias: &alias,
-                record: &other,
-                address,
-            }));
-        }
-        Ok(hosts)
-    }
-
-    /// Variables that tell of linked containers, in front of those that the container has itself.
-    pub(crate) fn add_linked_variables(&self, record: Arc<ContainerRecord>) -> Result<Arc<ContainerRecord>> {
-        if record.spec.links.is_empty() {
-            return Ok(record);
-        }
-        let mut changed = ContainerRecord::clone(&record);
-        let mut variables = Vec::new();
-        for (alias, other, address) in self.linked(&record)? {
-            let target = LinkTarget {
-                alias: &alias,
-                record: &other,
-                address,
-            };
-            variables.extend(legacy_links::environment(&record.name, &target));
-        }
-        variables.append(&mut changed.resolved.env);
-        changed.resolved.env = variables;
-        Ok(Arc::new(changed))
-    }
-
-    /// Alias, record and address of each container that this one links to on the default network.
-    fn linked(&self, record: &ContainerRecord) -> Result<Vec<(String, Arc<ContainerRecord>, Ipv4Addr)>> {
-        let mut found = Vec::new();
-        for link in &record.spec.links {
-            let (target, alias) = link.split_once(':').unwrap_or((link, link));
-            let other = self.registry.find(target)?.record();
-            let refuse = |what: &str| {
-                EngineError::conflict(format!(
-                    "Cannot link to {what} /{} AS /{}/{alias}",
-                    other.name, record.name
-                ))
-            };
-            let run = other.run.as_ref().filter(|_| other.is_running());
-            let run = run.ok_or_else(|| refuse("a non running container:"))?;
-            let endpoint = run
-                .endpoints
-                .iter()
-                .find(|endpoint| endpoint.network == DEFAULT_NETWORK)
-                .ok_or_else(|| refuse("a container that is not on the default network:"))?;
-            let alias = alias.rsplit('/').next().unwrap_or(alias);
-            found.push((alias.to_owned(), Arc::clone(&other), endpoint.address));
-        }
-        Ok(found)
+        hosts.push_str(&self.linked_hosts(record));
+        hosts
     }
 }
 

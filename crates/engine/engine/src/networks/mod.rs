@@ -10,6 +10,7 @@
 mod connect;
 mod files;
 mod legacy_links;
+mod linked;
 mod names;
 mod places;
 mod publish;
@@ -18,6 +19,7 @@ mod request;
 mod resolver;
 
 pub(crate) use connect::NetworkNamespace;
+pub(crate) use linked::LinkIndex;
 pub(crate) use names::needs_resolver;
 pub(crate) use places::{DEFAULT_NETWORK, way_out};
 pub(crate) use resolver::Resolver;
@@ -197,6 +199,7 @@ impl Engine {
                 removed.push(record.name().to_owned());
             }
         }
+        self.prune_event("network", 0);
         Ok(removed)
     }
 

@@ -71,7 +71,7 @@ pub fn container_inspect(view: &ContainerView, facts: &EngineFacts) -> Container
         platform: "linux".to_owned(),
         exec_ids: Some(view.exec_ids.iter().map(ToString::to_string).collect())
             .filter(|ids: &Vec<_>| !ids.is_empty()),
-        host_config: host_config(record, facts),
+        host_config: host_config(view, facts),
         graph_driver: GraphDriver {
             data: Some(BTreeMap::new()),
             name: "overlay2".to_owned(),
@@ -200,8 +200,8 @@ fn config(record: &ContainerRecord) -> ContainerConfig {
 }
 
 /// What was asked for, with Docker's defaults where nothing was.
-fn host_config(record: &ContainerRecord, facts: &EngineFacts) -> HostConfig {
-    let spec = &record.spec;
+fn host_config(view: &ContainerView, facts: &EngineFacts) -> HostConfig {
+    let spec = &view.record.spec;
     let mut wire: HostConfig = origin(&spec.origin.host_config);
     fill(&mut wire.network_mode, "default");
     fill(&mut wire.log_config.kind, &spec.log.driver);
@@ -230,6 +230,7 @@ fn host_config(record: &ContainerRecord, facts: &EngineFacts) -> HostConfig {
     wire.dns_search.get_or_insert_default();
     wire.devices.get_or_insert_default();
     wire.blkio_weight_device.get_or_insert_default();
+    wire.links = Some(view.links.clone()).filter(|links| !links.is_empty());
     if !spec.privileged {
         let texts = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
         let masked = || spec.masked_paths.clone().unwrap_or_else(|| texts(&MASKED_PATHS));

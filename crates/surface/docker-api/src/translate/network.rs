@@ -89,7 +89,7 @@ pub fn apply_networking(
                     other.network
                 )));
             }
-            return Ok(());
+            return refuse_links(&spec.network, host);
         }
     };
     let position = attachments.iter().position(|other| other.network == mode);
@@ -113,6 +113,21 @@ pub fn apply_networking(
     }
     spec.attachments = attachments;
     Ok(())
+}
+
+/// Links lead from a place on a network of the container's own.
+fn refuse_links(mode: &NetworkMode, host: &HostConfig) -> ApiResult<()> {
+    let kind = match mode {
+        NetworkMode::Host => "host type networking",
+        NetworkMode::Container(_) => "container type network",
+        _ => return Ok(()),
+    };
+    if host.links.as_ref().is_none_or(Vec::is_empty) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "conflicting options: {kind} can't be used with links. This would result in undefined behavior"
+    )))
 }
 
 /// `--link` means other things on the default network and on one that a user made.

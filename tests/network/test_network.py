@@ -242,6 +242,43 @@ def test_beside_docker_in_one_namespace(images):
         docker.close()
 
 
+@pytest.mark.parametrize("kind", [DebianDocker, Naru], ids=lambda kind: kind.name)
+def test_a_host_that_begins_to_forward_routes_for_nobody_else(images, kind):
+    """Neighbours on two other networks of the host reach a published port, and not each other through the host."""
+    engine = kind()
+    neighbours = {"naru-left": 1, "naru-right": 2}
+    try:
+        # A new namespace has the host's setting.
+        engine.scope.shell("echo 0 >/proc/sys/net/ipv4/ip_forward")
+        for name, number in neighbours.items():
+            made = engine.scope.shell(
+                f"set -e; ip netns add {name}; ip link add near{number} type veth peer name far netns {name}; ip link set near{number} up; "
+                f"ip addr add 10.66.{number}.1/24 dev near{number}; ip -n {name} addr add 10.66.{number}.2/24 dev far; ip -n {name} link set far up; "
+                f"ip -n {name} link set lo up; ip -n {name} route add default via 10.66.{number}.1")
+            assert made.returncode == 0, made.stderr
+        engine.start()
+        engine.load(images + "/busybox.tar")
+        assert engine.scope.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "1\n"
+        run = engine.client("run", "-d", "--name", "server", "-p", "18133:80", "busybox:test", *SERVE)
+        assert run.returncode == 0, run.stderr
+        assert fetch(engine, 18133) == "served\n"
+
+        def reaches(name, address):
+            return engine.scope.run("ip", "netns", "exec", name, "busybox", "ping", "-c1", "-W1", address).returncode == 0
+
+        assert reaches("naru-left", "10.66.1.1") and reaches("naru-right", "10.66.2.1")
+        assert engine.scope.run("ip", "netns", "exec", "naru-right", "curl", "-s", "-m", "5", "http://10.66.2.1:18133/index").stdout == "served\n"
+        assert engine.client("exec", "server", "ping", "-c1", "-W2", "10.66.1.2").returncode == 0
+        assert not reaches("naru-left", "10.66.2.2") and not reaches("naru-right", "10.66.1.2")
+        # Where a user accepts it, it passes: the drop is a policy, not the last word.
+        assert engine.scope.run("iptables", "-A", "FORWARD", "-i", "near+", "-o", "near+", "-j", "ACCEPT").returncode == 0
+        assert reaches("naru-left", "10.66.2.2")
+    finally:
+        for name in neighbours:
+            engine.scope.shell(f"ip netns del {name}")
+        engine.close()
+
+
 def check_both(docker, naru):
     for engine, port in ((docker, 18130), (naru, 18131)):
         engine.client("rm", "-fv", "server")

@@ -118,7 +118,7 @@ impl Network {
         let mut options = self.decide(request, taken)?;
         if let Some(wanted) = &request.ipv6 {
             options.ipv6 = Some(self.decide6(wanted)?);
-            sysctl::forward_ipv6()?;
+            self.forward(crate::ruleset::Family::Ipv6)?;
         }
         commit(&options)?;
         let made = {

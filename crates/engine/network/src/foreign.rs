@@ -1,4 +1,9 @@
-//! The one thing Naru changes in other programs' tables: an accept for its bridges where forwarding is dropped.
+//! What Naru changes in other programs' tables: an accept for its bridges where forwarding is dropped; and where it is
+//! Naru itself that has the host forward packets, a policy that drops what nobody accepts.
+//!
+//! A host that did not forward would otherwise become a router between its other networks, for whoever names it as a
+//! gateway. The policy is that of `FORWARD` in `ip filter`, as Docker sets it, because there others can add what they
+//! accept; a drop in Naru's own table would be final for them. Like forwarding itself it stays when the daemon ends.
 //!
 //! An accept in Naru's own table does not outvote a drop in another. Docker, ufw and firewalld leave a FORWARD chain
 //! that drops, so two rules for each bridge (into and out of it) are put first in `ip filter` `DOCKER-USER`, which Docker
@@ -9,10 +14,11 @@
 use crate::bridge::Bridge;
 use crate::error::{Result, refused};
 use crate::nftables::{
-    ACCEPT, DELETE_RULE, Expressions, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, FIXED_BYTES, GET_CHAIN,
-    GET_RULE, META_IIFNAME, META_OIFNAME, NEW_RULE, REGISTER, Transaction, decode_comment, encode_comment,
-    handle, list,
+    ACCEPT, DELETE_RULE, DROP, Expressions, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, FIXED_BYTES, GET_CHAIN,
+    GET_RULE, META_IIFNAME, META_OIFNAME, NEW_CHAIN, NEW_RULE, NEW_TABLE, REGISTER, Transaction,
+    decode_comment, encode_comment, handle, list,
 };
+use crate::ruleset::Family;
 use crate::{Network, lock};
 use naru_sys::netlink::{FLAG_CREATE, Refusal};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -50,6 +56,9 @@ const FIREWALLD: ForeignChain = ForeignChain {
     chain: "filter_FORWARD",
 };
 
+/// `NF_INET_FORWARD`.
+const FORWARD_HOOK: u32 = 2;
+
 /// Wherever a rule of ours may be.
 const ALL: [ForeignChain; 5] = [DOCKER_USER, FORWARD, DOCKER_USER6, FORWARD6, FIREWALLD];
 
@@ -83,6 +92,33 @@ impl Network {
             ));
         }
         Ok(())
+    }
+
+    /// Has a host that does not forward packets drop, once it does, those that nobody accepts.
+    pub(crate) fn drop_by_policy(&self, family: Family) {
+        let place = match family {
+            Family::Ipv4 => FORWARD,
+            Family::Ipv6 => FORWARD6,
+        };
+        let mut transaction = Transaction::new();
+        transaction
+            .message(place.family, NEW_TABLE, FLAG_CREATE)
+            .attribute_text(1, place.table);
+        let batch = transaction.message(place.family, NEW_CHAIN, FLAG_CREATE);
+        batch.attribute_text(1, place.table);
+        batch.attribute_text(3, place.chain);
+        batch.attribute_text(7, "filter");
+        batch.attribute_be32(5, DROP as u32);
+        let hook = batch.begin_nested(4);
+        batch.attribute_be32(1, FORWARD_HOOK);
+        batch.attribute_be32(2, 0);
+        batch.end_nested(hook);
+        if let Err(refusal) = transaction.commit(lock(&self.nft).as_fd()) {
+            self.warn(format!(
+                "this host forwards packets between all its networks now, for containers alone: drop the others in the \
+                 host's firewall ({refusal})"
+            ));
+        }
     }
 
     fn plan_foreign(&self, nft: BorrowedFd<'_>) -> std::result::Result<Transaction, Refusal> {

@@ -238,10 +238,7 @@ impl Network {
                 Err(error) => warnings.push(format!("network on bridge {} is not up: {error}", other.name)),
             }
         }
-        sysctl::write("net/ipv4/ip_forward", "1")?;
-        if bridges.iter().any(|bridge| bridge.has_ipv6()) {
-            sysctl::forward_ipv6()?;
-        }
+        let has_ipv6_bridge = bridges.iter().any(|bridge| bridge.has_ipv6());
         let network = Self {
             default,
             bridges: Mutex::new(bridges),
@@ -259,10 +256,26 @@ impl Network {
         for warning in warnings {
             network.warn(warning);
         }
+        network.forward(ruleset::Family::Ipv4)?;
+        if has_ipv6_bridge {
+            network.forward(ruleset::Family::Ipv6)?;
+        }
         network.adopt_table()?;
         network.ensure_foreign_accept()?;
         network.warn_of_legacy_tables();
         Ok(network)
+    }
+
+    /// Has the host forward packets, if it does not yet, and then only those that somebody accepts.
+    pub(crate) fn forward(&self, family: ruleset::Family) -> Result<()> {
+        if sysctl::is_forwarding(family) {
+            return Ok(());
+        }
+        self.drop_by_policy(family);
+        match family {
+            ruleset::Family::Ipv4 => sysctl::write(sysctl::FORWARDING, "1"),
+            ruleset::Family::Ipv6 => sysctl::forward_ipv6(),
+        }
     }
 
     /// Removes the table, the foreign rules and the bridges. Containers still attached lose their network.

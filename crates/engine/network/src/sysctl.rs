@@ -1,6 +1,7 @@
 //! Settings of the calling thread's network namespace under `/proc/sys`.
 
 use crate::error::{NetworkError, Result};
+use crate::ruleset::Family;
 use std::path::{Path, PathBuf};
 
 pub fn path(name: &str) -> PathBuf {
@@ -21,13 +22,20 @@ pub fn write(name: &str, value: &str) -> Result<()> {
     std::fs::write(&path, value).map_err(failed("write"))
 }
 
+pub const FORWARDING: &str = "net/ipv4/ip_forward";
+const FORWARDING6: &str = "net/ipv6/conf/all/forwarding";
+
+pub fn is_forwarding(family: Family) -> bool {
+    let name = match family {
+        Family::Ipv4 => FORWARDING,
+        Family::Ipv6 => FORWARDING6,
+    };
+    std::fs::read_to_string(path(name)).is_ok_and(|text| text.trim() == "1")
+}
+
 /// Has the host forward IPv6. A host that forwards no longer learns its own routes from routers, unless each interface
 /// that did so is told to go on (`accept_ra` 2).
 pub fn forward_ipv6() -> Result<()> {
-    let name = "net/ipv6/conf/all/forwarding";
-    if std::fs::read_to_string(path(name)).is_ok_and(|text| text.trim() == "1") {
-        return Ok(());
-    }
     for entry in std::fs::read_dir(path("net/ipv6/conf"))
         .into_iter()
         .flatten()
@@ -39,7 +47,7 @@ pub fn forward_ipv6() -> Result<()> {
             let _ = std::fs::write(&setting, "2");
         }
     }
-    write(name, "1")
+    write(FORWARDING6, "1")
 }
 
 /// First and last port to choose from when none is asked for.

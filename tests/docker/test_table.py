@@ -11,11 +11,12 @@ import rows_images
 import rows_life
 import rows_mounts
 import rows_networks
+import rows_prune
 import rows_run
 import rows_volumes
 from harness import CLIENTS, compare, reference_outcome, run_row
 
-ROWS = rows_files.ROWS + rows_volumes.ROWS + rows_health.ROWS + rows_run.ROWS + rows_mounts.ROWS + rows_life.ROWS + rows_networks.ROWS + rows_images.ROWS + rows_errors.ROWS
+ROWS = rows_files.ROWS + rows_prune.ROWS + rows_volumes.ROWS + rows_health.ROWS + rows_run.ROWS + rows_mounts.ROWS + rows_life.ROWS + rows_networks.ROWS + rows_images.ROWS + rows_errors.ROWS
 PRESENT = [name for name, path in CLIENTS.items() if os.path.exists(path)]
 assert len({row.name for row in ROWS}) == len(ROWS), "two rows have one name"
 

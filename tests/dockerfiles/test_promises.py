@@ -72,6 +72,27 @@ def test_the_same_inputs_make_the_same_digest(build_naru, images, tmp_path):
         other.close()
 
 
+def test_a_built_image_is_as_old_as_its_build(build_naru, tmp_path):
+    """Its configuration has the time of its base, so that the same inputs give the same image; lists and `until` do not."""
+    folder = write(str(tmp_path / "aged"), {"Dockerfile": "FROM busybox:test\nLABEL aged=yes\nCOPY a /\n", "a": str(time.time())})
+
+    def client(*arguments):
+        result = build_naru.client(*arguments)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    image = built(build_naru, folder, "-t", "aged:1")
+    base = client("image", "inspect", "-f", "{{.Created}}", "busybox:test")
+    assert client("image", "inspect", "-f", "{{.Created}}", "aged:1") == base
+    assert re.match("(About|Less|[0-9]+ seconds)", client("images", "--format", "{{.CreatedSince}}", "aged"))
+    assert client("images", "-q", "--filter", "since=busybox:test", "aged")
+    assert client("images", "--format", "{{.Repository}}").split()[0] == "aged", "the newest comes first"
+    client("image", "prune", "-af", "--filter", "label=aged", "--filter", "until=1h")
+    assert client("images", "-q", "--no-trunc", "aged") == image
+    client("image", "prune", "-af", "--filter", "label=aged", "--filter", f"until={int(time.time()) + 2}")
+    assert client("images", "-q", "aged") == ""
+
+
 def test_the_cache_answers_only_for_the_same_inputs(build_naru, tmp_path):
     folder = write(str(tmp_path / "c"), {"Dockerfile": "FROM busybox:test\nARG V=1\nCOPY a /\nRUN cat /a; echo $V >/v\nLABEL l=1\n", "a": "1", "unused": "x"})
 

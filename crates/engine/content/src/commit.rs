@@ -391,6 +391,7 @@ impl ContentStore {
                 chain_ids: chain_ids(&plan.config.rootfs.diff_ids),
                 arrived_at,
                 manifest: None,
+                is_built: plan.is_step,
                 is_step: false,
                 is_listed: false,
                 unsynced: plan.is_step.then(crate::step::boot_id),

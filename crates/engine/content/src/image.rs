@@ -23,9 +23,23 @@ pub struct Image {
     pub chain_ids: Vec<Digest>,
     /// Bytes of the files of every layer, as counted when they were unpacked.
     pub bytes: u64,
+    /// What the configuration says; nothing new for an image built reproducibly, which has the time of its base.
     pub created: Option<Timestamp>,
     /// When it came into this store.
     pub arrived_at: Timestamp,
+    /// A build made it here.
+    pub is_built: bool,
+}
+
+impl Image {
+    /// How old it is to whoever looks at a list: since its build if that was here, else what its configuration says.
+    pub fn listed_at(&self) -> Option<Timestamp> {
+        if self.is_built {
+            Some(self.arrived_at)
+        } else {
+            self.created
+        }
+    }
 }
 
 /// One line of `docker history`, newest first.

@@ -59,6 +59,9 @@ pub(crate) struct ImageRecord {
     /// The manifest it came with, a blob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Digest>,
+    /// A build made it here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_built: bool,
     /// A build keeps it (see `step`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_step: bool,

@@ -65,6 +65,7 @@ pub(crate) fn read_state(layout: &Layout, report: &mut OpenReport) -> Result<Sta
                         chain_ids,
                         arrived_at,
                         manifest,
+                        is_built: record.is_built || record.is_step,
                         is_step: record.is_step,
                         is_listed: !record.is_hidden,
                         unsynced: record.unsynced.clone(),

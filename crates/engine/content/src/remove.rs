@@ -4,7 +4,7 @@
 //! deletes, never an image without its layers.
 
 use crate::error::ContentError;
-use crate::image::{ImageUser, Removed, UsersOf};
+use crate::image::{Image, ImageUser, Removed, UsersOf};
 use crate::recovery::remove_any;
 use crate::store::ContentStore;
 use naru_base::Digest;
@@ -42,10 +42,12 @@ impl ContentStore {
         self.apply_removal(&id, plan)
     }
 
-    /// Removes images that nothing uses: those without a name, or with `dangling_only` false all of them.
+    /// Removes images that nothing uses: those without a tag, or with `dangling_only` false all of them, where
+    /// `is_meant` says so. Returns the bytes of the layers that went too.
     pub fn prune(
         &self,
         dangling_only: bool,
+        is_meant: &dyn Fn(&Image) -> bool,
         users: UsersOf<'_>,
     ) -> Result<(Vec<Removed>, u64), ContentError> {
         let _change = self.begin_change();
@@ -53,7 +55,10 @@ impl ContentStore {
         let candidates: Vec<(Digest, Vec<Reference>)> = {
             let state = self.read();
             let listed = state.images.iter().filter(|(_, image)| image.is_listed);
-            listed.map(|(id, _)| (id.clone(), state.names_of(id))).collect()
+            listed
+                .filter(|(id, _)| state.view(id).is_some_and(|image| is_meant(&image)))
+                .map(|(id, _)| (id.clone(), state.names_of(id)))
+                .collect()
         };
         let mut removed = Vec::new();
         for (id, names) in candidates {

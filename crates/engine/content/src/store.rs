@@ -18,6 +18,8 @@ pub(crate) struct StoredImage {
     pub chain_ids: Vec<Digest>,
     pub arrived_at: Timestamp,
     pub manifest: Option<Digest>,
+    /// A build made it here.
+    pub is_built: bool,
     /// A build keeps it (see `step`).
     pub is_step: bool,
     /// Users see it.
@@ -107,7 +109,7 @@ impl ContentStore {
             .filter_map(|(id, _)| state.view(id))
             .map(Arc::new)
             .collect();
-        images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        images.sort_by(|a, b| b.listed_at().cmp(&a.listed_at()).then_with(|| a.id.cmp(&b.id)));
         images
     }
 
@@ -207,6 +209,7 @@ impl State {
         let record = |image: &StoredImage| ImageRecord {
             arrived_at: image.arrived_at,
             manifest: image.manifest.clone(),
+            is_built: image.is_built,
             is_step: image.is_step,
             is_hidden: !image.is_listed,
             unsynced: image.unsynced.clone(),
@@ -252,6 +255,7 @@ impl State {
                 .sum(),
             created: image.config.created,
             arrived_at: image.arrived_at,
+            is_built: image.is_built,
         })
     }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use naru_base::{ContainerId, Digest, ErrorKind};
-use naru_content::{ContentStore, ImageUser, Removed};
+use naru_content::{ContentStore, Image, ImageUser, Removed};
 use support::*;
 
 fn store() -> (tempfile::TempDir, ContentStore) {
@@ -147,10 +147,12 @@ fn a_name_moves_to_the_image_loaded_last_and_prune_takes_the_other() {
     let new = add(&store, "app:1", &[&layer(&[file("a", "new")])]);
     assert_eq!(store.image("app:1").unwrap().id, new);
     assert!(store.image(old.as_str()).unwrap().tags.is_empty());
-    assert!(store.prune(true, &one_user(false)).unwrap().0.is_empty());
-    let (removed, bytes) = store.prune(true, &nobody).unwrap();
+    let all = |_: &Image| true;
+    assert!(store.prune(true, &all, &one_user(false)).unwrap().0.is_empty());
+    assert!(store.prune(true, &|_| false, &nobody).unwrap().0.is_empty());
+    let (removed, bytes) = store.prune(true, &all, &nobody).unwrap();
     assert_eq!((&removed[0], bytes), (&Removed::Deleted(old), 4));
-    store.prune(false, &nobody).unwrap();
+    store.prune(false, &all, &nobody).unwrap();
     assert_empty(root.path());
 }
 

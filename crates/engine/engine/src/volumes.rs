@@ -396,6 +396,7 @@ impl Engine {
                 removed.push(name);
             }
         }
+        self.prune_event("volume", bytes);
         self.volumes.bound_trash();
         Ok((removed, bytes))
     }

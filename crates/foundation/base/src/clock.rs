@@ -18,6 +18,19 @@ impl Timestamp {
         Self(jiff::Timestamp::now())
     }
 
+    /// Reads a time of which the end may be left out: `2026-01-02`, `2026-01-02T03:04`; in UTC where no zone is given.
+    pub fn parse_partial(text: &str) -> Result<Self, jiff::Error> {
+        let (date, time) = text.split_once('T').unwrap_or((text, "00:00:00"));
+        let zone_at = time.find(['Z', '+', '-']).unwrap_or(time.len());
+        let (clock, zone) = time.split_at(zone_at);
+        let rest = match clock.matches(':').count() {
+            0 => ":00:00",
+            1 => ":00",
+            _ => "",
+        };
+        format!("{date}T{clock}{rest}{}", if zone.is_empty() { "Z" } else { zone }).parse()
+    }
+
     /// Nanoseconds since the Unix epoch, negative before it.
     pub fn as_nanosecond(self) -> i128 {
         self.0.as_nanosecond()
@@ -88,6 +101,20 @@ mod tests {
         let time: Timestamp = text.parse().unwrap();
         assert_eq!(time.to_string(), text);
         assert_eq!(time.as_nanosecond() % 1_000_000_000, 6);
+    }
+
+    #[test]
+    fn the_end_of_a_time_may_be_left_out() {
+        for text in [
+            "2026-01-02",
+            "2026-01-02T00",
+            "2026-01-02T00:00",
+            "2026-01-02T01:00+01:00",
+        ] {
+            let time = Timestamp::parse_partial(text).unwrap();
+            assert_eq!(time, "2026-01-02T00:00:00Z".parse().unwrap(), "{text}");
+        }
+        assert!(Timestamp::parse_partial("yesterday").is_err());
     }
 
     #[test]

@@ -129,27 +129,22 @@ pub fn print_field(rows: &[Value], name: &str) -> Result<()> {
 }
 
 /// Turns the `--filter` flags into the API's JSON; `None` without any.
-pub fn filters(arguments: &crate::Arguments) -> Result<Option<String>> {
-    let entries = filter_entries(arguments)?;
-    Ok((!entries.is_empty()).then(|| Value::Map(entries).to_json()))
+pub fn filters(arguments: &crate::Arguments) -> Option<String> {
+    let entries = filter_entries(arguments);
+    (!entries.is_empty()).then(|| Value::Map(entries).to_json())
 }
 
 /// The `--filter` flags by key.
-pub fn filter_entries(arguments: &crate::Arguments) -> Result<Vec<(String, Value)>> {
+pub fn filter_entries(arguments: &crate::Arguments) -> Vec<(String, Value)> {
     let mut entries: Vec<(String, Value)> = Vec::new();
-    for text in arguments.list("filter") {
-        let Some((key, value)) = text.split_once('=') else {
-            return Err(CliError::message(format!(
-                "invalid argument {text:?} for \"-f, --filter\" flag: bad format of filter (expected name=value)"
-            )));
-        };
+    for (key, value) in arguments.list("filter").filter_map(|text| text.split_once('=')) {
         let key = key.trim().to_ascii_lowercase();
         match entries.iter_mut().find(|(name, _)| *name == key) {
             Some((_, Value::List(values))) => values.push(Value::from(value)),
             _ => entries.push((key, Value::List(vec![Value::from(value)]))),
         }
     }
-    Ok(entries)
+    entries
 }
 
 #[cfg(test)]

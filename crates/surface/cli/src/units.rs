@@ -126,9 +126,7 @@ pub fn parse_moment(text: &str) -> Result<String, String> {
     if is_number(whole) && is_number(fraction) {
         return Ok(text.to_owned());
     }
-    let full = complete_time(text);
-    let time: Timestamp = full
-        .parse()
+    let time = Timestamp::parse_partial(text)
         .map_err(|_| format!("failed to parse value as time or duration: {text:?}"))?;
     Ok(seconds_text(time.as_nanosecond()))
 }
@@ -139,19 +137,6 @@ fn seconds_text(nanoseconds: i128) -> String {
         nanoseconds.div_euclid(1_000_000_000),
         nanoseconds.rem_euclid(1_000_000_000)
     )
-}
-
-/// Fills up `2026-01-02` or `2026-01-02T03:04` to a whole time, in UTC where no zone is given.
-fn complete_time(text: &str) -> String {
-    let (date, time) = text.split_once('T').unwrap_or((text, "00:00:00"));
-    let zone_at = time.find(['Z', '+', '-']).unwrap_or(time.len());
-    let (clock, zone) = time.split_at(zone_at);
-    let clock = match clock.matches(':').count() {
-        0 => format!("{clock}:00:00"),
-        1 => format!("{clock}:00"),
-        _ => clock.to_owned(),
-    };
-    format!("{date}T{clock}{}", if zone.is_empty() { "Z" } else { zone })
 }
 
 #[cfg(test)]

@@ -3,11 +3,16 @@
 use super::Container;
 use crate::Engine;
 use crate::error::{EngineError, Result};
-use crate::record::ContainerState;
+use crate::record::{ContainerRecord, ContainerState};
 use crate::views::RemoveOptions;
 use naru_base::ContainerId;
 use naru_sys::file;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one `prune` waits, for all containers together, until nothing else is being done with them. One that hangs
+/// must not keep the others.
+const OPERATION_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Ends the name of a directory whose container has been removed.
 pub(crate) const REMOVED: &str = ".removed";
@@ -108,21 +113,44 @@ impl Engine {
         self.containers_directory().join(format!("{id}{REMOVED}"))
     }
 
-    /// Removes every container that does not run; returns their ids.
-    pub async fn prune_containers(&self) -> Result<Vec<ContainerId>> {
-        let mut removed = Vec::new();
-        for container in self.registry.all() {
-            let Ok(_operation) = container.operation.try_lock() else {
+    /// Removes every container that does not run and that `is_meant` names; returns their ids and the bytes they wrote.
+    pub async fn prune_containers(
+        &self,
+        is_meant: impl Fn(&ContainerRecord) -> bool,
+    ) -> Result<(Vec<ContainerId>, u64)> {
+        let mut containers = self.registry.all();
+        containers.retain(|container| is_ended(container) && is_meant(&container.record()));
+        let sizes = self.sizes(&containers, true).await?;
+        let (mut removed, mut bytes) = (Vec::new(), 0);
+        let deadline = tokio::time::Instant::now() + OPERATION_WAIT_MAX;
+        for (container, size) in containers.iter().zip(sizes) {
+            // Whoever has just started it may still be writing that down while its end is already known.
+            let operation = tokio::time::timeout_at(deadline, container.operation.lock()).await;
+            let Ok(_operation) = operation else {
+                tracing::warn!(container = %container.id, "not pruned: something else is being done with it for long");
                 continue;
             };
-            if matches!(
-                container.record().state,
-                ContainerState::Created | ContainerState::Exited { .. }
-            ) {
-                self.remove_stopped(&container, false)?;
-                removed.push(container.id.clone());
+            // It may have been started or removed meanwhile.
+            if !is_ended(container) {
+                continue;
+            }
+            match self.remove_stopped(container, false) {
+                Ok(()) => {
+                    removed.push(container.id.clone());
+                    bytes += size.map_or(0, |(written, _)| written);
+                }
+                Err(error) => tracing::warn!(%error, container = %container.id, "cannot prune a container"),
             }
         }
-        Ok(removed)
+        self.prune_event("container", bytes);
+        Ok((removed, bytes))
     }
+}
+
+fn is_ended(container: &Container) -> bool {
+    let is_stopped = matches!(
+        container.record().state,
+        ContainerState::Created | ContainerState::Exited { .. }
+    );
+    is_stopped && !container.phase().borrow().is_removed
 }

@@ -89,12 +89,17 @@ impl Engine {
     }
 
     /// Blocking, as [`Engine::remove_image`]. Returns the freed bytes too.
-    pub fn prune_images(&self, dangling_only: bool) -> Result<(Vec<Removed>, u64)> {
+    pub fn prune_images(
+        &self,
+        dangling_only: bool,
+        is_meant: &dyn Fn(&Image) -> bool,
+    ) -> Result<(Vec<Removed>, u64)> {
         let (removed, bytes) = self
             .content
-            .prune(dangling_only, &|image| self.users_of(image))
+            .prune(dangling_only, is_meant, &|image| self.users_of(image))
             .map_err(error)?;
         self.tell_removed(&removed);
+        self.prune_event("image", bytes);
         Ok((removed, bytes))
     }
 

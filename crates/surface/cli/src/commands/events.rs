@@ -42,7 +42,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let path = Query::new("/events")
         .set_some("since", moment("since")?.as_deref())
         .set_some("until", moment("until")?.as_deref())
-        .set_some("filters", table::filters(arguments)?.as_deref())
+        .set_some("filters", table::filters(arguments).as_deref())
         .build();
     let format = arguments.text("format").filter(|format| !format.is_empty());
     let template = format

@@ -29,19 +29,15 @@ pub const CONTAINER: Command = Command {
     flags: &[&[FORCE, FILTER]],
     order: Order::Mixed,
     arity: Arity::None,
-    run: |session, arguments| run(session, arguments, &["containers"], "all stopped containers"),
+    run: |session, arguments| run_one(session, arguments, "containers", "all stopped containers"),
 };
 pub const IMAGE: Command = Command {
     names: &["image prune"],
     about: "Remove unused images",
     flags: &[&[FORCE, FILTER, ALL]],
     run: |session, arguments| {
-        let what = if arguments.is_set("all") {
-            "all images without at least one container associated to them"
-        } else {
-            "all dangling images"
-        };
-        run(session, arguments, &["images"], what)
+        let all = arguments.is_set("all");
+        run_one(session, arguments, "images", what_images(all))
     },
     ..CONTAINER
 };
@@ -50,12 +46,12 @@ pub const VOLUME: Command = Command {
     about: "Remove unused local volumes",
     flags: &[&[FORCE, FILTER, ALL]],
     run: |session, arguments| {
-        run(
-            session,
-            arguments,
-            &["volumes"],
-            "anonymous local volumes not used by at least one container",
-        )
+        let what = if arguments.is_set("all") {
+            "all local volumes not used by at least one container"
+        } else {
+            "anonymous local volumes not used by at least one container"
+        };
+        run_one(session, arguments, "volumes", what)
     },
     ..CONTAINER
 };
@@ -64,12 +60,8 @@ pub const NETWORK: Command = Command {
     about: "Remove all networks that no running container is on",
     flags: &[&[FORCE, FILTER]],
     run: |session, arguments| {
-        run(
-            session,
-            arguments,
-            &["networks"],
-            "all custom networks not used by at least one container",
-        )
+        let what = "all custom networks not used by at least one container";
+        run_one(session, arguments, "networks", what)
     },
     ..CONTAINER
 };
@@ -82,38 +74,54 @@ pub const SYSTEM: Command = Command {
         ALL,
         long("volumes", Bool, "Prune anonymous volumes"),
     ]],
-    run: |session, arguments| {
-        let kinds: &[&str] = if arguments.is_set("volumes") {
-            &["containers", "networks", "volumes", "images"]
-        } else {
-            &["containers", "networks", "images"]
-        };
-        run(
-            session,
-            arguments,
-            kinds,
-            "all stopped containers, and all networks and images that are not used",
-        )
-    },
+    run: run_system,
     ..CONTAINER
 };
 
-fn run(session: &Session, arguments: &Arguments, kinds: &[&str], what: &str) -> Result<u8> {
-    if !arguments.is_set("force") && !is_confirmed(what)? {
+fn what_images(all: bool) -> &'static str {
+    if all {
+        "all images without at least one container associated to them"
+    } else {
+        "all dangling images"
+    }
+}
+
+fn run_one(session: &Session, arguments: &Arguments, kind: &str, what: &str) -> Result<u8> {
+    let filters = table::filter_entries(arguments);
+    if !arguments.is_set("force") && !is_confirmed(&format!("This will remove {what}."))? {
         return Ok(0);
     }
+    let all = arguments.is_set("all");
+    prune(session, &[(kind, all)], &filters)
+}
+
+fn run_system(session: &Session, arguments: &Arguments) -> Result<u8> {
+    let filters = table::filter_entries(arguments);
+    let (all, with_volumes) = (arguments.is_set("all"), arguments.is_set("volumes"));
+    // What is young is told by when it was made, and a volume may be young and in use for long.
+    if with_volumes && filters.iter().any(|(name, _)| name == "until") {
+        return Err(CliError::message(
+            "the \"until\" filter is not supported with \"--volumes\"",
+        ));
+    }
+    if !arguments.is_set("force") && !is_confirmed(&describe_system(&filters, all, with_volumes))? {
+        return Ok(0);
+    }
+    let mut kinds = vec![("containers", false), ("networks", false)];
+    // Without `all`: the daemon then takes anonymous volumes alone.
+    kinds.extend(with_volumes.then_some(("volumes", false)));
+    kinds.push(("images", all));
+    prune(session, &kinds, &filters)
+}
+
+/// Prunes kinds of things one after the other, telling each, and at the end what it freed.
+fn prune(session: &Session, kinds: &[(&str, bool)], filters: &[(String, Value)]) -> Result<u8> {
     let mut freed = 0.0;
-    let mut text = String::new();
-    for kind in kinds {
-        let mut filters = table::filter_entries(arguments)?;
+    for (kind, all) in kinds {
+        let mut filters = filters.to_vec();
         match *kind {
-            "images" => {
-                let dangling = if arguments.is_set("all") { "false" } else { "true" };
-                filters.push(("dangling".to_owned(), Value::from(vec![dangling.to_owned()])));
-            }
-            "volumes" if arguments.is_set("all") => {
-                filters.push(("all".to_owned(), Value::from(vec!["true".to_owned()])));
-            }
+            "images" => filters.push(("dangling".to_owned(), Value::from(vec![(!all).to_string()]))),
+            "volumes" if *all => filters.push(("all".to_owned(), Value::from(vec!["true".to_owned()]))),
             _ => {}
         }
         let path = Query::new(&format!("/{kind}/prune")).set_some(
@@ -124,13 +132,45 @@ fn run(session: &Session, arguments: &Arguments, kinds: &[&str], what: &str) -> 
         );
         let report = session.client.json("POST", &path.build(), Body::Empty)?;
         freed += report.get("SpaceReclaimed").float();
-        text.push_str(&describe(kind, &report));
+        output::print(&describe(kind, &report))?;
     }
-    if kinds != ["networks"] {
-        text.push_str(&format!("Total reclaimed space: {}\n", units::human_size(freed)));
+    if !matches!(kinds, [("networks", _)]) {
+        output::print(&format!(
+            "Total reclaimed space: {}\n",
+            units::precise_size(freed)
+        ))?;
     }
-    output::print(&text)?;
     Ok(0)
+}
+
+/// Docker's list of what goes.
+fn describe_system(filters: &[(String, Value)], all: bool, with_volumes: bool) -> String {
+    let mut text = String::from("This will remove:\n");
+    let mut line = |what: &str| text.push_str(&format!("  - {what}\n"));
+    line("all stopped containers");
+    line("all networks not used by at least one container");
+    if with_volumes {
+        line("all anonymous volumes not used by at least one container");
+    }
+    line(what_images(all));
+    line(if all {
+        "all build cache"
+    } else {
+        "unused build cache"
+    });
+    let named = filters.iter().flat_map(|(name, values)| {
+        let values = values.items().iter();
+        values.map(move |value| format!("  - {name}={}\n", value.text()))
+    });
+    let mut named: Vec<String> = named.collect();
+    named.sort();
+    if !named.is_empty() {
+        text.push_str(&format!(
+            "\n  Items to be pruned will be filtered with:\n{}",
+            named.concat()
+        ));
+    }
+    text
 }
 
 fn describe(kind: &str, report: &Value) -> String {
@@ -159,9 +199,9 @@ fn describe(kind: &str, report: &Value) -> String {
     }
 }
 
-fn is_confirmed(what: &str) -> Result<bool> {
+fn is_confirmed(warning: &str) -> Result<bool> {
     output::print(&format!(
-        "WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] "
+        "WARNING! {warning}\nAre you sure you want to continue? [y/N] "
     ))?;
     io::stdout().flush().map_err(CliError::Output)?;
     let mut answer = String::new();
@@ -169,5 +209,5 @@ fn is_confirmed(what: &str) -> Result<bool> {
         .lock()
         .read_line(&mut answer)
         .map_err(|error| CliError::message(format!("read the answer: {error}")))?;
-    Ok(matches!(answer.trim(), "y" | "Y"))
+    Ok(answer.trim().eq_ignore_ascii_case("y"))
 }

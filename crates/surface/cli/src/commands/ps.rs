@@ -80,7 +80,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         .set_if(arguments.is_set("all"), "all", "1")
         .set_some("limit", last.map(|count| count.to_string()).as_deref())
         .set_if(with_size, "size", "1")
-        .set_some("filters", table::filters(arguments)?.as_deref())
+        .set_some("filters", table::filters(arguments).as_deref())
         .build();
     let containers = session.client.get(&path)?;
     let full = arguments.is_set("no-trunc");

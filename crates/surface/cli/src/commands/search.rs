@@ -48,7 +48,7 @@ const DESCRIPTION_CHARACTERS_MAX: usize = 45;
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let term = &arguments.positional[0];
-    let filters = table::filters(arguments)?;
+    let filters = table::filters(arguments);
     let path = Query::new("/images/search")
         .set("term", term)
         .set_some("limit", arguments.text("limit"))

@@ -7,6 +7,7 @@ use crate::translate::create::{HostFacts, container_spec};
 use crate::translate::filters::Filters;
 use crate::translate::inspect::{EngineFacts, container_inspect};
 use crate::translate::list;
+use crate::translate::prune::PruneFilters;
 use crate::translate::update::update_spec;
 use hyper::StatusCode;
 use naru_base::Timestamp;
@@ -199,10 +200,8 @@ pub fn terminal_size(call: &Call) -> ApiResult<(u16, u16)> {
 
 pub async fn remove(call: Call) -> ApiResult<Answer> {
     if call.query.flag("link") {
-        return Err(ApiError::not_supported(
-            "removing a link",
-            "legacy links are not available",
-        ));
+        call.engine.remove_link(&call.name).await?;
+        return Ok(respond::no_content());
     }
     let options = RemoveOptions {
         force: call.query.flag("force"),
@@ -232,59 +231,15 @@ pub async fn update(mut call: Call) -> ApiResult<Answer> {
     Ok(respond::ok(&UpdateResponse { warnings }))
 }
 
-/// Without filters the engine decides; with them, each stopped container that fits is removed by itself.
 pub async fn prune(call: Call) -> ApiResult<Answer> {
-    let filters = Filters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
-    let until = filters
-        .values("until")
-        .first()
-        .map(|text| super::events::parse_time(text))
-        .transpose()?;
-    let mut response = PruneContainersResponse::default();
-    let deleted = if filters == Filters::default() {
-        let sizes = stopped(&call.engine, &filters, None).await?;
-        let removed = call.engine.prune_containers().await?;
-        let is_removed = |view: &&ContainerView| removed.contains(&view.record.id);
-        response.space_reclaimed = sizes.iter().filter(is_removed).map(written_bytes).sum();
-        removed.iter().map(ToString::to_string).collect()
-    } else {
-        let mut deleted = Vec::new();
-        for view in stopped(&call.engine, &filters, until).await? {
-            let id = view.record.id.as_str();
-            // One that was started in the meantime is no longer to be pruned.
-            if call
-                .engine
-                .remove_container(id, RemoveOptions::default())
-                .await
-                .is_ok()
-            {
-                response.space_reclaimed += written_bytes(&view);
-                deleted.push(id.to_owned());
-            }
-        }
-        deleted
-    };
-    response.containers_deleted = Some(deleted).filter(|list: &Vec<String>| !list.is_empty());
-    Ok(respond::ok(&response))
-}
-
-fn written_bytes(view: &ContainerView) -> u64 {
-    view.sizes.map_or(0, |(written, _)| written)
-}
-
-async fn stopped(
-    engine: &Engine,
-    filters: &Filters,
-    until: Option<Timestamp>,
-) -> ApiResult<Vec<ContainerView>> {
-    use naru_engine::record::ContainerState;
-    let mut views = engine.list_containers(true, true).await?;
-    views.retain(|view| {
-        matches!(
-            view.record.state,
-            ContainerState::Created | ContainerState::Exited { .. }
-        ) && filters.labels_match(&view.record.resolved.labels)
-            && until.is_none_or(|until| view.record.created_at < until)
-    });
-    Ok(views)
+    let filters = PruneFilters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
+    let (ids, bytes) = call
+        .engine
+        .prune_containers(|record| filters.is_meant(&record.resolved.labels, Some(record.created_at)))
+        .await?;
+    let deleted: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    Ok(respond::ok(&PruneContainersResponse {
+        containers_deleted: Some(deleted).filter(|list| !list.is_empty()),
+        space_reclaimed: bytes,
+    }))
 }

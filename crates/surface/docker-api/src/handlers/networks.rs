@@ -6,8 +6,8 @@ use crate::respond::{self, Answer};
 use crate::translate::filters::Filters;
 use crate::translate::network::{attachment, network_spec, wire_network};
 use crate::translate::pattern::is_named;
+use crate::translate::prune::PruneFilters;
 use hyper::StatusCode;
-use naru_base::Timestamp;
 use naru_docker_wire::types::{
     Network, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest,
     PruneNetworksResponse,
@@ -99,16 +99,10 @@ pub async fn disconnect(mut call: Call) -> ApiResult<Answer> {
 }
 
 pub async fn prune(call: Call) -> ApiResult<Answer> {
-    let filters = Filters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
-    let until = match filters.values("until") {
-        [] => None,
-        [text] => Some(super::events::parse_time(text)?),
-        _ => return Err(ApiError::invalid("more than one until filter specified")),
-    };
-    let is_old = |created: Timestamp| until.is_none_or(|until| created < until);
+    let filters = PruneFilters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
     let removed = call
         .engine
-        .prune_networks(|record| is_old(record.created_at) && filters.labels_match(&record.spec.labels))
+        .prune_networks(|record| filters.is_meant(&record.spec.labels, Some(record.created_at)))
         .await?;
     Ok(respond::ok(&PruneNetworksResponse {
         networks_deleted: Some(removed).filter(|removed| !removed.is_empty()),

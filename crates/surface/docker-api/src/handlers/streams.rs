@@ -1,11 +1,11 @@
 //! What a container's streams need: attach, logs, wait.
 
-use super::events::parse_time;
 use crate::error::{ApiError, ApiResult};
 use crate::request::Call;
 use crate::respond::{self, Answer};
 use crate::stream;
 use crate::translate::stats::stats_response;
+use crate::translate::time::parse_time;
 use crate::websocket::{self, Handshake};
 use futures_util::StreamExt;
 use futures_util::stream as streams;

@@ -5,6 +5,7 @@ use crate::request::Call;
 use crate::respond::{self, Answer};
 use crate::translate::filters::Filters;
 use crate::translate::pattern::is_found;
+use crate::translate::prune::PruneFilters;
 use hyper::StatusCode;
 use naru_docker_wire::types::{PruneVolumesResponse, RemovedVolume, Volume, VolumeCreateRequest, VolumeList};
 use naru_engine::{Engine, VolumeView};
@@ -104,11 +105,14 @@ pub async fn remove(call: Call) -> ApiResult<Answer> {
 
 /// Since API 1.42 only anonymous volumes go, unless `all` is asked for.
 pub async fn prune(call: Call) -> ApiResult<Answer> {
-    let filters = Filters::parse(call.query.get("filters"), &["all", "label", "label!"])?;
-    let all = filters.boolean("all")?.unwrap_or(!call.version.is_at_least(42));
+    let filters = PruneFilters::parse(call.query.get("filters"), &["all", "label", "label!"])?;
+    let all = filters
+        .filters
+        .boolean("all")?
+        .unwrap_or(!call.version.is_at_least(42));
     let (names, bytes) = call
         .engine
-        .prune_volumes(all, |view| filters.labels_match(&view.labels))
+        .prune_volumes(all, |view| filters.is_meant(&view.labels, None))
         .await?;
     let volumes_deleted = Some(names).filter(|names| !names.is_empty());
     Ok(respond::ok(&PruneVolumesResponse {

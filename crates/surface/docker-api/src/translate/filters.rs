@@ -52,13 +52,14 @@ impl Filters {
         }
     }
 
-    /// Every `key` or `key=value` asked for is among the labels, and none that `label!` names.
+    /// Every `key` or `key=value` asked for is among the labels, and not all that `label!` names.
     pub fn labels_match(&self, labels: &BTreeMap<String, String>) -> bool {
         let has = |wanted: &String| match wanted.split_once('=') {
             Some((key, value)) => labels.get(key).is_some_and(|found| found == value),
             None => labels.contains_key(wanted),
         };
-        self.values("label").iter().all(has) && !self.values("label!").iter().any(has)
+        let unwanted = self.values("label!");
+        self.values("label").iter().all(has) && (unwanted.is_empty() || !unwanted.iter().all(has))
     }
 }
 
@@ -99,6 +100,20 @@ mod tests {
         };
         assert!(list.labels_match(&labels(&[("a", "b"), ("c", "x")])));
         assert!(!list.labels_match(&labels(&[("a", "b")])));
+    }
+
+    #[test]
+    fn what_has_all_unwanted_labels_is_left_out() {
+        let filters = Filters::parse(Some(r#"{"label!":["a","b=c"]}"#), &["label!"]).unwrap();
+        let labels = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
+        };
+        assert!(!filters.labels_match(&labels(&[("a", ""), ("b", "c")])));
+        assert!(filters.labels_match(&labels(&[("a", ""), ("b", "d")])));
+        assert!(filters.labels_match(&labels(&[])));
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Check {
 pub struct HealthRecord {
     /// When that run's PID 1 started, in the kernel's clock ticks.
     start_time: u64,
-    view: HealthView,
+    pub(crate) view: HealthView,
 }
 
 impl HealthRecord {

@@ -8,6 +8,7 @@ use crate::media_type;
 use naru_base::Digest;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Why a document is not a manifest or index that is safe to use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -111,6 +112,17 @@ impl Platform {
             os: "linux".to_owned(),
             variant: String::new(),
         }
+    }
+}
+
+/// `linux/arm64/v8`.
+impl fmt::Display for Platform {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.os, self.architecture)?;
+        if self.variant.is_empty() {
+            return Ok(());
+        }
+        write!(formatter, "/{}", self.variant)
     }
 }
 

@@ -13,6 +13,8 @@ pub enum Kind {
     Text(&'static str),
     /// May be given several times.
     List(&'static str),
+    /// `container:alias`; may be given several times.
+    Link,
     Int,
     Uint16,
     Uint,
@@ -222,7 +224,7 @@ fn parse_short(
                 arguments.wants_help = true;
                 return Ok(());
             }
-            return Err(format!("unknown shorthand flag: {letter:?} in -{cluster}"));
+            return Err(format!("unknown shorthand flag: {letter:?} in -{rest}"));
         };
         if let Some(value) = after.strip_prefix('=') {
             return accept(flag, value.to_owned(), arguments);
@@ -236,7 +238,7 @@ fn parse_short(
             words
                 .next()
                 .cloned()
-                .ok_or_else(|| format!("flag needs an argument: {letter:?} in -{cluster}"))?
+                .ok_or_else(|| format!("flag needs an argument: {letter:?} in -{rest}"))?
         } else {
             after.to_owned()
         };
@@ -269,6 +271,10 @@ fn check_value(kind: Kind, value: &str) -> Result<(), String> {
         }
     };
     match kind {
+        Kind::Link => check_link(value),
+        Kind::List("filter") if !value.is_empty() && !value.contains('=') => {
+            Err("bad format of filter (expected name=value)".to_owned())
+        }
         Kind::Text(_) | Kind::List(_) => Ok(()),
         Kind::Bool => number("ParseBool", parse_bool(value).is_some()),
         Kind::Int => number("ParseInt", parse_int(value).is_some()),
@@ -282,6 +288,16 @@ fn check_value(kind: Kind, value: &str) -> Result<(), String> {
         Kind::Decimal => units::parse_nano_cpus(value).map(drop),
         Kind::Duration => units::parse_duration(value).map(drop),
     }
+}
+
+fn check_link(value: &str) -> Result<(), String> {
+    if value.is_empty() {
+        return Err("empty string specified for links".to_owned());
+    }
+    if value.split(':').count() > 2 {
+        return Err(format!("bad format for links: {value}"));
+    }
+    Ok(())
 }
 
 /// The `Options:` part of a command's help.
@@ -311,6 +327,7 @@ pub fn flag_words(flag: &Flag) -> String {
     let kind = match flag.kind {
         Kind::Bool => "",
         Kind::Text(name) | Kind::List(name) => name,
+        Kind::Link => "list",
         Kind::Int => "int",
         Kind::Uint16 => "uint16",
         Kind::Uint => "uint",
@@ -368,9 +385,9 @@ mod tests {
     fn wrong_flags_are_named_as_docker_names_them() {
         let message = |line| read(line, Order::FlagsFirst).unwrap_err();
         assert_eq!(message("--nope"), "unknown flag: --nope");
-        assert_eq!(message("-ix"), "unknown shorthand flag: 'x' in -ix");
+        assert_eq!(message("-ix"), "unknown shorthand flag: 'x' in -x");
         assert_eq!(message("--name"), "flag needs an argument: --name");
-        assert_eq!(message("-ip"), "flag needs an argument: 'p' in -ip");
+        assert_eq!(message("-ip"), "flag needs an argument: 'p' in -p");
         assert_eq!(
             message("-m 3x"),
             "invalid argument \"3x\" for \"-m, --memory\" flag: invalid size: '3x'"

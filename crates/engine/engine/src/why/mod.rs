@@ -205,7 +205,10 @@ fn cgroup_of(container: &Container) -> Option<Cgroup> {
 /// The last health check, if it failed.
 pub(crate) fn failed_check(container: &Container) -> Option<FailedCheck> {
     let health = lock(&container.health);
-    let health = health.as_ref().filter(|health| health.failing_streak > 0)?;
+    let health = &health.as_ref()?.view;
+    if health.failing_streak == 0 {
+        return None;
+    }
     let probe = health.log.last()?;
     Some(FailedCheck {
         exit_code: probe.exit_code,

@@ -4,7 +4,7 @@ use super::{Arity, Command};
 use crate::args::Kind::{Bool, Text};
 use crate::args::{Flag, Order, flag, long};
 use crate::error::Result;
-use crate::http::escape_reference;
+use crate::http::{Query, escape_reference};
 use crate::json::Value;
 use crate::table::{self, Column};
 use crate::{Arguments, Session, units};
@@ -17,6 +17,7 @@ const FLAGS: &[Flag] = &[
         Bool,
         "Print sizes and dates in human readable format (default true)",
     ),
+    long("platform", Text("string"), "Show history for the given platform"),
     long("no-trunc", Bool, "Don't truncate output"),
     flag("quiet", 'q', Bool, "Only show image IDs"),
 ];
@@ -41,10 +42,9 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
-    let history = session.client.get(&format!(
-        "/images/{}/history",
-        escape_reference(&arguments.positional[0])
-    ))?;
+    let path = format!("/images/{}/history", escape_reference(&arguments.positional[0]));
+    let path = Query::new(&path).set_some("platform", arguments.text("platform"));
+    let history = session.client.get(&path.build())?;
     let full = arguments.is_set("no-trunc");
     let human = arguments.bool("human").unwrap_or(true);
     let rows: Vec<Value> = history

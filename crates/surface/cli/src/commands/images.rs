@@ -1,5 +1,6 @@
 //! `images`: lists images.
 
+use super::image_tree;
 use super::ps::local_time;
 use super::{Arity, Command};
 use crate::args::Kind::{Bool, List, Text};
@@ -27,6 +28,11 @@ const FLAGS: &[Flag] = &[
     long("format", Text("string"), "Format output using a custom template"),
     long("no-trunc", Bool, "Don't truncate output"),
     flag("quiet", 'q', Bool, "Only show image IDs"),
+    long(
+        "tree",
+        Bool,
+        "List each image with its names, its platform and what it has to itself",
+    ),
 ];
 
 pub const COMMAND: Command = Command {
@@ -54,7 +60,7 @@ pub const COLUMNS: &[Column] = &[
 ];
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
-    let mut filters = table::filter_entries(arguments)?;
+    let mut filters = table::filter_entries(arguments);
     if let Some(name) = arguments.positional.first() {
         filters.push(("reference".to_owned(), Value::from(vec![name.clone()])));
     }
@@ -63,6 +69,9 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         .set_if(arguments.is_set("all"), "all", "1")
         .set_some("filters", filters.as_deref())
         .build();
+    if arguments.is_set("tree") {
+        return image_tree::print(session, arguments, &path);
+    }
     let images = session.client.get(&path)?;
     let full = arguments.is_set("no-trunc");
     let format = arguments.text("format");

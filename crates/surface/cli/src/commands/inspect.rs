@@ -4,7 +4,7 @@ use super::{Arity, Command};
 use crate::args::Kind::{Bool, Text};
 use crate::args::{Flag, Order, flag, long};
 use crate::error::{CliError, Result};
-use crate::http::escape_reference;
+use crate::http::{Query, escape_reference};
 use crate::json::{Value, indent_json};
 use crate::template::Template;
 use crate::{Arguments, Session, output, table};
@@ -22,6 +22,11 @@ const SIZE: Flag = flag(
     "Display total file sizes if the type is container",
 );
 const TYPE: Flag = long("type", Text("string"), "Only inspect objects of the given type");
+const PLATFORM: Flag = long(
+    "platform",
+    Text("string"),
+    "Inspect a specific platform of the multi-platform image",
+);
 const VERBOSE: Flag = flag("verbose", 'v', Bool, "Verbose output for diagnostics");
 
 pub const COMMAND: Command = Command {
@@ -43,7 +48,7 @@ pub const CONTAINER: Command = Command {
 pub const IMAGE: Command = Command {
     names: &["image inspect"],
     about: "Display detailed information on one or more images",
-    flags: &[&[FORMAT]],
+    flags: &[&[FORMAT, PLATFORM]],
     run: |session, arguments| inspect(session, arguments, "image"),
     ..COMMAND
 };
@@ -83,7 +88,7 @@ fn inspect(session: &Session, arguments: &Arguments, kind: &str) -> Result<u8> {
     let mut shown = Vec::new();
     let mut errors = Vec::new();
     for name in &arguments.positional {
-        let found = fetch(session, kinds, name, arguments.is_set("size"));
+        let found = fetch(session, kinds, name, arguments);
         match found.and_then(|text| show(&text, template.as_ref())) {
             Ok(text) => shown.push(text),
             Err(error @ CliError::Connect { .. }) => return Err(error),
@@ -111,13 +116,16 @@ fn show(text: &str, template: Option<&Template>) -> Result<String> {
 }
 
 /// What the daemon says of a name, as the first kind that knows it.
-fn fetch(session: &Session, kinds: &[&str], name: &str, with_size: bool) -> Result<String> {
+fn fetch(session: &Session, kinds: &[&str], name: &str, arguments: &Arguments) -> Result<String> {
     for kind in kinds {
         let name = escape_reference(name);
         let path = match *kind {
-            "container" if with_size => format!("/containers/{name}/json?size=1"),
-            "container" => format!("/containers/{name}/json"),
-            "image" => format!("/images/{name}/json"),
+            "container" => Query::new(&format!("/containers/{name}/json"))
+                .set_if(arguments.is_set("size"), "size", "1")
+                .build(),
+            "image" => Query::new(&format!("/images/{name}/json"))
+                .set_some("platform", arguments.text("platform"))
+                .build(),
             "network" => format!("/networks/{name}"),
             _ => format!("/volumes/{name}"),
         };

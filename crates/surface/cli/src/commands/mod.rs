@@ -15,6 +15,7 @@ mod export;
 mod history;
 mod image_explore;
 mod image_sbom;
+mod image_tree;
 mod images;
 mod import;
 mod info;
@@ -265,6 +266,12 @@ pub fn describe(command: &Command, path: &str) -> String {
 
 /// The help of a group (`container`), and the complaint about a word it does not know.
 pub fn describe_group(program: &str, group: &str, word: Option<&str>) -> Result<u8> {
+    if let Some(word) = word.filter(|word| word.starts_with('-') && !["-h", "--help"].contains(word)) {
+        return Err(CliError::Usage {
+            message: format!("unknown flag: {word}"),
+            command: format!("{program} {group}"),
+        });
+    }
     if let Some(word) = word.filter(|word| !word.starts_with('-')) {
         let names = COMMANDS
             .iter()

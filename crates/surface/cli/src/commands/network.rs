@@ -1,7 +1,7 @@
 //! `network create`, `ls`, `rm`, `connect` and `disconnect`.
 
 use super::{Arity, Command};
-use crate::args::Kind::{Bool, Int, List, Text};
+use crate::args::Kind::{Bool, Int, Link, List, Text};
 use crate::args::{Flag, Order, flag, long};
 use crate::error::{CliError, Result};
 use crate::http::{Body, Query, escape};
@@ -18,6 +18,12 @@ const CREATE_FLAGS: &[Flag] = &[
         List("map"),
         "Auxiliary addresses used by the network driver",
     ),
+    long(
+        "config-from",
+        Text("string"),
+        "The network from which to copy the configuration",
+    ),
+    long("config-only", Bool, "Create a configuration only network"),
     flag(
         "driver",
         'd',
@@ -25,6 +31,7 @@ const CREATE_FLAGS: &[Flag] = &[
         "Driver to manage the network (default \"bridge\")",
     ),
     long("gateway", List("strings"), "IPv4 gateway of the subnet"),
+    long("ingress", Bool, "Create swarm routing-mesh network"),
     long("internal", Bool, "Restrict external access to the network"),
     long(
         "ip-range",
@@ -58,7 +65,7 @@ const CONNECT_FLAGS: &[Flag] = &[
     ),
     long("ip", Text("ip"), "IPv4 address (e.g., \"172.30.100.104\")"),
     long("ip6", Text("ip"), "IPv6 address (e.g., \"2001:db8::33\")"),
-    long("link", List("list"), "Add link to another container"),
+    long("link", Link, "Add link to another container"),
     long(
         "link-local-ip",
         List("strings"),
@@ -149,7 +156,7 @@ const COLUMNS: &[Column] = &[
 
 fn list(session: &Session, arguments: &Arguments) -> Result<u8> {
     let path = Query::new("/networks")
-        .set_some("filters", table::filters(arguments)?.as_deref())
+        .set_some("filters", table::filters(arguments).as_deref())
         .build();
     let answer = session.client.get(&path)?;
     let mut networks: Vec<&Value> = answer.items().iter().collect();
@@ -230,6 +237,9 @@ fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
         ("Options", pairs(arguments, "ipam-opt")),
         ("Config", Value::List(pools(arguments)?)),
     ]);
+    let config_from = arguments.text("config-from").map_or(Value::Null, |network| {
+        Value::object([("Network", Value::from(network))])
+    });
     let body = Value::object([
         ("Name", Value::from(arguments.positional[0].as_str())),
         ("CheckDuplicate", Value::Bool(true)),
@@ -247,6 +257,9 @@ fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
         ("IPAM", ipam),
         ("Internal", Value::Bool(arguments.is_set("internal"))),
         ("Attachable", Value::Bool(arguments.is_set("attachable"))),
+        ("Ingress", Value::Bool(arguments.is_set("ingress"))),
+        ("ConfigOnly", Value::Bool(arguments.is_set("config-only"))),
+        ("ConfigFrom", config_from),
         ("Options", pairs(arguments, "opt")),
         ("Labels", pairs(arguments, "label")),
     ]);

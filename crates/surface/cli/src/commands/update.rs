@@ -25,6 +25,16 @@ const FLAGS: &[Flag] = &[
         Int,
         "Limit CPU CFS (Completely Fair Scheduler) quota",
     ),
+    long(
+        "cpu-rt-period",
+        Int,
+        "Limit the CPU real-time period in microseconds",
+    ),
+    long(
+        "cpu-rt-runtime",
+        Int,
+        "Limit the CPU real-time runtime in microseconds",
+    ),
     flag("cpu-shares", 'c', Int, "CPU shares (relative weight)"),
     long("cpus", Decimal, "Number of CPUs"),
     long(

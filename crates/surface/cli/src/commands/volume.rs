@@ -1,7 +1,7 @@
 //! `volume create`, `ls` and `rm`.
 
 use super::{Arity, Command};
-use crate::args::Kind::{Bool, Int, List, Text};
+use crate::args::Kind::{Bool, Bytes, Int, List, Text};
 use crate::args::{Flag, Order, flag, long};
 use crate::error::{CliError, Result};
 use crate::http::{Body, Query, escape};
@@ -10,6 +10,51 @@ use crate::output::{for_each_name, print_line};
 use crate::table::{self, Column};
 use crate::{Arguments, Session};
 
+/// What makes a volume of a swarm's; the daemon says that it has none.
+const CLUSTER_FLAGS: &[Flag] = &[
+    long(
+        "availability",
+        Text("string"),
+        "Cluster Volume availability (\"active\", \"pause\", \"drain\") (default \"active\")",
+    ),
+    long("group", Text("string"), "Cluster Volume group (cluster volumes)"),
+    long(
+        "limit-bytes",
+        Bytes,
+        "Maximum size of the Cluster Volume in bytes",
+    ),
+    long(
+        "required-bytes",
+        Bytes,
+        "Minimum size of the Cluster Volume in bytes",
+    ),
+    long(
+        "scope",
+        Text("string"),
+        "Cluster Volume access scope (\"single\", \"multi\") (default \"single\")",
+    ),
+    long("secret", List("map"), "Cluster Volume secrets"),
+    long(
+        "sharing",
+        Text("string"),
+        "Cluster Volume access sharing (\"none\", \"readonly\", \"onewriter\", \"all\") (default \"none\")",
+    ),
+    long(
+        "topology-preferred",
+        List("list"),
+        "A topology that the Cluster Volume would be preferred in",
+    ),
+    long(
+        "topology-required",
+        List("list"),
+        "A topology that the Cluster Volume must be accessible from",
+    ),
+    long(
+        "type",
+        Text("string"),
+        "Cluster Volume access type (\"mount\", \"block\") (default \"block\")",
+    ),
+];
 const CREATE_FLAGS: &[Flag] = &[
     flag(
         "driver",
@@ -30,6 +75,11 @@ const LIST_FLAGS: &[Flag] = &[
         List("filter"),
         "Provide filter values (e.g. \"dangling=true\")",
     ),
+    long(
+        "cluster",
+        Bool,
+        "Display only cluster volumes, of which there are none",
+    ),
     long("format", Text("string"), "Format output using a custom template"),
     flag("quiet", 'q', Bool, "Only display volume names"),
 ];
@@ -38,7 +88,7 @@ pub const CREATE: Command = Command {
     names: &["volume create"],
     usage: "[OPTIONS] [VOLUME]",
     about: "Create a volume",
-    flags: &[CREATE_FLAGS],
+    flags: &[CREATE_FLAGS, CLUSTER_FLAGS],
     order: Order::Mixed,
     arity: Arity::AtMost(1),
     run: create,
@@ -122,6 +172,58 @@ fn driver_options(arguments: &Arguments) -> Value {
     options
 }
 
+/// `Null` unless one of its flags is given.
+fn cluster_spec(arguments: &Arguments) -> Value {
+    if !CLUSTER_FLAGS.iter().any(|flag| arguments.is_given(flag.long)) {
+        return Value::Null;
+    }
+    let text = |flag: &str, default: &str| Value::from(arguments.text(flag).unwrap_or(default));
+    let topologies = |flag: &'static str| {
+        let segments = |text: &str| {
+            let pairs = text
+                .split(',')
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+            let pairs = pairs.map(|(key, value)| (key.to_owned(), Value::from(value)));
+            Value::object([("Segments", Value::object(pairs))])
+        };
+        Value::List(arguments.list(flag).map(segments).collect())
+    };
+    let bytes = |flag: &str| Value::Integer(arguments.bytes(flag).unwrap_or(0));
+    let kind = if arguments.text("type") == Some("mount") {
+        "MountVolume"
+    } else {
+        "BlockVolume"
+    };
+    let access = Value::object([
+        ("Scope", text("scope", "single")),
+        ("Sharing", text("sharing", "none")),
+        (kind, Value::Map(Vec::new())),
+    ]);
+    let secrets = arguments.list("secret").filter_map(|text| text.split_once('='));
+    let secrets = secrets
+        .map(|(key, secret)| Value::object([("Key", Value::from(key)), ("Secret", Value::from(secret))]));
+    Value::object([
+        ("Group", text("group", "")),
+        ("AccessMode", access),
+        ("Secrets", Value::List(secrets.collect())),
+        (
+            "AccessibilityRequirements",
+            Value::object([
+                ("Requisite", topologies("topology-required")),
+                ("Preferred", topologies("topology-preferred")),
+            ]),
+        ),
+        (
+            "CapacityRange",
+            Value::object([
+                ("LimitBytes", bytes("limit-bytes")),
+                ("RequiredBytes", bytes("required-bytes")),
+            ]),
+        ),
+        ("Availability", text("availability", "active")),
+    ])
+}
+
 fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
     let name = arguments
         .text("name")
@@ -136,6 +238,7 @@ fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
         ("Driver", Value::from(arguments.text("driver").unwrap_or("local"))),
         ("DriverOpts", driver_options(arguments)),
         ("Labels", pairs(arguments, "label")),
+        ("ClusterVolumeSpec", cluster_spec(arguments)),
     ]);
     let volume = session
         .client
@@ -146,7 +249,7 @@ fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
 
 fn list(session: &Session, arguments: &Arguments) -> Result<u8> {
     let path = Query::new("/volumes")
-        .set_some("filters", table::filters(arguments)?.as_deref())
+        .set_some("filters", table::filters(arguments).as_deref())
         .build();
     let answer = session.client.get(&path)?;
     let mut volumes: Vec<&Value> = answer.get("Volumes").items().iter().collect();

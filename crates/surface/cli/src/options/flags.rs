@@ -1,6 +1,8 @@
 //! The flags that `run` and `create` share, in Docker's words.
 
-use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Decimal, Duration, Int, List, Text, Uint, Uint16};
+use crate::args::Kind::{
+    Bool, Bytes, BytesOrMinusOne, Decimal, Duration, Int, Link, List, Text, Uint, Uint16,
+};
 use crate::args::{Flag, flag, long};
 
 pub const FLAGS: &[Flag] = &[
@@ -176,7 +178,7 @@ pub const FLAGS: &[Flag] = &[
         List("list"),
         "Read in a line delimited file of labels",
     ),
-    long("link", List("list"), "Add link to another container"),
+    long("link", Link, "Add link to another container"),
     long(
         "link-local-ip",
         List("list"),

@@ -1,11 +1,14 @@
 //! Images: reading the store, and the changes the engine makes to it.
 
+use super::registry::parse_platform;
 use crate::error::{ApiError, ApiResult};
 use crate::request::Call;
 use crate::respond::{self, Answer};
 use crate::translate::filters::Filters;
 use crate::translate::image::{delete_items, history as wire_history, image_inspect, image_summary};
 use crate::translate::pattern::fits;
+use crate::translate::prune::PruneFilters;
+use crate::translate::time::parse_time;
 use bytes::{Buf, Bytes};
 use futures_util::stream;
 use http_body_util::BodyExt;
@@ -14,6 +17,7 @@ use hyper::body::Incoming;
 use naru_docker_wire::types::{ErrorDetail, ImageSummary, ProgressDetail, ProgressLine, PruneImagesResponse};
 use naru_engine::EngineError;
 use naru_engine::content::{Image, LoadProgress, LoadedImage};
+use naru_engine::oci::Platform;
 use std::io::{self, Read};
 use tokio::sync::mpsc;
 
@@ -38,7 +42,7 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
     let filters = Filters::parse(call.query.get("filters"), &FILTERS)?;
     let dangling = filters.boolean("dangling")?;
     let store = call.engine.images();
-    let created = |name: &String| store.image(name).map(|image| image.created);
+    let created = |name: &String| store.image(name).map(|image| image.listed_at());
     let before = filters
         .values("before")
         .iter()
@@ -51,7 +55,7 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
         .collect::<Result<Vec<_>, _>>()?;
     let mut until = Vec::new();
     for text in filters.values("until") {
-        until.push(super::events::parse_time(text)?);
+        until.push(parse_time(text)?);
     }
     let is_wanted = |image: &Image| {
         dangling.is_none_or(|wanted| wanted == image.tags.is_empty())
@@ -66,11 +70,9 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
             && filters.any("id", |id| {
                 image.id.hex().starts_with(id.trim_start_matches("sha256:"))
             })
-            && before.iter().all(|mark| image.created < *mark)
-            && since.iter().all(|mark| image.created > *mark)
-            && until
-                .iter()
-                .all(|mark| image.created.is_none_or(|created| created < *mark))
+            && before.iter().all(|mark| image.listed_at() < *mark)
+            && since.iter().all(|mark| image.listed_at() > *mark)
+            && until.iter().all(|mark| image.arrived_at < *mark)
     };
     let mut summaries: Vec<ImageSummary> = Vec::new();
     for image in store.images().iter().filter(|image| is_wanted(image)) {
@@ -96,12 +98,35 @@ fn is_referred(name: &str, pattern: &str) -> bool {
 
 pub fn inspect(call: &Call) -> ApiResult<Answer> {
     let image = call.engine.images().image(&call.name)?;
+    check_platform(call, &image)?;
     Ok(respond::ok(&image_inspect(&image, call.version)))
+}
+
+/// An image here is of one platform: another one that is asked for is not there.
+pub fn check_platform(call: &Call, image: &Image) -> ApiResult<()> {
+    let Some(text) = call.query.non_empty("platform") else {
+        return Ok(());
+    };
+    let wanted = parse_platform(text)?;
+    let found = Platform {
+        os: image.config.os.clone(),
+        architecture: image.config.architecture.clone(),
+        variant: image.config.variant.clone(),
+    };
+    let is_variant = wanted.variant.is_empty() || wanted.variant == found.variant;
+    if wanted.os == found.os && wanted.architecture == found.architecture && is_variant {
+        return Ok(());
+    }
+    Err(ApiError::not_found(format!(
+        "image with reference {} was found but does not match the specified platform: wanted {wanted}, actual: {found}",
+        call.name
+    )))
 }
 
 pub fn history(call: &Call) -> ApiResult<Answer> {
     let store = call.engine.images();
     let image = store.image(&call.name)?;
+    check_platform(call, &image)?;
     Ok(respond::ok(&wire_history(store.history(&image))))
 }
 
@@ -127,18 +152,14 @@ pub async fn remove(call: Call) -> ApiResult<Answer> {
 }
 
 pub async fn prune(call: Call) -> ApiResult<Answer> {
-    let filters = Filters::parse(
-        call.query.get("filters"),
-        &["dangling", "label", "label!", "until"],
-    )?;
-    if filters.has("label") || filters.has("label!") || filters.has("until") {
-        return Err(ApiError::not_supported(
-            "filtering what is pruned",
-            "only dangling=true or false is",
-        ));
-    }
-    let dangling_only = filters.boolean("dangling")?.unwrap_or(true);
-    let (removed, bytes) = blocking(move || Ok(call.engine.prune_images(dangling_only)?)).await?;
+    let known = ["dangling", "label", "label!", "until"];
+    let meant = PruneFilters::parse(call.query.get("filters"), &known)?;
+    let dangling_only = meant.filters.boolean("dangling")?.unwrap_or(true);
+    let prune = move || {
+        let is_meant = |image: &Image| meant.is_meant(&image.config.config.labels, Some(image.arrived_at));
+        Ok(call.engine.prune_images(dangling_only, &is_meant)?)
+    };
+    let (removed, bytes) = blocking(prune).await?;
     let deleted = delete_items(removed);
     Ok(respond::ok(&PruneImagesResponse {
         images_deleted: Some(deleted).filter(|list| !list.is_empty()),

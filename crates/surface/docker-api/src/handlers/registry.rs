@@ -206,8 +206,14 @@ fn parse_reference(name: &str, tag: Option<&str>) -> ApiResult<Reference> {
     Reference::parse(&text).map_err(|error| ApiError::invalid(error.to_string()))
 }
 
-fn parse_platform(text: &str) -> ApiResult<Platform> {
-    Platform::parse(text).ok_or_else(|| {
+/// `linux/arm64`, or what newer clients send: `{"os":"linux","architecture":"arm64"}`.
+pub(super) fn parse_platform(text: &str) -> ApiResult<Platform> {
+    let parsed = if text.starts_with('{') {
+        serde_json::from_str(text).ok()
+    } else {
+        Platform::parse(text)
+    };
+    parsed.ok_or_else(|| {
         ApiError::invalid(format!(
             "\"{text}\": unknown operating system or architecture: invalid argument"
         ))

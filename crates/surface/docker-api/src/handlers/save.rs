@@ -1,6 +1,6 @@
 //! `GET /images/get`: images as one archive.
 
-use super::images::blocking;
+use super::images::{blocking, check_platform};
 use crate::error::{ApiError, ApiResult};
 use crate::request::Call;
 use crate::respond::{self, Answer};
@@ -17,18 +17,17 @@ const PIECES_MAX: usize = 8;
 const TAR: HeaderValue = HeaderValue::from_static("application/x-tar");
 
 pub async fn save(call: Call) -> ApiResult<Answer> {
-    if call.query.non_empty("platform").is_some() {
-        return Err(ApiError::not_supported(
-            "choosing a platform to save",
-            "an image here is of one platform",
-        ));
-    }
     let mut names: Vec<String> = call.query.all("names").map(str::to_owned).collect();
     if !call.name.is_empty() {
         names.push(call.name.clone());
     }
     if names.is_empty() {
         return Err(ApiError::invalid("no image to save was named"));
+    }
+    if call.query.non_empty("platform").is_some() {
+        for name in &names {
+            check_platform(&call, &*call.engine.images().image(name)?)?;
+        }
     }
     let engine = call.engine.clone();
     let plan = blocking(move || Ok(engine.images().plan_save(&names)?)).await?;

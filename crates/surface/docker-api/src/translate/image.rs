@@ -26,7 +26,7 @@ pub fn image_summary(image: &Image, containers: i64, shared_bytes: i64, version:
         parent_id: String::new(),
         repo_tags: or_none(&image.tags, &image.digests, "<none>:<none>", version),
         repo_digests: or_none(&image.digests, &image.tags, "<none>@<none>", version),
-        created: image.created.map_or(0, Timestamp::as_second),
+        created: image.listed_at().map_or(0, Timestamp::as_second),
         size: image.bytes as i64,
         shared_size: shared_bytes,
         virtual_size: virtual_size(image.bytes, version),

@@ -17,6 +17,7 @@ pub fn update_spec(
 ) -> ApiResult<()> {
     let mut merged = <HostConfig as Deserialize>::deserialize(&spec.origin.host_config).unwrap_or_default();
     check_conflicts(&merged, wanted)?;
+    super::create::refuse_realtime(wanted)?;
     if merged.memory > 0 && merged.memory_swap == 0 {
         // The swap limit that went without saying stays what it was.
         merged.memory_swap = merged.memory.saturating_mul(2);

@@ -5,6 +5,9 @@ use crate::error::{DockerfileError, Place, Result};
 use crate::words::{self, Variables};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Stages of one file. They need each other to any depth, and each is looked at by a call of its own.
+const STAGES_MAX: usize = 1000;
+
 /// What a stage begins with, or files are copied from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -48,6 +51,12 @@ pub struct PlanOptions<'a> {
 }
 
 pub fn plan(file: &Dockerfile, options: &PlanOptions) -> Result<StagePlan> {
+    if let Some(stage) = file.stages.get(STAGES_MAX) {
+        return Err(DockerfileError::new(
+            stage.place,
+            format!("the Dockerfile has more than {STAGES_MAX} stages"),
+        ));
+    }
     let arguments = global_arguments(file, options)?;
     let planned = (0..file.stages.len())
         .map(|index| plan_stage(file, index, &arguments, options))
@@ -258,6 +267,18 @@ mod tests {
                 .message
                 .contains("itself")
         );
+    }
+
+    #[test]
+    fn stages_are_bounded() {
+        let chain = |count: usize| {
+            let stage = |number: usize| format!("FROM s{} AS s{number}\n", number.saturating_sub(1));
+            (0..count).map(stage).collect::<String>()
+        };
+        assert_eq!(order(&chain(STAGES_MAX), None).unwrap().len(), STAGES_MAX);
+        let error = order(&chain(STAGES_MAX + 1), None).unwrap_err();
+        assert!(error.message.contains("more than 1000 stages"), "{error}");
+        assert_eq!(error.place.line, STAGES_MAX + 1);
     }
 
     #[test]

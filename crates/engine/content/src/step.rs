@@ -53,6 +53,20 @@ impl ContentStore {
         ingest.commit_one(ImagePlan::step(config)?)
     }
 
+    /// Makes a step's image of the layers of `base`, if there is one, and one more that comes as its archive.
+    pub fn add_step(
+        &self,
+        base: Option<&Image>,
+        mut config: ImageConfig,
+        archive: impl Read,
+    ) -> Result<LoadedImage, ContentError> {
+        let mut ingest = Ingest::new(self);
+        let (diff_id, _) = ingest.add_layer(archive, "of a build")?;
+        config.rootfs.diff_ids = base.map_or_else(Vec::new, |base| base.layers.clone());
+        config.rootfs.diff_ids.push(diff_id);
+        ingest.commit_one(ImagePlan::step(config)?)
+    }
+
     /// Makes a step's image that only differs from `base` in its configuration, or stands on nothing.
     pub fn configure_step(
         &self,

@@ -89,6 +89,7 @@ pub struct Engine {
     pool: Arc<Pool>,
     events: Events,
     disk: disk::DiskMemory,
+    builds: build::Builds,
     syncer: naru_store::Syncer,
     /// Which container an exec belongs to.
     exec_containers: Mutex<HashMap<ExecId, Weak<Container>>>,
@@ -145,6 +146,7 @@ impl Engine {
             pool: Pool::new(),
             events: Events::new(),
             disk: disk::DiskMemory::default(),
+            builds: build::Builds::default(),
             syncer,
             exec_containers: Mutex::new(HashMap::new()),
             is_shutting_down: AtomicBool::new(false),

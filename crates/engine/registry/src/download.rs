@@ -1,4 +1,4 @@
-//! A file from a web server, for an import: no registry, no credentials.
+//! A file from a web server, for an import or a build: no registry, no credentials.
 
 use crate::Result;
 use crate::connection::{Connection, full};
@@ -7,8 +7,8 @@ use crate::error::RegistryError;
 use crate::repository::location_of;
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::HOST;
-use hyper::{Request, Uri};
+use hyper::header::{ETAG, HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use hyper::{HeaderMap, Request, StatusCode, Uri};
 
 /// How often a server may send us elsewhere; as many as Go's client follows.
 const REDIRECTS_MAX: usize = 10;
@@ -18,10 +18,43 @@ const WHAT: &str = "the download";
 pub struct Download {
     body: Incoming,
     connection: Connection,
+    /// By what its server will tell that it is still the same.
+    pub validators: Validators,
+}
+
+/// What a server says of a file's version, in its own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Validators {
+    pub etag: Option<String>,
+    pub last_modified: Option<String>,
+}
+
+impl Validators {
+    pub fn is_empty(&self) -> bool {
+        self.etag.is_none() && self.last_modified.is_none()
+    }
+
+    fn of(headers: &HeaderMap) -> Self {
+        let text = |name| Some(headers.get(name)?.to_str().ok()?.to_owned());
+        Self {
+            etag: text(ETAG),
+            last_modified: text(LAST_MODIFIED),
+        }
+    }
 }
 
 /// Asks for a file. Without a scheme it is http, as Docker has it; what was asked with TLS is never fetched without.
 pub async fn download(options: &RegistryOptions, url: &str) -> Result<Download> {
+    let fetched = download_unless_same(options, url, &Validators::default()).await?;
+    fetched.ok_or_else(|| wrong(url, "it is said to be the same as before, and there is no before"))
+}
+
+/// As [`download`]; `None` where the server says that it is still the file these are of.
+pub async fn download_unless_same(
+    options: &RegistryOptions,
+    url: &str,
+    known: &Validators,
+) -> Result<Option<Download>> {
     let mut uri = parse_url(url)?;
     for _ in 0..=REDIRECTS_MAX {
         let host = uri.authority().map(ToString::to_string).unwrap_or_default();
@@ -34,9 +67,22 @@ pub async fn download(options: &RegistryOptions, url: &str) -> Result<Download> 
             takes_credentials: false,
         };
         let connection = Connection::new(options, &endpoint)?;
-        let request = Request::get(&uri).header(HOST, &host).body(full(Bytes::new()));
+        let mut request = Request::get(&uri).header(HOST, &host);
+        let conditions = [
+            (IF_NONE_MATCH, &known.etag),
+            (IF_MODIFIED_SINCE, &known.last_modified),
+        ];
+        for (name, value) in conditions {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(full(Bytes::new()));
         let request = request.map_err(|error| wrong(url, &error.to_string()))?;
         let response = connection.send(request, WHAT).await?;
+        if response.status() == StatusCode::NOT_MODIFIED && !known.is_empty() {
+            return Ok(None);
+        }
         if response.status().is_redirection() {
             let next = location_of(&uri, &response).ok_or_else(|| wrong(url, "it leads nowhere"))?;
             if is_tls && next.scheme_str() != Some("https") {
@@ -48,8 +94,12 @@ pub async fn download(options: &RegistryOptions, url: &str) -> Result<Download> 
         if !response.status().is_success() {
             return Err(connection.failure(response, WHAT).await);
         }
-        let body = response.into_body();
-        return Ok(Download { body, connection });
+        let validators = Validators::of(response.headers());
+        return Ok(Some(Download {
+            body: response.into_body(),
+            connection,
+            validators,
+        }));
     }
     Err(wrong(url, "it leads from place to place without an end"))
 }

@@ -21,7 +21,7 @@ mod upload;
 
 pub use auth::Credentials;
 pub use connection::Body;
-pub use download::{Download, download};
+pub use download::{Download, Validators, download, download_unless_same};
 pub use endpoint::{Endpoint, Purpose, RegistryOptions, plan_endpoints};
 pub use error::RegistryError;
 pub use login::{Found, LoggedIn, log_in, search};

@@ -89,8 +89,17 @@ fn enter(process: Process) -> Result<Option<OwnedFd>, StartFailure> {
 
 /// Layers seen as one read-only tree, topmost first.
 pub fn layers(layers: &[PathBuf]) -> Result<View, StartFailure> {
+    let root = match layers {
+        // The kernel makes no overlay of one directory.
+        [only] => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(only, flags, rustix::fs::Mode::empty())
+                .map_err(system("view", format_args!("open {}", only.display())))?
+        }
+        several => read_only_overlay(several)?,
+    };
     Ok(View {
-        root: read_only_overlay(layers)?,
+        root,
         _namespace: None,
     })
 }

@@ -54,20 +54,17 @@ pub fn extract(archive: impl Read, target: &Target<'_>, options: ExtractOptions)
     Ok(())
 }
 
-fn bad_archive(error: &impl std::fmt::Display) -> EngineError {
+pub fn bad_archive(error: &impl std::fmt::Display) -> EngineError {
     EngineError::invalid(format!("Error processing tar file: {error}"))
 }
 
-fn decompress<'a>(archive: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+/// Reads an archive's plain form, however it is compressed.
+pub fn decompress<'a>(archive: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut input = BufReader::with_capacity(64 << 10, archive);
     let head = input.fill_buf()?;
-    let unsupported = |what: &str| {
-        let message = format!("archives compressed with {what} are not supported: use gzip, zstd or none");
-        io::Error::new(io::ErrorKind::Unsupported, message)
-    };
     match head {
-        [b'B', b'Z', b'h', ..] => Err(unsupported("bzip2")),
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => Err(unsupported("xz")),
+        [b'B', b'Z', b'h', ..] => Ok(Box::new(bzip2::bufread::MultiBzDecoder::new(input))),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => Ok(Box::new(lzma_rust2::XzReader::new(input, true))),
         _ => {
             let compression = Compression::of(head);
             naru_content::decompress(input, compression)
@@ -415,7 +412,7 @@ pub fn make_directories(root: &OwnedFd, path: &Path) -> rustix::io::Result<Owned
 }
 
 /// A member's path below the archive's root; one that leads out of it is refused.
-fn member_path(name: &[u8]) -> Result<PathBuf> {
+pub fn member_path(name: &[u8]) -> Result<PathBuf> {
     let path = Path::new(OsStr::from_bytes(name));
     let mut depth = 0_usize;
     for component in path.components() {
@@ -441,7 +438,8 @@ fn member_path(name: &[u8]) -> Result<PathBuf> {
     Ok(clean(path))
 }
 
-fn may_set(key: &[u8]) -> bool {
+/// Attributes that an archive may bring: the others mean the host's affairs.
+pub fn may_set(key: &[u8]) -> bool {
     !key.contains(&0) && (key == b"security.capability" || key.starts_with(b"user."))
 }
 

@@ -151,7 +151,6 @@ pub enum Times {
     AsTheyAre,
     /// None later than this.
     AtMost(i64),
-    All(i64),
 }
 
 /// An archive being written.
@@ -160,9 +159,6 @@ pub struct Tape<W> {
     /// Files come with the host's ids.
     ids: Option<Ids>,
     times: Times,
-    /// The permissions of everything but links.
-    mode: Option<u32>,
-    owner: Option<(u32, u32)>,
 }
 
 impl<W: Write> Tape<W> {
@@ -171,8 +167,6 @@ impl<W: Write> Tape<W> {
             output,
             ids: None,
             times: Times::default(),
-            mode: None,
-            owner: None,
         }
     }
 
@@ -186,40 +180,19 @@ impl<W: Write> Tape<W> {
         Self { times, ..self }
     }
 
-    /// Gives members these permissions instead of their own.
-    pub fn with_mode(self, mode: Option<u32>) -> Self {
-        Self { mode, ..self }
-    }
-
-    /// Gives members this owner instead of their own.
-    pub fn with_owner(self, owner: (u32, u32)) -> Self {
-        Self {
-            owner: Some(owner),
-            ..self
-        }
-    }
-
     /// Writes a member without content.
     pub fn push(&mut self, member: &Member) -> io::Result<()> {
-        if self.ids.is_none() && self.times == Times::AsTheyAre && self.mode.is_none() && self.owner.is_none()
-        {
+        if self.ids.is_none() && self.times == Times::AsTheyAre {
             return self.push_as_it_is(member);
         }
         let mut changed = member.clone();
         if let Some(ids) = &self.ids {
             (changed.uid, changed.gid) = ids.to_container(member.uid, member.gid);
         }
-        if let Some(owner) = self.owner {
-            (changed.uid, changed.gid) = owner;
-        }
         changed.modified_at = match self.times {
             Times::AsTheyAre => member.modified_at,
             Times::AtMost(latest) => member.modified_at.min(latest),
-            Times::All(time) => time,
         };
-        if let (Some(mode), false) = (self.mode, member.kind == tar::EntryType::Symlink) {
-            changed.mode = mode;
-        }
         self.push_as_it_is(&changed)
     }
 

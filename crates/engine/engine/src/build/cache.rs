@@ -6,12 +6,14 @@
 
 use crate::Engine;
 use crate::error::Result;
-use naru_base::{Digest, Timestamp};
+use crate::record::ContainerRecord;
+use naru_base::{ContainerId, Digest, Timestamp};
 use naru_content::Image;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// What is known of one step.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +21,85 @@ pub(crate) struct CacheRecord {
     pub image: Digest,
     pub description: String,
     pub made_at: Timestamp,
+}
+
+/// Steps being made, by their keys.
+#[derive(Default)]
+pub(crate) struct Builds {
+    pending: Turns<Digest>,
+    /// Caches of `RUN --mount=type=cache` that not everybody may use at once.
+    mounts: Turns<String>,
+    /// Variables of steps' containers that are in no record.
+    secrets: Mutex<HashMap<ContainerId, Vec<String>>>,
+}
+
+/// A lock for each key that somebody uses.
+type Turns<K> = Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>;
+
+fn turn<K: std::hash::Hash + Eq>(turns: &Turns<K>, key: K) -> Arc<tokio::sync::Mutex<()>> {
+    let mut turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
+    turns.retain(|_, lock| lock.strong_count() > 0);
+    let lock = turns.get(&key).and_then(Weak::upgrade).unwrap_or_default();
+    turns.insert(key, Arc::downgrade(&lock));
+    lock
+}
+
+impl Builds {
+    /// Waits until nobody else makes the step.
+    pub(super) async fn begin(&self, key: Digest) -> PendingStep {
+        let lock = turn(&self.pending, key.clone());
+        PendingStep {
+            key,
+            _turn: Some(lock.lock_owned().await),
+        }
+    }
+
+    /// The lock of a cache that steps mount.
+    pub(super) fn mount(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        turn(&self.mounts, name.to_owned())
+    }
+
+    fn secrets(&self) -> MutexGuard<'_, HashMap<ContainerId, Vec<String>>> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a step's container variables that only its process may see.
+    pub(super) fn set_secrets(&self, container: &ContainerId, variables: Vec<String>) {
+        if !variables.is_empty() {
+            self.secrets().insert(container.clone(), variables);
+        }
+    }
+
+    pub(super) fn forget_secrets(&self, container: &ContainerId) {
+        self.secrets().remove(container);
+    }
+
+    /// The record to start a container by: a build step's own, with its secret variables.
+    pub(crate) fn with_secrets(&self, record: Arc<ContainerRecord>) -> Arc<ContainerRecord> {
+        if !record.spec.is_build_step {
+            return record;
+        }
+        let Some(variables) = self.secrets().get(&record.id).cloned() else {
+            return record;
+        };
+        let mut changed = ContainerRecord::clone(&record);
+        changed.resolved.env.extend(variables);
+        Arc::new(changed)
+    }
+}
+
+/// A step about to be made; nobody else makes it as long as this is there.
+#[derive(Debug)]
+pub(super) struct PendingStep {
+    pub key: Digest,
+    _turn: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+impl PendingStep {
+    /// Whatever others do.
+    pub(super) fn alone(key: Digest) -> Self {
+        Self { key, _turn: None }
+    }
 }
 
 /// The digest of a step's inputs.

@@ -1,86 +1,97 @@
-//! A build's context: the files it may copy, unpacked into a directory that only the daemon reaches.
+//! A build's own directory, and the context it was sent: packed, as it came.
 //!
-//! A context is hostile. Paths in it are resolved by the kernel with its root as their ceiling, its links included.
+//! A context is hostile. Its paths are never the host's: see `packed`.
 
-use crate::archive::extract::{ExtractOptions, Target, extract};
-use crate::archive::place::{self, Asked};
+use super::packed::PackedTree;
 use crate::archive::{ChunkReader, Chunks, blocking};
 use crate::error::{EngineError, Result};
 use naru_sys::file;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A Dockerfile is text for people.
 const DOCKERFILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Gone, with everything in it, when it is dropped.
 #[derive(Debug)]
-pub(super) struct Context {
-    directory: PathBuf,
+pub(super) struct WorkDirectory(PathBuf);
+
+impl Drop for WorkDirectory {
+    fn drop(&mut self) {
+        let _ = file::remove_tree(&self.0);
+    }
 }
 
-impl Drop for Context {
-    fn drop(&mut self) {
-        let _ = file::remove_tree(&self.directory);
+#[derive(Debug)]
+pub(super) struct Context {
+    work: WorkDirectory,
+    tree: Arc<PackedTree>,
+}
+
+impl WorkDirectory {
+    pub(super) fn make(path: PathBuf) -> Result<Self> {
+        let work = Self(path);
+        file::make_directories(&work.0, 0o700)?;
+        Ok(work)
+    }
+
+    /// A file without a name: it goes when nobody has it open.
+    pub(super) fn new_pack(&self) -> Result<File> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        rustix::fs::open(&self.0, flags, Mode::from_raw_mode(0o600))
+            .map(File::from)
+            .map_err(|errno| EngineError::system(format!("keep files in {}: {errno}", self.0.display())))
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 }
 
 impl Context {
-    /// Unpacks an archive, plain or compressed, into `directory`, which is made.
-    pub(super) async fn receive(directory: PathBuf, archive: Chunks) -> Result<Self> {
-        let context = Self { directory };
-        let root = context.root();
-        file::make_directories(&root, 0o700)?;
-        blocking(move || {
-            let root = open_directory(&root)?;
-            let target = Target {
-                root: &root,
-                directory: "/".into(),
-            };
-            extract(ChunkReader::new(archive), &target, ExtractOptions::default()).map_err(|error| {
-                EngineError::new(
-                    error.kind,
-                    format!("cannot read the build context: {}", error.message),
-                )
-            })
-        })
-        .await?;
-        Ok(context)
+    /// Reads an archive, plain or compressed.
+    pub(super) async fn receive(work: WorkDirectory, archive: Chunks) -> Result<Self> {
+        let pack = work.new_pack()?;
+        let tree = blocking(move || PackedTree::receive(ChunkReader::new(archive), pack));
+        let tree = tree.await.map_err(|error| {
+            EngineError::new(
+                error.kind,
+                format!("cannot read the build context: {}", error.message),
+            )
+        })?;
+        let tree = Arc::new(tree);
+        Ok(Self { work, tree })
     }
 
-    pub(super) fn root(&self) -> PathBuf {
-        self.directory.join("context")
+    pub(super) fn new_pack(&self) -> Result<File> {
+        self.work.new_pack()
+    }
+
+    pub(super) fn tree(&self) -> Arc<PackedTree> {
+        Arc::clone(&self.tree)
     }
 
     /// Where this build may put a file of its own.
     pub(super) fn own_file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.work.file(name)
     }
 
     pub(super) async fn read_dockerfile(&self, name: &str) -> Result<Vec<u8>> {
         let name = if name.is_empty() { "Dockerfile" } else { name }.to_owned();
-        let root = self.root();
+        let tree = self.tree();
         blocking(move || {
-            let missing = || EngineError::invalid(format!("Cannot locate specified Dockerfile: {name}"));
-            let root = open_directory(&root)?;
-            let asked = Asked::parse(&name);
-            let found =
-                place::open(&root, &asked.path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|_| missing())?;
-            let stat = rustix::fs::fstat(&found).map_err(|_| missing())?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-                return Err(EngineError::invalid(format!(
-                    "the Dockerfile {name} is not a plain file"
-                )));
-            }
-            let mut text = Vec::new();
-            File::from(found)
-                .take(DOCKERFILE_BYTES_MAX + 1)
-                .read_to_end(&mut text)
-                .map_err(|error| EngineError::system(format!("cannot read {name}: {error}")))?;
-            Ok(text)
+            let read = tree.read_file(Path::new(&name), DOCKERFILE_BYTES_MAX + 1);
+            read.map_err(|errno| match errno {
+                Errno::INVAL | Errno::ISDIR => {
+                    EngineError::invalid(format!("the Dockerfile {name} is not a plain file"))
+                }
+                Errno::IO => EngineError::system(format!("cannot read {name}: {errno}")),
+                _ => EngineError::invalid(format!("Cannot locate specified Dockerfile: {name}")),
+            })
         })
         .await
     }

@@ -1,29 +1,42 @@
 //! Building an image from a Dockerfile: crate `naru-build` says what the file means, this module does it.
 //!
 //! ```text
-//! <data-root>/builds/work/<n>/      one build's context and scripts; gone with the build, or when a daemon starts
+//! <data-root>/builds/work/<n>/      one build's scripts and copies for mounts; gone with the build, or when a daemon starts
 //! <data-root>/builds/cache/<key>    which step's image a step made before (see `cache`)
 //! <data-root>/builds/mounts/<id>/   contents of `RUN --mount=type=cache`
+//! <data-root>/builds/fetched/<url>/ what `ADD` fetched, and by what its server tells that it is still the same
+//! /dev/shm/<engine>-secrets/<n>/    a secret or an agent's socket, as long as the step that mounts it runs
 //! ```
 //! A stage is its configuration, in memory, and a step's image that holds its layers. Steps that change files each make
 //! one layer; the others change the configuration alone. The same inputs make the same layers and the same image: times
 //! are those of the base image, or of `SOURCE_DATE_EPOCH`, and never the clock's.
 
+mod base;
+mod bring;
 mod cache;
 mod client;
 mod context;
+mod layer;
+mod mounts;
+mod named;
+mod packed;
+mod remote;
 mod run;
 mod solve;
+mod teller;
 mod transfer;
+mod tree;
 
+pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
 
-use crate::Engine;
+use crate::{Engine, HostNames};
 use crate::archive::Chunks;
 use crate::error::{EngineError, Result};
 use crate::spec::{ResourcesSpec, RlimitSpec};
 use bytes::Bytes;
-use context::Context;
+use context::{Context, WorkDirectory};
+use teller::Teller;
 use naru_base::Digest;
 use naru_registry::Credentials;
 use std::collections::BTreeMap;
@@ -86,16 +99,6 @@ pub enum BuildStep {
     },
 }
 
-/// Where steps are told. Whoever listens may leave: the build is then ended by its owner.
-#[derive(Debug, Clone)]
-struct Teller(mpsc::Sender<BuildStep>);
-
-impl Teller {
-    async fn tell(&self, step: BuildStep) {
-        drop(self.0.send(step).await);
-    }
-}
-
 /// Tells builds of one daemon apart.
 static ORDINAL: AtomicU64 = AtomicU64::new(0);
 
@@ -112,10 +115,10 @@ impl Engine {
         }
         let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
         let directory = self.builds_directory().join("work").join(ordinal.to_string());
-        let context = Context::receive(directory, context).await?;
+        let context = Context::receive(WorkDirectory::make(directory)?, context).await?;
         let text = context.read_dockerfile(&request.dockerfile).await?;
         let file = naru_build::parse(&text)?;
-        let builder = solve::Builder::new(Arc::clone(self), request, context, file, Teller(steps));
+        let builder = solve::Builder::new(Arc::clone(self), request, context, file, Teller::new(steps));
         // It holds all that a step's start does.
         Box::pin(builder.run()).await
     }
@@ -124,11 +127,18 @@ impl Engine {
         self.options.data_root.join("builds")
     }
 
+    /// Secrets of steps that run, in memory; only root may enter.
+    pub(crate) fn secrets_directory(&self) -> PathBuf {
+        let name = HostNames::of(&self.options.exec_root).table;
+        PathBuf::from("/dev/shm").join(format!("{name}-secrets"))
+    }
+
     /// Makes the directories of builds, without what builds of a daemon before this one were at.
     pub(crate) fn clear_builds(&self) -> Result<()> {
         let root = self.builds_directory();
         naru_sys::file::remove_tree(&root.join("work"))?;
-        for name in ["work", "cache", "mounts"] {
+        naru_sys::file::remove_tree(&self.secrets_directory())?;
+        for name in ["work", "cache", "fetched", "mounts"] {
             naru_sys::file::make_directories(&root.join(name), 0o700)?;
         }
         Ok(())

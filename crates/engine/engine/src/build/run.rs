@@ -1,5 +1,6 @@
 //! `RUN`: a container runs the command on a stage's layers, and what it writes becomes the next one.
 
+use super::mounts::{Mounted, bind};
 use super::solve::{Builder, Stage, wrong};
 use super::{BuildStep, Teller, cache};
 use crate::Engine;
@@ -7,18 +8,17 @@ use crate::archive::tape::{Tape, Times};
 use crate::archive::walk::{Form, Walk};
 use crate::archive::{ChunkReader, blocking, stream};
 use crate::error::{EngineError, Result};
-use crate::spec::{AttachmentSpec, ContainerSpec, LogSpec, MountSource, MountSpec, NetworkMode};
+use crate::spec::{AttachmentSpec, ContainerSpec, LogSpec, MountSpec, NetworkMode};
 use crate::views::{AttachRequest, RemoveOptions, WaitCondition};
 use bytes::Bytes;
 use naru_base::ContainerId;
 use naru_build::configure::{PREDEFINED_ARGUMENTS, words_of};
 use naru_build::{Instruction, Line, dockerfile};
 use naru_content::Image;
-use naru_oci::ImageConfig;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -42,13 +42,6 @@ struct RunInputs<'a> {
     time: i64,
 }
 
-/// A mount of a `RUN`, decided.
-struct Mounted {
-    spec: MountSpec,
-    /// What of it decides what the command does.
-    digest: String,
-}
-
 impl Builder {
     pub(super) async fn run_command(
         &self,
@@ -67,11 +60,10 @@ impl Builder {
             Some(script) => vec![format!("/dev/pipes/{}", script.name)],
             None => words_of(&run.command, config),
         };
-        let mounts = run
-            .mounts
-            .iter()
-            .map(|mount| self.decide_mount(stage, line, mount))
-            .collect::<Result<Vec<_>>>()?;
+        let mut mounts = Vec::new();
+        for mount in &run.mounts {
+            mounts.push(self.decide_mount(stage, line, mount).await?);
+        }
         let environment = environment_of(stage, &self.request.arguments);
         let network = run.network.clone().or_else(|| self.request.network.clone());
         let inputs = RunInputs {
@@ -87,22 +79,32 @@ impl Builder {
             network: &network,
             time: stage.time,
         };
-        let key = cache::key_of(&inputs);
-        if let Some(image) = self.cached(&key).await {
+        let step = self.begin_step(cache::key_of(&inputs)).await;
+        if let Some(image) = self.cached(&step, &stage.teller).await {
             return Ok(stage.advance(image));
         }
+        let mut mounted = Vec::new();
+        for mount in mounts {
+            mounted.push(self.apply_mount(line, mount).await?);
+        }
+        let mut environment = environment;
+        environment.extend(mounted.iter().filter_map(|mount| mount.variable.clone()));
         let mut spec = self.step_spec(stage, &words, environment, network);
-        spec.mounts = mounts.into_iter().map(|mount| mount.spec).collect();
+        spec.mounts = mounted.iter().filter_map(|mount| mount.spec.clone()).collect();
         if let Some(script) = &run.script {
             spec.mounts
                 .push(self.script_mount(&script.name, &script.content)?);
         }
         spec.image = self.holder(stage).await?.id.to_string();
         let container = StepContainer::create(&self.engine, spec).await?;
-        self.teller
+        let secrets = mounted.iter().filter_map(|mount: &Mounted| mount.secret_variable.clone());
+        self.engine.builds.set_secrets(&container.id, secrets.collect());
+        let teller = &stage.teller;
+        teller
             .tell(BuildStep::Running(container.id.short().to_owned()))
             .await;
-        let exit_code = container.run(&self.teller).await?;
+        let exit_code = container.run(teller).await?;
+        drop(mounted);
         if exit_code != 0 {
             let shown = words.join(" ");
             let message = format!("The command '{shown}' returned a non-zero code: {exit_code}");
@@ -112,11 +114,11 @@ impl Builder {
             )));
         }
         let image = self.adopt(&container.id, stage.time).await?;
-        self.teller
+        teller
             .tell(BuildStep::Removed(container.id.short().to_owned()))
             .await;
         container.remove().await?;
-        self.engine.note_step(&key, &image.id, &line.text)?;
+        self.engine.note_step(&step.key, &image.id, &line.text)?;
         Ok(stage.advance(image))
     }
 
@@ -170,83 +172,6 @@ impl Builder {
         }
     }
 
-    /// `type=…,target=…` and so on.
-    fn decide_mount(&self, stage: &Stage, line: &Line<Instruction>, text: &str) -> Result<Mounted> {
-        let mount = MountWords::parse(text).map_err(|message| wrong(line, message))?;
-        let target = stage.state.expand(line, &mount.target, self.file.escape)?;
-        let target = naru_build::configure::joined_path(&stage.state.config.config.working_dir, &target);
-        let (source, read_only, digest) = match mount.kind.as_str() {
-            "tmpfs" => (
-                MountSource::Tmpfs {
-                    bytes_max: mount.bytes,
-                    mode: None,
-                    options: Vec::new(),
-                },
-                false,
-                String::new(),
-            ),
-            "cache" => {
-                let id = if mount.id.is_empty() {
-                    target.clone()
-                } else {
-                    mount.id.clone()
-                };
-                let id = stage.state.expand(line, &id, self.file.escape)?;
-                (
-                    bind(self.cache_mount(&id, &mount)?),
-                    mount.read_only.unwrap_or(false),
-                    String::new(),
-                )
-            }
-            "bind" if mount.from.is_empty() => {
-                if mount.read_only == Some(false) {
-                    return Err(wrong(line, "a bind mount of the context can only be read"));
-                }
-                let (path, digest) = self.context_mount(&mount.source)?;
-                (bind(path), true, digest)
-            }
-            "bind" => {
-                return Err(wrong(
-                    line,
-                    "RUN --mount=type=bind,from=… is not supported yet: use COPY --from",
-                ));
-            }
-            "secret" | "ssh" => {
-                return Err(wrong(
-                    line,
-                    format!(
-                        "RUN --mount=type={} needs a client that can be asked for it, which is not supported yet",
-                        mount.kind
-                    ),
-                ));
-            }
-            other => {
-                return Err(wrong(
-                    line,
-                    format!("invalid mount type {other:?}: use bind, cache, tmpfs, secret or ssh"),
-                ));
-            }
-        };
-        let spec = MountSpec {
-            target,
-            read_only,
-            source,
-        };
-        Ok(Mounted { spec, digest })
-    }
-
-    /// A directory that outlives builds; nothing that is in it is a step's input.
-    fn cache_mount(&self, id: &str, mount: &MountWords) -> Result<PathBuf> {
-        let name = cache::key_of(&id);
-        let path = self.engine.builds_directory().join("mounts").join(name.hex());
-        if !path.is_dir() {
-            naru_sys::file::make_directories(&path, mount.mode.unwrap_or(0o755))?;
-            let owner = std::os::unix::fs::chown(&path, mount.uid.or(Some(0)), mount.gid.or(Some(0)));
-            owner.map_err(naru_sys::file::FileError::at("change the owner of", &path))?;
-        }
-        Ok(path)
-    }
-
     fn script_mount(&self, name: &str, content: &str) -> Result<MountSpec> {
         let path = self
             .context
@@ -276,27 +201,12 @@ impl Builder {
                     tape.finish()
                 }))
             });
-            // Its id is that of its layers: the same layers are the same image.
-            let config = ImageConfig {
-                os: "linux".to_owned(),
-                ..ImageConfig::default()
-            };
             let made = content
-                .adopt_snapshot(&id, config, layer)
+                .adopt_snapshot(&id, super::bring::plain_config(), layer)
                 .map_err(crate::images::error)?;
             content.image(made.id.as_str()).map_err(crate::images::error)
         })
         .await
-    }
-}
-
-fn bind(path: PathBuf) -> MountSource {
-    MountSource::Bind {
-        path,
-        propagation: None,
-        create_missing: false,
-        non_recursive: false,
-        read_only_non_recursive: false,
     }
 }
 
@@ -391,6 +301,7 @@ impl StepContainer {
 
 impl Drop for StepContainer {
     fn drop(&mut self) {
+        self.engine.builds.forget_secrets(&self.id);
         if self.is_removed {
             return;
         }
@@ -423,97 +334,6 @@ async fn pass_on(mut output: UnixStream, teller: &Teller) {
             piece.truncate(length);
             left -= length;
             teller.tell(BuildStep::Output(Bytes::from(piece))).await;
-        }
-    }
-}
-
-/// What a `--mount` says.
-#[derive(Debug, Default)]
-struct MountWords {
-    kind: String,
-    target: String,
-    source: String,
-    from: String,
-    id: String,
-    read_only: Option<bool>,
-    bytes: Option<u64>,
-    mode: Option<u32>,
-    uid: Option<u32>,
-    gid: Option<u32>,
-}
-
-impl MountWords {
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut mount = Self {
-            kind: "bind".to_owned(),
-            ..Self::default()
-        };
-        for field in text.split(',').map(str::trim) {
-            let (key, value) = field
-                .split_once('=')
-                .map_or((field, None), |(key, value)| (key, Some(value)));
-            let given = || value.ok_or_else(|| format!("invalid field {field:?} must be a key=value pair"));
-            let number = |radix| {
-                let text = given()?;
-                u32::from_str_radix(text, radix).map_err(|_| format!("invalid value for {key}: {text}"))
-            };
-            let switch = || match value {
-                None | Some("true" | "1") => Ok(Some(true)),
-                Some("false" | "0") => Ok(Some(false)),
-                Some(other) => Err(format!("invalid value for {key}: {other}")),
-            };
-            match key.to_ascii_lowercase().as_str() {
-                "type" => given()?.clone_into(&mut mount.kind),
-                "target" | "dst" | "destination" => given()?.clone_into(&mut mount.target),
-                "source" | "src" => given()?.clone_into(&mut mount.source),
-                "from" => given()?.clone_into(&mut mount.from),
-                "id" => given()?.clone_into(&mut mount.id),
-                "readonly" | "ro" => mount.read_only = switch()?,
-                "rw" | "readwrite" => mount.read_only = switch()?.map(|on| !on),
-                "size" => {
-                    mount.bytes = Some(
-                        given()?
-                            .parse()
-                            .map_err(|_| format!("invalid value for size: {field}"))?,
-                    );
-                }
-                "mode" => mount.mode = Some(number(8)?),
-                "uid" => mount.uid = Some(number(10)?),
-                "gid" => mount.gid = Some(number(10)?),
-                "sharing" if ["shared", "private", "locked"].contains(&given()?) => {}
-                "env" | "required" => {}
-                other => return Err(format!("unexpected key {other:?} in {text:?}")),
-            }
-        }
-        if mount.target.is_empty() && !matches!(mount.kind.as_str(), "secret" | "ssh") {
-            return Err(format!("a mount needs a target: {text:?}"));
-        }
-        Ok(mount)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mounts_are_read_as_they_are_written() {
-        let mount = MountWords::parse("type=cache,target=/c,id=x,mode=0700,uid=5,sharing=locked,ro").unwrap();
-        assert_eq!(
-            (mount.kind.as_str(), mount.target.as_str(), mount.id.as_str()),
-            ("cache", "/c", "x")
-        );
-        assert_eq!(
-            (mount.mode, mount.uid, mount.read_only),
-            (Some(0o700), Some(5), Some(true))
-        );
-        for (text, reason) in [
-            ("type=cache", "needs a target"),
-            ("type=bind,target=/x,colour=red", "unexpected key"),
-            ("target=/x,mode=9", "mode"),
-            ("target", "key=value"),
-        ] {
-            assert!(MountWords::parse(text).unwrap_err().contains(reason), "{text}");
         }
     }
 }

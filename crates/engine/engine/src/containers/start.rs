@@ -149,7 +149,7 @@ impl Engine {
         if let Some(endpoint) = way_out(&record, &resources.endpoints) {
             resources.published = self.publish(&record, endpoint)?;
         }
-        let record = self.add_linked_variables(record);
+        let record = self.builds.with_secrets(self.add_linked_variables(record));
         let network_files =
             self.write_network_files(container, &record, &resources.endpoints, mapped_root)?;
         let snapshot = self

@@ -1,0 +1,630 @@
+//! `RUN --mount`: what each asks for, and what the step's container gets for it.
+//!
+//! A secret's bytes are written to memory alone (a directory of `/dev/shm` that only root may enter, gone with the step),
+//! or handed to the process as a variable that no record holds. No secret and no agent is part of a step's key.
+
+use super::client::BuildClient;
+use super::solve::{Builder, Stage, wrong};
+use super::tree::SourceTree;
+use super::{cache, transfer};
+use crate::archive::tape::Tape;
+use crate::archive::{ChunkReader, blocking, stream};
+use crate::error::{EngineError, Result};
+use crate::spec::{MountSource, MountSpec};
+use naru_build::configure::joined_path;
+use naru_build::{Instruction, Line};
+use naru_sys::file;
+use rustix::fs::{AtFlags, Gid, Mode, Uid};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::net::UnixListener;
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
+
+/// Where files are in memory, on every Linux that follows the hierarchy standard.
+const MEMORY: &str = "/dev/shm";
+
+/// Writers of one `private` cache at once; as many directories may come to be.
+const PRIVATE_MAX: usize = 64;
+
+/// Tells apart what the steps of one daemon make.
+static ORDINAL: AtomicU64 = AtomicU64::new(0);
+
+/// A mount of a `RUN`, decided.
+pub(super) struct Mounted {
+    pub spec: Option<MountSpec>,
+    /// Of the process, in no record.
+    pub secret_variable: Option<String>,
+    pub variable: Option<String>,
+    /// Kept until the command has ended.
+    _held: Vec<Held>,
+}
+
+/// What ends with the step.
+enum Held {
+    Directory(PathBuf),
+    Turn(#[expect(dead_code, reason = "held for its drop")] OwnedMutexGuard<()>),
+    Agent(JoinHandle<()>),
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        match self {
+            Self::Directory(path) => drop(file::remove_tree(path)),
+            Self::Turn(_) => {}
+            Self::Agent(task) => task.abort(),
+        }
+    }
+}
+
+impl Mounted {
+    fn nothing() -> Self {
+        Self {
+            spec: None,
+            secret_variable: None,
+            variable: None,
+            _held: Vec::new(),
+        }
+    }
+
+    fn of(target: String, source: MountSource, read_only: bool) -> Self {
+        Self {
+            spec: Some(MountSpec {
+                target,
+                read_only,
+                source,
+            }),
+            ..Self::nothing()
+        }
+    }
+
+    fn holding(mut self, held: Held) -> Self {
+        self._held.push(held);
+        self
+    }
+}
+
+pub(super) fn bind(path: PathBuf) -> MountSource {
+    MountSource::Bind {
+        path,
+        propagation: None,
+        create_missing: false,
+        non_recursive: false,
+        read_only_non_recursive: false,
+    }
+}
+
+/// A mount whose words are read and expanded; what only a step that is really run needs is not there yet.
+pub(super) struct DecidedMount {
+    pub words: MountWords,
+    pub target: String,
+    pub digest: String,
+    tree: Option<Arc<SourceTree>>,
+}
+
+impl Builder {
+    /// Reads a mount's words and finds what of it decides what the command does.
+    pub(super) async fn decide_mount(
+        &self,
+        stage: &Stage,
+        line: &Line<Instruction>,
+        text: &str,
+    ) -> Result<DecidedMount> {
+        let mut words = MountWords::parse(text).map_err(|message| wrong(line, message))?;
+        let expand = |text: &str| stage.state.expand(line, text, self.file.escape);
+        for word in [
+            &mut words.target,
+            &mut words.source,
+            &mut words.from,
+            &mut words.id,
+        ] {
+            *word = expand(word)?;
+        }
+        let directory = &stage.state.config.config.working_dir;
+        let target = match (words.kind, words.target.is_empty()) {
+            (_, false) => joined_path(directory, &words.target),
+            (Kind::Secret, true) if words.variable.is_none() => format!("/run/secrets/{}", words.secret_id()),
+            (Kind::Ssh, true) => "/run/buildkit/ssh_agent.0".to_owned(),
+            _ => String::new(),
+        };
+        let needs_tree = words.kind == Kind::Bind || !words.from.is_empty();
+        let mut decided = DecidedMount {
+            words,
+            target,
+            digest: String::new(),
+            tree: None,
+        };
+        if needs_tree {
+            let from = Some(decided.words.from.as_str()).filter(|from| !from.is_empty());
+            let failed = |error: EngineError| wrong(line, error.message);
+            let tree = Arc::new(self.source_tree(from).await.map_err(failed)?);
+            decided.tree = Some(Arc::clone(&tree));
+            // What a cache begins with is no input of the step, as what is in it is none.
+            if decided.words.kind == Kind::Bind {
+                let source = decided.words.source.clone();
+                let digest = blocking(move || digest_of(&tree, &source)).await.map_err(failed)?;
+                decided.digest = digest;
+            }
+        }
+        Ok(decided)
+    }
+
+    /// Makes what a decided mount needs, for a step that is run.
+    pub(super) async fn apply_mount(&self, line: &Line<Instruction>, decided: DecidedMount) -> Result<Mounted> {
+        let words = &decided.words;
+        let failed = |error: EngineError| wrong(line, error.message);
+        match words.kind {
+            Kind::Tmpfs => {
+                let source = MountSource::Tmpfs {
+                    bytes_max: words.bytes,
+                    mode: None,
+                    options: Vec::new(),
+                };
+                Ok(Mounted::of(decided.target, source, false))
+            }
+            Kind::Cache => self.cache_mount(decided).await.map_err(failed),
+            Kind::Bind => self.bind_mount(decided).await.map_err(failed),
+            Kind::Secret => self.secret_mount(decided).await.map_err(failed),
+            Kind::Ssh => self.agent_mount(decided).await.map_err(failed),
+        }
+    }
+
+    /// A copy of what is mounted: whatever the command writes there goes with it.
+    async fn bind_mount(&self, decided: DecidedMount) -> Result<Mounted> {
+        let Some(tree) = decided.tree else {
+            return Err(EngineError::system("the mount has no source"));
+        };
+        let directory = self.own_directory();
+        let held = Held::Directory(directory.clone());
+        let source = decided.words.source.clone();
+        let path = blocking(move || copy_out(&tree, &source, &directory)).await?;
+        let read_only = decided.words.read_only.unwrap_or(true);
+        Ok(Mounted::of(decided.target, bind(path), read_only).holding(held))
+    }
+
+    fn own_directory(&self) -> PathBuf {
+        let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
+        self.context.own_file(&format!("mount-{ordinal}"))
+    }
+
+    /// A directory that outlives builds.
+    async fn cache_mount(&self, decided: DecidedMount) -> Result<Mounted> {
+        let words = &decided.words;
+        let id = if words.id.is_empty() { &decided.target } else { &words.id };
+        let space = self.request.arguments.get("BUILDKIT_CACHE_MOUNT_NS");
+        let space = space.cloned().flatten().unwrap_or_default();
+        let name = cache::key_of(&(space, id)).hex().to_owned();
+        let (name, turn) = match words.sharing {
+            Sharing::Shared => (name, None),
+            Sharing::Locked => {
+                let turn = self.engine.builds.mount(&name).lock_owned().await;
+                (name, Some(turn))
+            }
+            Sharing::Private => self.private_cache(&name)?,
+        };
+        let path = self.engine.builds_directory().join("mounts").join(&name);
+        let (mode, owner) = (words.mode.unwrap_or(0o755), (words.uid, words.gid));
+        let (tree, source) = (decided.tree, words.source.clone());
+        let made = self.own_directory();
+        let at = path.clone();
+        blocking(move || make_cache(&at, &made, tree.as_deref(), &source, mode, owner)).await?;
+        let mounted = Mounted::of(decided.target, bind(path), words.read_only.unwrap_or(false));
+        Ok(match turn {
+            Some(turn) => mounted.holding(Held::Turn(turn)),
+            None => mounted,
+        })
+    }
+
+    /// The first of a private cache's directories that nobody writes to.
+    fn private_cache(&self, name: &str) -> Result<(String, Option<OwnedMutexGuard<()>>)> {
+        for number in 0..PRIVATE_MAX {
+            let name = format!("{name}-{number}");
+            if let Ok(turn) = self.engine.builds.mount(&name).try_lock_owned() {
+                return Ok((name, Some(turn)));
+            }
+        }
+        Err(EngineError::conflict(format!(
+            "more than {PRIVATE_MAX} steps use this private cache at once"
+        )))
+    }
+
+    fn client(&self) -> Option<&Arc<dyn BuildClient>> {
+        self.request.client.as_ref()
+    }
+
+    async fn secret_mount(&self, decided: DecidedMount) -> Result<Mounted> {
+        let words = &decided.words;
+        let id = words.secret_id();
+        let found = match self.client() {
+            Some(client) => client.secret(&id).await?,
+            None => None,
+        };
+        let Some(secret) = found else {
+            if words.is_required {
+                return Err(EngineError::invalid(format!(
+                    "secret {id}: not found. Give it with --secret id={id},src=FILE"
+                )));
+            }
+            return Ok(Mounted::nothing());
+        };
+        let mut mounted = Mounted::nothing();
+        if let Some(name) = &words.variable {
+            let text = std::str::from_utf8(&secret).ok().filter(|text| !text.contains('\0'));
+            let text = text.ok_or_else(|| {
+                EngineError::invalid(format!("secret {id} is no text, so it cannot be the variable {name}"))
+            })?;
+            mounted.secret_variable = Some(format!("{name}={text}"));
+        }
+        if decided.target.is_empty() {
+            return Ok(mounted);
+        }
+        let directory = self.memory_directory()?;
+        let held = Held::Directory(directory.clone());
+        let path = directory.join("secret");
+        let (mode, uid, gid) = (words.mode.unwrap_or(0o400), words.uid, words.gid);
+        let at = path.clone();
+        blocking(move || write_secret(&at, &secret, mode, uid, gid)).await?;
+        let secret_variable = mounted.secret_variable.take();
+        let mut mounted = Mounted::of(decided.target, bind(path), true).holding(held);
+        mounted.secret_variable = secret_variable;
+        Ok(mounted)
+    }
+
+    /// A directory in memory that only root may enter.
+    fn memory_directory(&self) -> Result<PathBuf> {
+        let statfs = rustix::fs::statfs(MEMORY).map_err(|errno| {
+            EngineError::system(format!("secrets are kept in memory alone, and {MEMORY}: {errno}"))
+        })?;
+        // TMPFS_MAGIC of linux/magic.h.
+        if statfs.f_type != 0x0102_1994 {
+            return Err(EngineError::system(format!(
+                "secrets are kept in memory alone, and {MEMORY} is not a tmpfs"
+            )));
+        }
+        let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
+        let directory = self.engine.secrets_directory().join(ordinal.to_string());
+        file::make_directories(&directory, 0o700)?;
+        Ok(directory)
+    }
+
+    /// A socket whose connections the client's agent answers.
+    async fn agent_mount(&self, decided: DecidedMount) -> Result<Mounted> {
+        let words = &decided.words;
+        let id = if words.id.is_empty() { "default" } else { &words.id }.to_owned();
+        let Some(client) = self.client().cloned() else {
+            if words.is_required {
+                return Err(EngineError::invalid(format!(
+                    "ssh agent {id}: not found. This way of building cannot reach the client's agent"
+                )));
+            }
+            return Ok(Mounted::nothing());
+        };
+        // Asked once before the command is: whether there is such an agent at all.
+        if client.agent(&id).await?.is_none() {
+            if words.is_required {
+                return Err(EngineError::invalid(format!(
+                    "ssh agent {id}: not found. Give it with --ssh {id}"
+                )));
+            }
+            return Ok(Mounted::nothing());
+        }
+        let directory = self.memory_directory()?;
+        let held = Held::Directory(directory.clone());
+        let path = directory.join("agent");
+        let cannot = |error: std::io::Error| EngineError::system(format!("listen for the agent: {error}"));
+        let listener = UnixListener::bind(&path).map_err(cannot)?;
+        set_access(&path, words.mode.unwrap_or(0o600), words.uid, words.gid)?;
+        let task = tokio::spawn(answer_agent(listener, client, id));
+        let variable = format!("SSH_AUTH_SOCK={}", decided.target);
+        let mut mounted = Mounted::of(decided.target, bind(path), false)
+            .holding(held)
+            .holding(Held::Agent(task));
+        mounted.variable = Some(variable);
+        Ok(mounted)
+    }
+}
+
+/// Takes connections and has the client answer each.
+async fn answer_agent(listener: UnixListener, client: Arc<dyn BuildClient>, id: String) {
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let (client, id) = (Arc::clone(&client), id.clone());
+        connections.spawn(async move {
+            if let Ok(Some(mut agent)) = client.agent(&id).await {
+                // Either end may hang up at any time.
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut agent).await;
+            }
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+fn digest_of(tree: &Arc<SourceTree>, source: &str) -> Result<String> {
+    let selection = transfer::Selection {
+        sources: vec![source_path(source)],
+        ..transfer::Selection::default()
+    };
+    let items = transfer::find_items(tree, &selection)?;
+    Ok(transfer::digest_items(&items)?.to_string())
+}
+
+fn source_path(source: &str) -> String {
+    joined_path("/", source)
+}
+
+/// Copies a path of a tree into a new directory; returns where it is there.
+fn copy_out(tree: &Arc<SourceTree>, source: &str, directory: &Path) -> Result<PathBuf> {
+    file::make_directories(directory, 0o700)?;
+    let source = source_path(source);
+    let listed = tree.list(Path::new(&source)).map_err(transfer::read_error)?;
+    let writing = Arc::clone(tree);
+    let archive = stream(move |output| {
+        let mut tape = Tape::new(output);
+        for mut one in listed {
+            one.member.name = match &one.member.name[..] {
+                [] => b"root".to_vec(),
+                name => [b"root/", name].concat(),
+            };
+            match one.member.kind {
+                tar::EntryType::Directory => one.member.name.push(b'/'),
+                tar::EntryType::Link => one.member.link = [b"root/", &one.member.link[..]].concat(),
+                _ => {}
+            }
+            writing.write(&mut tape, &one)?;
+        }
+        tape.finish()
+    });
+    let root = super::context::open_directory(directory)?;
+    crate::archive::unpack_into(&root, ChunkReader::new(archive))?;
+    Ok(directory.join("root"))
+}
+
+/// Makes a cache where there is none; whole, or not at all.
+fn make_cache(
+    path: &Path,
+    made: &Path,
+    tree: Option<&SourceTree>,
+    source: &str,
+    mode: u32,
+    (uid, gid): (Option<u32>, Option<u32>),
+) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    file::make_directories(made, 0o700)?;
+    if let Some(tree) = tree {
+        let listed = tree
+            .list(Path::new(&source_path(source)))
+            .map_err(transfer::read_error)?;
+        let archive = archive_below(tree, listed)?;
+        let root = super::context::open_directory(made)?;
+        crate::archive::unpack_into(&root, &archive[..])?;
+    }
+    set_access(made, mode, uid, gid)?;
+    match std::fs::rename(made, path) {
+        Ok(()) => Ok(()),
+        // Another step was faster; it is as good.
+        Err(_) if path.is_dir() => Ok(file::remove_tree(made)?),
+        Err(error) => Err(EngineError::system(format!(
+            "make the cache {}: {error}",
+            path.display()
+        ))),
+    }
+}
+
+/// What a new cache begins with, as an archive.
+fn archive_below(tree: &SourceTree, listed: Vec<super::tree::Listed>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut tape = Tape::new(&mut bytes);
+    for mut one in listed.into_iter().filter(|one| !one.member.name.is_empty()) {
+        if one.member.kind == tar::EntryType::Directory {
+            one.member.name.push(b'/');
+        }
+        tree.write(&mut tape, &one).map_err(transfer::read_error)?;
+    }
+    tape.finish().map_err(transfer::read_error)?;
+    Ok(bytes)
+}
+
+fn write_secret(path: &Path, secret: &[u8], mode: u32, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    file::replace(path, secret)?;
+    set_access(path, mode, uid, gid)
+}
+
+/// Owner first: a change of owner takes permissions away.
+fn set_access(path: &Path, mode: u32, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    let failed = |errno: rustix::io::Errno| EngineError::system(format!("{}: {errno}", path.display()));
+    let (uid, gid) = (Uid::from_raw(uid.unwrap_or(0)), Gid::from_raw(gid.unwrap_or(0)));
+    rustix::fs::chownat(
+        rustix::fs::CWD,
+        path,
+        Some(uid),
+        Some(gid),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(failed)?;
+    rustix::fs::chmod(path, Mode::from_raw_mode(mode & 0o7777)).map_err(failed)
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Kind {
+    #[default]
+    Bind,
+    Cache,
+    Tmpfs,
+    Secret,
+    Ssh,
+}
+
+/// Who may write to a cache at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Sharing {
+    #[default]
+    Shared,
+    Private,
+    Locked,
+}
+
+/// What a `--mount` says.
+#[derive(Debug, Default)]
+pub(super) struct MountWords {
+    pub kind: Kind,
+    pub target: String,
+    pub source: String,
+    pub from: String,
+    pub id: String,
+    pub read_only: Option<bool>,
+    pub bytes: Option<u64>,
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub sharing: Sharing,
+    /// Of a secret: the variable that gets it.
+    pub variable: Option<String>,
+    pub is_required: bool,
+}
+
+impl MountWords {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let mut mount = Self::default();
+        for field in text.split(',').map(str::trim) {
+            let (key, value) = field
+                .split_once('=')
+                .map_or((field, None), |(key, value)| (key, Some(value)));
+            mount.read(text, field, &key.to_ascii_lowercase(), value)?;
+        }
+        if mount.target.is_empty() && !matches!(mount.kind, Kind::Secret | Kind::Ssh) {
+            return Err(format!("a mount needs a target: {text:?}"));
+        }
+        if mount.kind == Kind::Secret && mount.id.is_empty() && mount.target.is_empty() {
+            return Err(format!("a secret needs an id: {text:?}"));
+        }
+        if mount.kind == Kind::Cache && mount.from.is_empty() && !mount.source.is_empty() {
+            return Err(format!("a cache with a source needs from=: {text:?}"));
+        }
+        Ok(mount)
+    }
+
+    fn read(&mut self, text: &str, field: &str, key: &str, value: Option<&str>) -> Result<(), String> {
+        let given = || {
+            let value = value.filter(|value| !value.is_empty());
+            value.ok_or_else(|| format!("invalid field {field:?} must be a key=value pair"))
+        };
+        let number = |radix| {
+            let text = given()?;
+            u32::from_str_radix(text, radix).map_err(|_| format!("invalid value for {key}: {text}"))
+        };
+        let switch = || match value {
+            None | Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(other) => Err(format!("invalid value for {key}: {other}")),
+        };
+        match key {
+            "type" => {
+                self.kind = match given()? {
+                    "bind" => Kind::Bind,
+                    "cache" => Kind::Cache,
+                    "tmpfs" => Kind::Tmpfs,
+                    "secret" => Kind::Secret,
+                    "ssh" => Kind::Ssh,
+                    other => {
+                        return Err(format!(
+                            "invalid mount type {other:?}: use bind, cache, tmpfs, secret or ssh"
+                        ));
+                    }
+                }
+            }
+            "target" | "dst" | "destination" => given()?.clone_into(&mut self.target),
+            "source" | "src" => given()?.clone_into(&mut self.source),
+            "from" => given()?.clone_into(&mut self.from),
+            "id" => given()?.clone_into(&mut self.id),
+            "readonly" | "ro" => self.read_only = Some(switch()?),
+            "rw" | "readwrite" => self.read_only = Some(!switch()?),
+            "size" => {
+                let bytes = bytes_of(given()?).ok_or_else(|| format!("invalid value for size: {field}"))?;
+                self.bytes = Some(bytes);
+            }
+            "mode" => self.mode = Some(number(8)?),
+            "uid" => self.uid = Some(number(10)?),
+            "gid" => self.gid = Some(number(10)?),
+            "sharing" => {
+                self.sharing = match given()? {
+                    "shared" => Sharing::Shared,
+                    "private" => Sharing::Private,
+                    "locked" => Sharing::Locked,
+                    other => {
+                        return Err(format!("unsupported sharing value {other:?}: use shared, private or locked"));
+                    }
+                }
+            }
+            "env" => self.variable = Some(given()?.to_owned()),
+            "required" => self.is_required = switch()?,
+            other => return Err(format!("unexpected key {other:?} in {text:?}")),
+        }
+        Ok(())
+    }
+
+    /// Of a secret without an id: its target's last part.
+    fn secret_id(&self) -> String {
+        if self.id.is_empty() {
+            return self.target.rsplit('/').next().unwrap_or_default().to_owned();
+        }
+        self.id.clone()
+    }
+}
+
+/// `1048576`, `64k`, `100MB`, `1GiB`.
+fn bytes_of(text: &str) -> Option<u64> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(lower.len());
+    let number: u64 = lower[..digits].parse().ok()?;
+    let shift = match lower[digits..].trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_read_as_they_are_written() {
+        let mount = MountWords::parse("type=cache,target=/c,id=x,mode=0700,uid=5,sharing=locked,ro").unwrap();
+        assert_eq!(
+            (mount.kind, mount.target.as_str(), mount.id.as_str()),
+            (Kind::Cache, "/c", "x")
+        );
+        assert_eq!(
+            (mount.mode, mount.uid, mount.read_only, mount.sharing),
+            (Some(0o700), Some(5), Some(true), Sharing::Locked)
+        );
+        let mount = MountWords::parse("type=secret,target=/a/b,env=X,required").unwrap();
+        assert_eq!(
+            (mount.secret_id().as_str(), mount.variable.as_deref(), mount.is_required),
+            ("b", Some("X"), true)
+        );
+        assert_eq!(
+            MountWords::parse("type=tmpfs,dst=/t,size=64m").unwrap().bytes,
+            Some(64 << 20)
+        );
+        for (text, reason) in [
+            ("type=cache", "needs a target"),
+            ("type=bind,target=/x,colour=red", "unexpected key"),
+            ("target=/x,mode=9", "mode"),
+            ("target", "key=value"),
+            ("type=secret", "needs an id"),
+            ("type=floppy,target=/x", "invalid mount type"),
+            ("type=cache,target=/x,sharing=loud", "sharing"),
+            ("type=tmpfs,target=/x,size=1parsec", "size"),
+        ] {
+            assert!(MountWords::parse(text).unwrap_err().contains(reason), "{text}");
+        }
+    }
+}

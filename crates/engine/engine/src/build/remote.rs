@@ -1,0 +1,419 @@
+//! What builds fetch themselves: files and archives from web servers, repositories of git.
+//!
+//! A file that was fetched before is kept, and its server asked whether it is still the same. Repositories are fetched by
+//! the host's `git`: a client of its own would be as large as the rest of the engine. It is told to believe nothing: no
+//! configuration, no prompts, no hooks, no protocol but those that are asked for here.
+
+use super::cache;
+use super::solve::Builder;
+use super::transfer::{Item, Selection, find_items};
+use super::tree::{Root, SourceTree};
+use crate::Engine;
+use crate::archive::{Chunks, blocking, directory_archive};
+use crate::error::{EngineError, Result};
+use naru_base::{Digest, ErrorKind};
+use naru_build::ignore::Ignore;
+use naru_registry::Validators;
+use naru_sys::file;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::io::AsyncWriteExt;
+
+/// Tells apart what one daemon fetches at once.
+static ORDINAL: AtomicU64 = AtomicU64::new(0);
+
+/// Ways to a repository. Files of the host are none.
+const GIT_PROTOCOLS: &[&str] = &["http", "https", "git", "ssh"];
+
+/// What is known of a file that was fetched.
+#[derive(Debug, Serialize, Deserialize)]
+struct FetchedRecord {
+    etag: Option<String>,
+    last_modified: Option<String>,
+    digest: Digest,
+}
+
+/// Whether a source of `ADD`, or a context, is fetched.
+pub(super) fn is_remote(text: &str) -> bool {
+    is_web(text) || GitAddress::parse(text).is_some()
+}
+
+fn is_web(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// A repository, and what of it is wanted: `URL#REF:DIRECTORY`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GitAddress {
+    pub repository: String,
+    /// A branch, tag or commit; empty for what the repository calls `HEAD`.
+    pub reference: String,
+    pub directory: String,
+}
+
+impl GitAddress {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (repository, rest) = text.split_once('#').unwrap_or((text, ""));
+        let path = repository.split('?').next().unwrap_or(repository);
+        let is_git = match repository.split_once("://") {
+            Some(("http" | "https", _)) => path.ends_with(".git"),
+            Some((scheme, _)) => scheme == "git" || scheme == "ssh",
+            // `user@host:path`
+            None => repository
+                .split_once('@')
+                .is_some_and(|(user, rest)| !user.contains('/') && rest.contains(':')),
+        };
+        let (reference, directory) = rest.split_once(':').unwrap_or((rest, ""));
+        is_git.then(|| Self {
+            repository: repository.to_owned(),
+            reference: reference.to_owned(),
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// What git could take for something else than a name.
+    fn check(&self) -> Result<()> {
+        for (what, text) in [("repository", &self.repository), ("reference", &self.reference)] {
+            if text.starts_with('-') || text.contains(|letter: char| letter.is_control() || letter == ' ') {
+                return Err(EngineError::invalid(format!("{text:?} is no {what}")));
+            }
+        }
+        if self.directory.split('/').any(|part| part == "..") {
+            return Err(EngineError::invalid(format!(
+                "the directory {:?} leads out of its repository",
+                self.directory
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Builder {
+    /// A source of `ADD` that is somewhere else.
+    pub(super) async fn fetch_item(
+        &self,
+        address: &str,
+        checksum: Option<&str>,
+        keeps_git: bool,
+    ) -> Result<Item> {
+        let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
+        let directory = self.context.own_file(&format!("fetched-{ordinal}"));
+        file::make_directories(&directory, 0o700)?;
+        if let Some(git) = GitAddress::parse(address) {
+            if checksum.is_some() {
+                return Err(EngineError::invalid("a checksum can only be given for a file"));
+            }
+            fetch_repository(&git, &directory).await?;
+            return git_item(directory, git, keeps_git).await;
+        }
+        let name = file_name(address)?;
+        let digest = self.engine.fetch_file(address, &directory.join(&name)).await?;
+        if let Some(wanted) = checksum {
+            let wanted: Digest = wanted
+                .parse()
+                .map_err(|_| EngineError::invalid(format!("{wanted:?} is no checksum: give sha256:…")))?;
+            if wanted != digest {
+                return Err(EngineError::invalid(format!(
+                    "digest mismatch {digest}: {wanted} was expected of {address}"
+                )));
+            }
+        }
+        item_of(directory, &name, Ignore::default()).await
+    }
+
+    /// A context that is fetched: a repository or an archive.
+    pub(super) async fn fetch_tree(&self, address: &str) -> Result<Chunks> {
+        let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
+        let directory = self.context.own_file(&format!("fetched-{ordinal}"));
+        self.engine.fetch_context(address, directory).await.map(|fetched| fetched.0)
+    }
+}
+
+impl Engine {
+    /// Fetches a context as an archive; whether it is a lone Dockerfile in it.
+    pub(super) async fn fetch_context(&self, address: &str, directory: PathBuf) -> Result<(Chunks, bool)> {
+        file::make_directories(&directory, 0o700)?;
+        if let Some(git) = GitAddress::parse(address) {
+            fetch_repository(&git, &directory).await?;
+            let root = super::context::open_directory(&directory)?;
+            let wanted = PathBuf::from("/").join(git.directory.trim_start_matches('/'));
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
+            let root = crate::archive::place::open(&root, &wanted, flags).map_err(|errno| {
+                EngineError::invalid(format!("the repository's directory {}: {errno}", git.directory))
+            })?;
+            return Ok((directory_archive(root), false));
+        }
+        if !is_web(address) {
+            return Err(EngineError::invalid(format!(
+                "{address:?} is no context: give a directory, an http(s) URL or a git repository"
+            )));
+        }
+        let path = directory.join("Dockerfile");
+        self.fetch_file(address, &path).await?;
+        let at = path.clone();
+        let is_archive = blocking(move || is_archive_file(&at)).await?;
+        if is_archive {
+            return Ok((read_file(path), false));
+        }
+        let root = super::context::open_directory(&directory)?;
+        Ok((directory_archive(root), true))
+    }
+
+    /// Fetches a file to a path, or takes what was fetched before if the server says that it is the same.
+    async fn fetch_file(&self, url: &str, path: &Path) -> Result<Digest> {
+        let kept = self.builds_directory().join("fetched").join(cache::key_of(&url).hex());
+        let (record_path, content_path) = (kept.join("record"), kept.join("content"));
+        let known: Option<FetchedRecord> = naru_store::read(&record_path).ok();
+        let validators = known
+            .as_ref()
+            .filter(|_| content_path.is_file())
+            .map_or_else(Validators::default, |known| Validators {
+                etag: known.etag.clone(),
+                last_modified: known.last_modified.clone(),
+            });
+        let download = naru_registry::download_unless_same(&self.options.registry, url, &validators).await?;
+        let Some(download) = download else {
+            let from = content_path.clone();
+            let to = path.to_owned();
+            let digest = blocking(move || copy_and_hash(&from, &to)).await?;
+            // Whoever changed it is not asked: it is fetched again.
+            if known.is_some_and(|known| known.digest == digest) {
+                return Ok(digest);
+            }
+            file::remove_tree(&kept)?;
+            return Err(EngineError::system(format!(
+                "what was kept of {url} has changed on the disk; build again to fetch it anew"
+            )));
+        };
+        let validators = download.validators.clone();
+        let digest = write_download(download, path).await?;
+        if !validators.is_empty() {
+            let record = FetchedRecord {
+                etag: validators.etag,
+                last_modified: validators.last_modified,
+                digest: digest.clone(),
+            };
+            let from = path.to_owned();
+            blocking(move || {
+                file::remove_tree(&kept)?;
+                file::make_directories(&kept, 0o700)?;
+                copy_and_hash(&from, &content_path)?;
+                Ok(naru_store::write(&record_path, &record)?)
+            })
+            .await?;
+        }
+        Ok(digest)
+    }
+}
+
+/// The last part of a URL's path; a file needs a name.
+fn file_name(url: &str) -> Result<String> {
+    let path = url.split(['?', '#']).next().unwrap_or(url);
+    let path = path.split_once("://").map_or(path, |(_, rest)| rest);
+    let name = path.split_once('/').and_then(|(_, path)| path.rsplit('/').next());
+    let name = name.filter(|name| !name.is_empty() && *name != "." && *name != "..");
+    name.map(str::to_owned).ok_or_else(|| {
+        EngineError::invalid(format!("cannot determine filename from url: {url}: its path ends in no name"))
+    })
+}
+
+fn failed_at<'a>(action: &'a str, path: &'a Path) -> impl Fn(std::io::Error) -> EngineError + use<'a> {
+    move |error| EngineError::system(format!("{action} {}: {error}", path.display()))
+}
+
+async fn write_download(mut download: naru_registry::Download, path: &Path) -> Result<Digest> {
+    let failed = failed_at("write", path);
+    // As Docker has it: what is fetched is for its owner.
+    let mut options = tokio::fs::OpenOptions::new();
+    let opened = options.write(true).create_new(true).mode(0o600).open(path).await;
+    let mut output = opened.map_err(&failed)?;
+    let mut hash = Sha256::new();
+    while let Some(piece) = download.next().await? {
+        hash.update(&piece);
+        output.write_all(&piece).await.map_err(&failed)?;
+    }
+    output.flush().await.map_err(&failed)?;
+    Ok(Digest::from_sha256(hash.finalize().into()))
+}
+
+fn copy_and_hash(from: &Path, to: &Path) -> Result<Digest> {
+    use std::io::{Read, Write};
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut input = std::fs::File::open(from).map_err(failed_at("open", from))?;
+    let mut options = std::fs::OpenOptions::new();
+    let opened = options.write(true).create_new(true).mode(0o600).open(to);
+    let mut output = opened.map_err(failed_at("create", to))?;
+    let (mut hash, mut piece) = (Sha256::new(), vec![0; 128 << 10]);
+    loop {
+        let length = input.read(&mut piece).map_err(failed_at("read", from))?;
+        if length == 0 {
+            return Ok(Digest::from_sha256(hash.finalize().into()));
+        }
+        hash.update(&piece[..length]);
+        output.write_all(&piece[..length]).map_err(failed_at("write", to))?;
+    }
+}
+
+fn is_archive_file(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let file = std::fs::File::open(path).map_err(failed_at("open", path))?;
+    let Ok(mut plain) = crate::archive::extract::decompress(file) else {
+        return Ok(false);
+    };
+    let mut first = [0; 512];
+    let is_whole = plain.read_exact(&mut first).is_ok();
+    Ok(is_whole && first[257..].starts_with(b"ustar"))
+}
+
+fn read_file(path: PathBuf) -> Chunks {
+    crate::archive::stream(move |output| {
+        let mut file = std::fs::File::open(&path)?;
+        std::io::copy(&mut file, output).map(drop)
+    })
+}
+
+async fn item_of(directory: PathBuf, name: &str, excludes: Ignore) -> Result<Item> {
+    let selection = Selection {
+        sources: vec![name.to_owned()],
+        excludes,
+        ..Selection::default()
+    };
+    blocking(move || {
+        let tree = Arc::new(SourceTree {
+            root: Root::Directory(super::context::open_directory(&directory)?),
+            name: "what was fetched".to_owned(),
+            keeps_owners: false,
+        });
+        let mut items = find_items(&tree, &selection)?;
+        items
+            .pop()
+            .ok_or_else(|| EngineError::system("what was fetched is not there"))
+    })
+    .await
+}
+
+async fn git_item(directory: PathBuf, git: GitAddress, keeps_git: bool) -> Result<Item> {
+    let mut excludes = Ignore::default();
+    if !keeps_git {
+        excludes.push(".git", false).map_err(EngineError::invalid)?;
+    }
+    let wanted = format!("/{}", git.directory.trim_matches('/'));
+    item_of(directory, &wanted, excludes).await
+}
+
+/// Fetches a repository into an empty directory.
+async fn fetch_repository(git: &GitAddress, directory: &Path) -> Result<()> {
+    git.check()?;
+    run_git(directory, &["init", "-q", "."]).await?;
+    let wanted = if git.reference.is_empty() {
+        "HEAD"
+    } else {
+        &git.reference
+    };
+    // Not every server gives a single commit, and those that only serve files know nothing of depths.
+    let shallow = ["fetch", "-q", "--no-tags", "--depth=1", "--", &git.repository, wanted];
+    if run_git(directory, &shallow).await.is_ok() {
+        run_git(directory, &["checkout", "-q", "--detach", "FETCH_HEAD"]).await?;
+    } else {
+        let all = [
+            "fetch",
+            "-q",
+            "--",
+            &git.repository,
+            "+refs/heads/*:refs/remotes/origin/*",
+            "+refs/tags/*:refs/tags/*",
+            "+HEAD:refs/remotes/origin/HEAD",
+        ];
+        run_git(directory, &all).await?;
+        let candidates = [
+            format!("refs/remotes/origin/{wanted}"),
+            format!("refs/tags/{wanted}"),
+            wanted.to_owned(),
+        ];
+        let mut outcome = Ok(());
+        for candidate in candidates {
+            outcome = run_git(directory, &["checkout", "-q", "--detach", &candidate, "--"]).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome?;
+    }
+    if directory.join(".gitmodules").exists() {
+        run_git(directory, &["submodule", "-q", "update", "--init", "--recursive", "--depth=1"]).await?;
+    }
+    Ok(())
+}
+
+async fn run_git(directory: &Path, arguments: &[&str]) -> Result<()> {
+    let mut command = tokio::process::Command::new("git");
+    for setting in ["core.hooksPath=/dev/null", "core.fsmonitor=false", "protocol.allow=never", "advice.detachedHead=false"] {
+        command.args(["-c", setting]);
+    }
+    for protocol in GIT_PROTOCOLS {
+        command.args(["-c", &format!("protocol.{protocol}.allow=always")]);
+    }
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_ASKPASS", "/bin/false")
+        .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = command.output().await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => EngineError::new(
+            ErrorKind::NotImplemented,
+            "fetching a repository needs the program git on the engine's host, and it is not there: install it, or \
+             fetch the repository yourself",
+        ),
+        _ => EngineError::system(format!("cannot run git: {error}")),
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(EngineError::invalid(format!("git {}: {said}", arguments[0])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories_are_told_from_files() {
+        let address = GitAddress::parse("https://host/a/b.git#main:sub/dir").unwrap();
+        assert_eq!(
+            (address.repository.as_str(), address.reference.as_str(), address.directory.as_str()),
+            ("https://host/a/b.git", "main", "sub/dir")
+        );
+        for text in ["git://host/x", "ssh://git@host/x", "git@host:a/b.git", "http://h/x.git"] {
+            assert!(GitAddress::parse(text).is_some(), "{text}");
+        }
+        for text in ["https://host/a.tar.gz", "a.git", "dir/a@b", "file:///x.git", "http://h/x.git/file"] {
+            assert!(GitAddress::parse(text).is_none(), "{text}");
+        }
+        for text in [
+            "http://h/x.git#--upload-pack=x",
+            "http://h/x.git#main:../..",
+            "git@-oProxyCommand=x:y z",
+        ] {
+            assert!(GitAddress::parse(text).unwrap().check().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn files_have_names() {
+        assert_eq!(file_name("http://h/a/b.tar.gz?x=/y#z").unwrap(), "b.tar.gz");
+        for url in ["http://h", "http://h/", "http://h/a/", "http://h/.."] {
+            assert!(file_name(url).is_err(), "{url}");
+        }
+    }
+}

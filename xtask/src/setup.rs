@@ -20,6 +20,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("iptables", "iptables"),
     ("ip", "iproute2"),
     ("curl", "curl"),
+    ("git", "git"),
     ("zstd", "zstd"),
     ("nsenter", "util-linux"),
     ("script", "bsdutils"),

@@ -60,6 +60,8 @@ const BANNED: &[Banned] = &[
             "app/naru/",
             // The daemon starts the spawner, which is itself.
             "crates/engine/engine/src/keepers/spawner.rs",
+            // A build that names a repository, and nothing else.
+            "crates/engine/engine/src/build/git.rs",
             "crates/surface/cli/",
             "build.rs",
             "/tests/",

@@ -134,7 +134,6 @@ impl Builder {
             })
             .cloned()
     }
-
 }
 
 fn stage_of(image: Arc<Image>, teller: &Teller) -> Stage {
@@ -172,4 +171,3 @@ pub(super) fn platform_arguments(wanted: Option<&Platform>) -> BTreeMap<String, 
     }
     arguments
 }
-

@@ -119,7 +119,10 @@ impl Builder {
             .into_iter()
             .partition(|source| is_add && super::remote::is_remote(source));
         if transfer.checksum.is_some() && (remotes.len() != 1 || !sources.is_empty()) {
-            return Err(wrong(line, "checksum can't be specified for non-HTTP(S) sources, nor for several"));
+            return Err(wrong(
+                line,
+                "checksum can't be specified for non-HTTP(S) sources, nor for several",
+            ));
         }
         let mut excludes = Ignore::default();
         for pattern in &transfer.excludes {
@@ -222,7 +225,9 @@ impl Builder {
 
     /// An image's layers as one tree to read; nothing where it has none.
     async fn view_of(&self, image: Option<&Arc<Image>>) -> Result<Option<View>> {
-        let Some(image) = image.cloned() else { return Ok(None) };
+        let Some(image) = image.cloned() else {
+            return Ok(None);
+        };
         let content = Arc::clone(&self.engine.content);
         blocking(move || {
             let layers = content.image_layers(&image);
@@ -274,7 +279,7 @@ impl Builder {
         let put = move |view: &View| {
             let mut placing = ready.placing;
             placing.owner = owner_of(Some(view), &ready.chown)?;
-            let mut plain = Vec::new();
+            let mut whole = Vec::new();
             for (unpacks, items) in [
                 (ready.unpacks, ready.items),
                 (ready.unpacks_remotes, ready.fetched),
@@ -282,10 +287,10 @@ impl Builder {
                 if unpacks {
                     put_items(items, &view.root, &placing)?;
                 } else {
-                    plain.extend(items);
+                    whole.extend(items);
                 }
             }
-            let plan = LayerPlan::decide(Some(&view.root), plain, &placing)?;
+            let plan = LayerPlan::decide(Some(&view.root), whole, &placing)?;
             crate::archive::unpack_into(&view.root, ChunkReader::new(plan.archive()))
         };
         self.change_files(stage, put).await

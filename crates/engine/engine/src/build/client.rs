@@ -43,4 +43,6 @@ pub enum NamedContext {
     Remote(String),
     /// A directory of the client's; [`BuildClient::files`] has it under this name.
     Client(String),
+    /// A directory in the archive of the context, of which it is then no part.
+    Archived(String),
 }

@@ -2,12 +2,14 @@
 //!
 //! A context is hostile. Its paths are never the host's: see `packed`.
 
+use super::NamedContext;
 use super::packed::PackedTree;
 use crate::archive::{ChunkReader, Chunks, blocking};
 use crate::error::{EngineError, Result};
 use naru_sys::file;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -53,8 +55,12 @@ impl WorkDirectory {
 }
 
 impl Context {
-    /// Reads an archive, plain or compressed.
-    pub(super) async fn receive(work: WorkDirectory, archive: Chunks) -> Result<Self> {
+    /// Reads an archive, plain or compressed; and further contexts that came in it.
+    pub(super) async fn receive(
+        work: WorkDirectory,
+        archive: Chunks,
+        contexts: &BTreeMap<String, NamedContext>,
+    ) -> Result<(Self, HashMap<String, Arc<PackedTree>>)> {
         let pack = work.new_pack()?;
         let tree = blocking(move || PackedTree::receive(ChunkReader::new(archive), pack));
         let tree = tree.await.map_err(|error| {
@@ -63,8 +69,15 @@ impl Context {
                 format!("cannot read the build context: {}", error.message),
             )
         })?;
+        let mut tree = tree;
+        let mut parts = HashMap::new();
+        for (name, context) in contexts {
+            if let NamedContext::Archived(directory) = context {
+                parts.insert(name.clone(), Arc::new(tree.split_off(directory)));
+            }
+        }
         let tree = Arc::new(tree);
-        Ok(Self { work, tree })
+        Ok((Self { work, tree }, parts))
     }
 
     pub(super) fn new_pack(&self) -> Result<File> {

@@ -187,7 +187,8 @@ impl Planner<'_> {
         };
         let failed = |errno| file_error("stat", &absolute(path), errno);
         if self.opened.as_ref().is_none_or(|(known, _)| known != parent) {
-            let fd = place::open(root, &absolute(parent), OFlags::PATH | OFlags::DIRECTORY).map_err(failed)?;
+            let fd =
+                place::open(root, &absolute(parent), OFlags::PATH | OFlags::DIRECTORY).map_err(failed)?;
             self.opened = Some((parent.to_vec(), fd));
         }
         let Some((_, directory)) = &self.opened else {

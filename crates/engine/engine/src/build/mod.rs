@@ -16,6 +16,7 @@ mod bring;
 mod cache;
 mod client;
 mod context;
+mod git;
 mod layer;
 mod mounts;
 mod named;
@@ -30,24 +31,26 @@ mod tree;
 pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
 
-use crate::{Engine, HostNames};
 use crate::archive::Chunks;
 use crate::error::{EngineError, Result};
 use crate::spec::{ResourcesSpec, RlimitSpec};
+use crate::{Engine, HostNames};
 use bytes::Bytes;
 use context::{Context, WorkDirectory};
-use teller::Teller;
 use naru_base::Digest;
 use naru_registry::Credentials;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use teller::Teller;
 use tokio::sync::mpsc;
 
 /// What to build.
 #[derive(Debug, Clone, Default)]
 pub struct BuildRequest {
+    /// A context that the engine fetches; the archive then counts for nothing.
+    pub remote: Option<String>,
     /// Path of the Dockerfile in the context; `Dockerfile` if empty.
     pub dockerfile: String,
     pub names: Vec<String>,
@@ -115,10 +118,23 @@ impl Engine {
         }
         let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
         let directory = self.builds_directory().join("work").join(ordinal.to_string());
-        let context = Context::receive(WorkDirectory::make(directory)?, context).await?;
+        let work = WorkDirectory::make(directory)?;
+        let mut request = request;
+        let archive = match &request.remote {
+            None => context,
+            Some(address) => {
+                let (archive, is_lone) = self.fetch_context(address, work.file("remote")).await?;
+                if is_lone {
+                    request.dockerfile = String::new();
+                }
+                archive
+            }
+        };
+        let (context, parts) = Context::receive(work, archive, &request.contexts).await?;
         let text = context.read_dockerfile(&request.dockerfile).await?;
         let file = naru_build::parse(&text)?;
-        let builder = solve::Builder::new(Arc::clone(self), request, context, file, Teller::new(steps));
+        let builder = solve::Builder::new(Arc::clone(self), request, context, file, Teller::new(steps))
+            .with_named(parts);
         // It holds all that a step's start does.
         Box::pin(builder.run()).await
     }

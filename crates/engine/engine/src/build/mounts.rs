@@ -38,7 +38,7 @@ pub(super) struct Mounted {
     pub secret_variable: Option<String>,
     pub variable: Option<String>,
     /// Kept until the command has ended.
-    _held: Vec<Held>,
+    held: Vec<Held>,
 }
 
 /// What ends with the step.
@@ -64,7 +64,7 @@ impl Mounted {
             spec: None,
             secret_variable: None,
             variable: None,
-            _held: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -80,7 +80,7 @@ impl Mounted {
     }
 
     fn holding(mut self, held: Held) -> Self {
-        self._held.push(held);
+        self.held.push(held);
         self
     }
 }
@@ -143,7 +143,9 @@ impl Builder {
             // What a cache begins with is no input of the step, as what is in it is none.
             if decided.words.kind == Kind::Bind {
                 let source = decided.words.source.clone();
-                let digest = blocking(move || digest_of(&tree, &source)).await.map_err(failed)?;
+                let digest = blocking(move || digest_of(&tree, &source))
+                    .await
+                    .map_err(failed)?;
                 decided.digest = digest;
             }
         }
@@ -151,7 +153,11 @@ impl Builder {
     }
 
     /// Makes what a decided mount needs, for a step that is run.
-    pub(super) async fn apply_mount(&self, line: &Line<Instruction>, decided: DecidedMount) -> Result<Mounted> {
+    pub(super) async fn apply_mount(
+        &self,
+        line: &Line<Instruction>,
+        decided: DecidedMount,
+    ) -> Result<Mounted> {
         let words = &decided.words;
         let failed = |error: EngineError| wrong(line, error.message);
         match words.kind {
@@ -191,7 +197,11 @@ impl Builder {
     /// A directory that outlives builds.
     async fn cache_mount(&self, decided: DecidedMount) -> Result<Mounted> {
         let words = &decided.words;
-        let id = if words.id.is_empty() { &decided.target } else { &words.id };
+        let id = if words.id.is_empty() {
+            &decided.target
+        } else {
+            &words.id
+        };
         let space = self.request.arguments.get("BUILDKIT_CACHE_MOUNT_NS");
         let space = space.cloned().flatten().unwrap_or_default();
         let name = cache::key_of(&(space, id)).hex().to_owned();
@@ -206,9 +216,9 @@ impl Builder {
         let path = self.engine.builds_directory().join("mounts").join(&name);
         let (mode, owner) = (words.mode.unwrap_or(0o755), (words.uid, words.gid));
         let (tree, source) = (decided.tree, words.source.clone());
-        let made = self.own_directory();
+        let begun = self.own_directory();
         let at = path.clone();
-        blocking(move || make_cache(&at, &made, tree.as_deref(), &source, mode, owner)).await?;
+        blocking(move || make_cache(&at, &begun, tree.as_deref(), &source, mode, owner)).await?;
         let mounted = Mounted::of(decided.target, bind(path), words.read_only.unwrap_or(false));
         Ok(match turn {
             Some(turn) => mounted.holding(Held::Turn(turn)),
@@ -250,9 +260,13 @@ impl Builder {
         };
         let mut mounted = Mounted::nothing();
         if let Some(name) = &words.variable {
-            let text = std::str::from_utf8(&secret).ok().filter(|text| !text.contains('\0'));
+            let text = std::str::from_utf8(&secret)
+                .ok()
+                .filter(|text| !text.contains('\0'));
             let text = text.ok_or_else(|| {
-                EngineError::invalid(format!("secret {id} is no text, so it cannot be the variable {name}"))
+                EngineError::invalid(format!(
+                    "secret {id} is no text, so it cannot be the variable {name}"
+                ))
             })?;
             mounted.secret_variable = Some(format!("{name}={text}"));
         }
@@ -383,7 +397,7 @@ fn copy_out(tree: &Arc<SourceTree>, source: &str, directory: &Path) -> Result<Pa
 /// Makes a cache where there is none; whole, or not at all.
 fn make_cache(
     path: &Path,
-    made: &Path,
+    begun: &Path,
     tree: Option<&SourceTree>,
     source: &str,
     mode: u32,
@@ -392,20 +406,20 @@ fn make_cache(
     if path.is_dir() {
         return Ok(());
     }
-    file::make_directories(made, 0o700)?;
+    file::make_directories(begun, 0o700)?;
     if let Some(tree) = tree {
         let listed = tree
             .list(Path::new(&source_path(source)))
             .map_err(transfer::read_error)?;
         let archive = archive_below(tree, listed)?;
-        let root = super::context::open_directory(made)?;
+        let root = super::context::open_directory(begun)?;
         crate::archive::unpack_into(&root, &archive[..])?;
     }
-    set_access(made, mode, uid, gid)?;
-    match std::fs::rename(made, path) {
+    set_access(begun, mode, uid, gid)?;
+    match std::fs::rename(begun, path) {
         Ok(()) => Ok(()),
         // Another step was faster; it is as good.
-        Err(_) if path.is_dir() => Ok(file::remove_tree(made)?),
+        Err(_) if path.is_dir() => Ok(file::remove_tree(begun)?),
         Err(error) => Err(EngineError::system(format!(
             "make the cache {}: {error}",
             path.display()
@@ -554,7 +568,9 @@ impl MountWords {
                     "private" => Sharing::Private,
                     "locked" => Sharing::Locked,
                     other => {
-                        return Err(format!("unsupported sharing value {other:?}: use shared, private or locked"));
+                        return Err(format!(
+                            "unsupported sharing value {other:?}: use shared, private or locked"
+                        ));
                     }
                 }
             }
@@ -577,7 +593,9 @@ impl MountWords {
 /// `1048576`, `64k`, `100MB`, `1GiB`.
 fn bytes_of(text: &str) -> Option<u64> {
     let lower = text.to_ascii_lowercase();
-    let digits = lower.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(lower.len());
+    let digits = lower
+        .find(|letter: char| !letter.is_ascii_digit())
+        .unwrap_or(lower.len());
     let number: u64 = lower[..digits].parse().ok()?;
     let shift = match lower[digits..].trim_end_matches('b').trim_end_matches('i') {
         "" => 0,
@@ -607,7 +625,11 @@ mod tests {
         );
         let mount = MountWords::parse("type=secret,target=/a/b,env=X,required").unwrap();
         assert_eq!(
-            (mount.secret_id().as_str(), mount.variable.as_deref(), mount.is_required),
+            (
+                mount.secret_id().as_str(),
+                mount.variable.as_deref(),
+                mount.is_required
+            ),
             ("b", Some("X"), true)
         );
         assert_eq!(

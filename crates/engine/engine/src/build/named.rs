@@ -33,9 +33,12 @@ impl Builder {
     }
 
     async fn fetch_named(&self, given: &NamedContext, name: &str) -> Result<PackedTree> {
-        let missing = || EngineError::invalid(format!("the client has no files for the named context {name}"));
+        let missing =
+            || EngineError::invalid(format!("the client has no files for the named context {name}"));
         let archive = match (given, &self.request.client) {
-            (NamedContext::Client(theirs), Some(client)) => client.files(theirs).await?.ok_or_else(missing)?,
+            (NamedContext::Client(theirs), Some(client)) => {
+                client.files(theirs).await?.ok_or_else(missing)?
+            }
             (NamedContext::Remote(address), _) => self.fetch_tree(address).await?,
             _ => return Err(missing()),
         };

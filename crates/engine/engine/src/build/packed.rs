@@ -19,6 +19,7 @@ use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// As many links as the kernel follows in one path (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
@@ -33,7 +34,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct PackedTree {
     entries: BTreeMap<Vec<u8>, PackedEntry>,
-    pack: File,
+    pack: Arc<File>,
 }
 
 #[derive(Debug, Clone)]
@@ -50,7 +51,35 @@ impl PackedTree {
     /// Reads an archive, plain or compressed. `pack` is a new file, for the bytes.
     pub(super) fn receive(archive: impl Read, pack: File) -> Result<Self> {
         let entries = Packing::run(archive, &pack)?;
+        let pack = Arc::new(pack);
         Ok(Self { entries, pack })
+    }
+
+    /// Takes a directory out: a tree of its own, whose root it is.
+    pub(super) fn split_off(&mut self, directory: &str) -> Self {
+        let directory = directory.as_bytes();
+        let taken: Vec<Vec<u8>> = below(&self.entries, directory)
+            .map(|(path, _)| path.clone())
+            .collect();
+        let mut entries = Entries::new();
+        for path in taken {
+            if let Some(mut entry) = self.entries.remove(&path) {
+                let name = path[directory.len() + 1..].to_vec();
+                entry.member.name.clone_from(&name);
+                entries.insert(name, entry);
+            }
+        }
+        // Directories that were there for this one alone.
+        let mut path = directory;
+        while !path.is_empty() && below(&self.entries, path).next().is_none() {
+            self.entries.remove(path);
+            let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+            path = &path[..end];
+        }
+        Self {
+            entries,
+            pack: Arc::clone(&self.pack),
+        }
     }
 
     fn find(&self, path: &Path) -> Result<Vec<u8>, Errno> {
@@ -178,7 +207,10 @@ impl Read for PackedReader<'_> {
 type Entries = BTreeMap<Vec<u8>, PackedEntry>;
 
 /// Everything in a directory, at any depth, in order of names.
-fn below<'a>(entries: &'a Entries, directory: &[u8]) -> impl Iterator<Item = (&'a Vec<u8>, &'a PackedEntry)> + use<'a> {
+fn below<'a>(
+    entries: &'a Entries,
+    directory: &[u8],
+) -> impl Iterator<Item = (&'a Vec<u8>, &'a PackedEntry)> + use<'a> {
     let (first, last) = if directory.is_empty() {
         (Bound::Unbounded, Bound::Unbounded)
     } else {
@@ -283,7 +315,8 @@ impl<'a> Packing<'a> {
             )));
         }
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let parent = resolve(&self.entries, parent.as_os_str().as_bytes()).map_err(|errno| at(&path, errno))?;
+        let parent =
+            resolve(&self.entries, parent.as_os_str().as_bytes()).map_err(|errno| at(&path, errno))?;
         self.make_directories(&parent).map_err(|errno| at(&path, errno))?;
         let name = joined(&parent, base.as_bytes());
         let mut placed = self.read_entry(entry, name.clone(), reader)?;
@@ -292,7 +325,9 @@ impl<'a> Packing<'a> {
         }
         let stood_directory = is_directory(&self.entries, &name);
         if stood_directory && placed.member.kind != tar::EntryType::Directory {
-            let gone: Vec<Vec<u8>> = below(&self.entries, &name).map(|(path, _)| path.clone()).collect();
+            let gone: Vec<Vec<u8>> = below(&self.entries, &name)
+                .map(|(path, _)| path.clone())
+                .collect();
             for path in gone {
                 self.entries.remove(&path);
             }
@@ -357,7 +392,11 @@ impl<'a> Packing<'a> {
     }
 
     /// Appends an entry's content to the pack; its length and digest.
-    fn keep<R: io::BufRead>(&mut self, entry: &Entry, reader: &mut TarReader<R, NoTap>) -> Result<(u64, Digest)> {
+    fn keep<R: io::BufRead>(
+        &mut self,
+        entry: &Entry,
+        reader: &mut TarReader<R, NoTap>,
+    ) -> Result<(u64, Digest)> {
         let mut hash = Sha256::new();
         let whole = [(0, entry.bytes)];
         let mut written = 0;
@@ -404,7 +443,12 @@ impl<'a> Packing<'a> {
     /// Another name of a file that came before.
     fn link(&mut self, target: &[u8], name: Vec<u8>) -> Result<PackedEntry> {
         let wanted = extract::member_path(target)?;
-        let parent = wanted.parent().unwrap_or(Path::new("/")).as_os_str().as_bytes().to_vec();
+        let parent = wanted
+            .parent()
+            .unwrap_or(Path::new("/"))
+            .as_os_str()
+            .as_bytes()
+            .to_vec();
         let base = wanted.file_name().map(|base| base.as_bytes().to_vec());
         let found = resolve(&self.entries, &parent)
             .ok()
@@ -489,7 +533,26 @@ mod tests {
         assert!(tree.is_directory(Path::new("nosuch")).is_err());
         let all = tree.list(Path::new("/")).unwrap();
         let hard = all.iter().find(|one| one.member.name == b"hard").unwrap();
-        assert_eq!((hard.member.kind, &hard.member.link[..]), (tar::EntryType::Link, &b"a/c"[..]));
+        assert_eq!(
+            (hard.member.kind, &hard.member.link[..]),
+            (tar::EntryType::Link, &b"a/c"[..])
+        );
+    }
+
+    #[test]
+    fn a_part_of_an_archive_is_a_tree_of_its_own() {
+        let mut whole = tree(&[
+            ("in/1/a", FILE, "1"),
+            ("in/1/way", LINK, "/a"),
+            ("in/1/out", LINK, "../b"),
+            ("b", FILE, "2"),
+        ])
+        .unwrap();
+        let part = whole.split_off("in/1");
+        assert_eq!(names(&part, "/"), ["", "a", "out", "way"]);
+        assert_eq!(part.read_file(Path::new("way"), 9).unwrap(), b"1");
+        assert!(part.read_file(Path::new("out"), 9).is_err());
+        assert_eq!(names(&whole, "/"), ["", "b"]);
     }
 
     #[test]
@@ -506,7 +569,13 @@ mod tests {
 
     #[test]
     fn a_later_member_takes_the_place_of_an_earlier_one() {
-        let tree = tree(&[("a/b", FILE, "1"), ("a", FILE, "2"), ("c", FILE, "3"), ("c", FILE, "4")]).unwrap();
+        let tree = tree(&[
+            ("a/b", FILE, "1"),
+            ("a", FILE, "2"),
+            ("c", FILE, "3"),
+            ("c", FILE, "4"),
+        ])
+        .unwrap();
         assert_eq!(names(&tree, "/"), ["", "a", "c"]);
         assert_eq!(tree.read_file(Path::new("c"), 9).unwrap(), b"4");
     }

@@ -1,33 +1,28 @@
 //! What builds fetch themselves: files and archives from web servers, repositories of git.
 //!
-//! A file that was fetched before is kept, and its server asked whether it is still the same. Repositories are fetched by
-//! the host's `git`: a client of its own would be as large as the rest of the engine. It is told to believe nothing: no
-//! configuration, no prompts, no hooks, no protocol but those that are asked for here.
+//! A file that was fetched before is kept, and its server asked whether it is still the same.
 
 use super::cache;
+use super::git::{GitAddress, fetch_repository};
 use super::solve::Builder;
 use super::transfer::{Item, Selection, find_items};
 use super::tree::{Root, SourceTree};
 use crate::Engine;
 use crate::archive::{Chunks, blocking, directory_archive};
 use crate::error::{EngineError, Result};
-use naru_base::{Digest, ErrorKind};
+use naru_base::Digest;
 use naru_build::ignore::Ignore;
 use naru_registry::Validators;
 use naru_sys::file;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::AsyncWriteExt;
 
 /// Tells apart what one daemon fetches at once.
 static ORDINAL: AtomicU64 = AtomicU64::new(0);
-
-/// Ways to a repository. Files of the host are none.
-const GIT_PROTOCOLS: &[&str] = &["http", "https", "git", "ssh"];
 
 /// What is known of a file that was fetched.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,52 +39,6 @@ pub(super) fn is_remote(text: &str) -> bool {
 
 fn is_web(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
-}
-
-/// A repository, and what of it is wanted: `URL#REF:DIRECTORY`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct GitAddress {
-    pub repository: String,
-    /// A branch, tag or commit; empty for what the repository calls `HEAD`.
-    pub reference: String,
-    pub directory: String,
-}
-
-impl GitAddress {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (repository, rest) = text.split_once('#').unwrap_or((text, ""));
-        let path = repository.split('?').next().unwrap_or(repository);
-        let is_git = match repository.split_once("://") {
-            Some(("http" | "https", _)) => path.ends_with(".git"),
-            Some((scheme, _)) => scheme == "git" || scheme == "ssh",
-            // `user@host:path`
-            None => repository
-                .split_once('@')
-                .is_some_and(|(user, rest)| !user.contains('/') && rest.contains(':')),
-        };
-        let (reference, directory) = rest.split_once(':').unwrap_or((rest, ""));
-        is_git.then(|| Self {
-            repository: repository.to_owned(),
-            reference: reference.to_owned(),
-            directory: directory.to_owned(),
-        })
-    }
-
-    /// What git could take for something else than a name.
-    fn check(&self) -> Result<()> {
-        for (what, text) in [("repository", &self.repository), ("reference", &self.reference)] {
-            if text.starts_with('-') || text.contains(|letter: char| letter.is_control() || letter == ' ') {
-                return Err(EngineError::invalid(format!("{text:?} is no {what}")));
-            }
-        }
-        if self.directory.split('/').any(|part| part == "..") {
-            return Err(EngineError::invalid(format!(
-                "the directory {:?} leads out of its repository",
-                self.directory
-            )));
-        }
-        Ok(())
-    }
 }
 
 impl Builder {
@@ -129,7 +78,10 @@ impl Builder {
     pub(super) async fn fetch_tree(&self, address: &str) -> Result<Chunks> {
         let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
         let directory = self.context.own_file(&format!("fetched-{ordinal}"));
-        self.engine.fetch_context(address, directory).await.map(|fetched| fetched.0)
+        self.engine
+            .fetch_context(address, directory)
+            .await
+            .map(|fetched| fetched.0)
     }
 }
 
@@ -165,16 +117,20 @@ impl Engine {
 
     /// Fetches a file to a path, or takes what was fetched before if the server says that it is the same.
     async fn fetch_file(&self, url: &str, path: &Path) -> Result<Digest> {
-        let kept = self.builds_directory().join("fetched").join(cache::key_of(&url).hex());
+        let kept = self
+            .builds_directory()
+            .join("fetched")
+            .join(cache::key_of(&url).hex());
         let (record_path, content_path) = (kept.join("record"), kept.join("content"));
         let known: Option<FetchedRecord> = naru_store::read(&record_path).ok();
-        let validators = known
-            .as_ref()
-            .filter(|_| content_path.is_file())
-            .map_or_else(Validators::default, |known| Validators {
-                etag: known.etag.clone(),
-                last_modified: known.last_modified.clone(),
-            });
+        let validators =
+            known
+                .as_ref()
+                .filter(|_| content_path.is_file())
+                .map_or_else(Validators::default, |known| Validators {
+                    etag: known.etag.clone(),
+                    last_modified: known.last_modified.clone(),
+                });
         let download = naru_registry::download_unless_same(&self.options.registry, url, &validators).await?;
         let Some(download) = download else {
             let from = content_path.clone();
@@ -217,7 +173,9 @@ fn file_name(url: &str) -> Result<String> {
     let name = path.split_once('/').and_then(|(_, path)| path.rsplit('/').next());
     let name = name.filter(|name| !name.is_empty() && *name != "." && *name != "..");
     name.map(str::to_owned).ok_or_else(|| {
-        EngineError::invalid(format!("cannot determine filename from url: {url}: its path ends in no name"))
+        EngineError::invalid(format!(
+            "cannot determine filename from url: {url}: its path ends in no name"
+        ))
     })
 }
 
@@ -254,7 +212,9 @@ fn copy_and_hash(from: &Path, to: &Path) -> Result<Digest> {
             return Ok(Digest::from_sha256(hash.finalize().into()));
         }
         hash.update(&piece[..length]);
-        output.write_all(&piece[..length]).map_err(failed_at("write", to))?;
+        output
+            .write_all(&piece[..length])
+            .map_err(failed_at("write", to))?;
     }
 }
 
@@ -305,109 +265,9 @@ async fn git_item(directory: PathBuf, git: GitAddress, keeps_git: bool) -> Resul
     item_of(directory, &wanted, excludes).await
 }
 
-/// Fetches a repository into an empty directory.
-async fn fetch_repository(git: &GitAddress, directory: &Path) -> Result<()> {
-    git.check()?;
-    run_git(directory, &["init", "-q", "."]).await?;
-    let wanted = if git.reference.is_empty() {
-        "HEAD"
-    } else {
-        &git.reference
-    };
-    // Not every server gives a single commit, and those that only serve files know nothing of depths.
-    let shallow = ["fetch", "-q", "--no-tags", "--depth=1", "--", &git.repository, wanted];
-    if run_git(directory, &shallow).await.is_ok() {
-        run_git(directory, &["checkout", "-q", "--detach", "FETCH_HEAD"]).await?;
-    } else {
-        let all = [
-            "fetch",
-            "-q",
-            "--",
-            &git.repository,
-            "+refs/heads/*:refs/remotes/origin/*",
-            "+refs/tags/*:refs/tags/*",
-            "+HEAD:refs/remotes/origin/HEAD",
-        ];
-        run_git(directory, &all).await?;
-        let candidates = [
-            format!("refs/remotes/origin/{wanted}"),
-            format!("refs/tags/{wanted}"),
-            wanted.to_owned(),
-        ];
-        let mut outcome = Ok(());
-        for candidate in candidates {
-            outcome = run_git(directory, &["checkout", "-q", "--detach", &candidate, "--"]).await;
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        outcome?;
-    }
-    if directory.join(".gitmodules").exists() {
-        run_git(directory, &["submodule", "-q", "update", "--init", "--recursive", "--depth=1"]).await?;
-    }
-    Ok(())
-}
-
-async fn run_git(directory: &Path, arguments: &[&str]) -> Result<()> {
-    let mut command = tokio::process::Command::new("git");
-    for setting in ["core.hooksPath=/dev/null", "core.fsmonitor=false", "protocol.allow=never", "advice.detachedHead=false"] {
-        command.args(["-c", setting]);
-    }
-    for protocol in GIT_PROTOCOLS {
-        command.args(["-c", &format!("protocol.{protocol}.allow=always")]);
-    }
-    command
-        .args(arguments)
-        .current_dir(directory)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_ASKPASS", "/bin/false")
-        .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
-        .env("HOME", "/nonexistent")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = command.output().await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => EngineError::new(
-            ErrorKind::NotImplemented,
-            "fetching a repository needs the program git on the engine's host, and it is not there: install it, or \
-             fetch the repository yourself",
-        ),
-        _ => EngineError::system(format!("cannot run git: {error}")),
-    })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(EngineError::invalid(format!("git {}: {said}", arguments[0])))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn repositories_are_told_from_files() {
-        let address = GitAddress::parse("https://host/a/b.git#main:sub/dir").unwrap();
-        assert_eq!(
-            (address.repository.as_str(), address.reference.as_str(), address.directory.as_str()),
-            ("https://host/a/b.git", "main", "sub/dir")
-        );
-        for text in ["git://host/x", "ssh://git@host/x", "git@host:a/b.git", "http://h/x.git"] {
-            assert!(GitAddress::parse(text).is_some(), "{text}");
-        }
-        for text in ["https://host/a.tar.gz", "a.git", "dir/a@b", "file:///x.git", "http://h/x.git/file"] {
-            assert!(GitAddress::parse(text).is_none(), "{text}");
-        }
-        for text in [
-            "http://h/x.git#--upload-pack=x",
-            "http://h/x.git#main:../..",
-            "git@-oProxyCommand=x:y z",
-        ] {
-            assert!(GitAddress::parse(text).unwrap().check().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn files_have_names() {

@@ -97,7 +97,9 @@ impl Builder {
         }
         spec.image = self.holder(stage).await?.id.to_string();
         let container = StepContainer::create(&self.engine, spec).await?;
-        let secrets = mounted.iter().filter_map(|mount: &Mounted| mount.secret_variable.clone());
+        let secrets = mounted
+            .iter()
+            .filter_map(|mount: &Mounted| mount.secret_variable.clone());
         self.engine.builds.set_secrets(&container.id, secrets.collect());
         let teller = &stage.teller;
         teller

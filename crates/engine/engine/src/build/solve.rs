@@ -85,6 +85,12 @@ impl Builder {
         }
     }
 
+    /// Contexts that are there already.
+    pub(super) fn with_named(mut self, named: HashMap<String, Arc<PackedTree>>) -> Self {
+        self.named = named.into();
+        self
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

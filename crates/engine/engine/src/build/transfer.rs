@@ -66,11 +66,14 @@ fn find_paths(tree: &SourceTree, pivot: &str, rest: &str, crosses: bool) -> Resu
     let mut paths = vec![format!("/{}", pivot.trim_matches('/'))];
     for part in rest.split('/').filter(|part| !part.is_empty() && *part != ".") {
         if crosses && part == "**" {
-            paths = paths.iter().flat_map(|path| directories_below(tree, path)).collect();
+            paths = paths
+                .iter()
+                .flat_map(|path| directories_below(tree, path))
+                .collect();
             continue;
         }
-        let pattern = NamePattern::parse(part)
-            .map_err(|reason| EngineError::invalid(format!("{rest:?}: {reason}")))?;
+        let pattern =
+            NamePattern::parse(part).map_err(|reason| EngineError::invalid(format!("{rest:?}: {reason}")))?;
         paths = match pattern {
             None if paths.len() == 1 || !crosses => paths.iter().map(|path| join(path, part)).collect(),
             None => paths

@@ -196,9 +196,9 @@ struct Level {
 }
 
 impl Listing {
-    /// `start` has no links in it.
-    fn run(mut self, root: &OwnedFd, start: &Path) -> io::Result<Vec<Listed>> {
-        let below = start.strip_prefix("/").unwrap_or(start);
+    /// `top` has no links in it.
+    fn run(mut self, root: &OwnedFd, top: &Path) -> io::Result<Vec<Listed>> {
+        let below = top.strip_prefix("/").unwrap_or(top);
         let below = if below.as_os_str().is_empty() {
             Path::new(".")
         } else {
@@ -206,7 +206,7 @@ impl Listing {
         };
         let found = open_plain(root, below, OFlags::PATH | OFlags::NOFOLLOW)?;
         let stat = rustix::fs::fstat(&found)?;
-        self.push(&found, Vec::new(), start, &stat)?;
+        self.push(&found, Vec::new(), top, &stat)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Ok(self.finish());
         }
@@ -225,7 +225,7 @@ impl Listing {
             self.push(
                 &found,
                 path.as_os_str().as_bytes().to_vec(),
-                &start.join(&path),
+                &top.join(&path),
                 &stat,
             )?;
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {

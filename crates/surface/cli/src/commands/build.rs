@@ -1,6 +1,6 @@
 //! `build`: an image from a Dockerfile and the files it may copy.
 
-use super::{Arity, Command};
+use super::{Arity, Command, build_extras as extras};
 use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Int, List, Text};
 use crate::args::{Flag, Order, flag, long};
 use crate::error::{CliError, Result};
@@ -22,6 +22,11 @@ const FLAGS: &[Flag] = &[
         "Add a custom host-to-IP mapping (host:ip)",
     ),
     long("build-arg", List("list"), "Set build-time variables"),
+    long(
+        "build-context",
+        List("list"),
+        "Additional build contexts (name=directory, docker-image://… or URL)",
+    ),
     long(
         "cache-from",
         List("strings"),
@@ -101,6 +106,11 @@ const FLAGS: &[Flag] = &[
         Bool,
         "Remove intermediate containers after a successful build",
     ),
+    long(
+        "secret",
+        List("list"),
+        "Secret to expose to the build (id=mysecret[,src=/local/secret][,env=VARIABLE])",
+    ),
     long("shm-size", Bytes, "Size of /dev/shm"),
     flag(
         "tag",
@@ -114,7 +124,7 @@ const FLAGS: &[Flag] = &[
 
 pub const COMMAND: Command = Command {
     names: &["image build", "build", "builder build"],
-    usage: "[OPTIONS] PATH | -",
+    usage: "[OPTIONS] PATH | URL | -",
     about: "Build an image from a Dockerfile",
     flags: &[FLAGS],
     order: Order::Mixed,
@@ -127,19 +137,22 @@ const FOREIGN_DOCKERFILE: &str = ".dockerfile.naru";
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let source = &arguments.positional[0];
-    if source.starts_with("http://") || source.starts_with("https://") || source.starts_with("git@") {
-        return Err(CliError::message(format!(
-            "building from {source} is not supported: fetch it and give the directory"
-        )));
-    }
-    let (mut context, dockerfile) = match source.as_str() {
+    let mut extras = extras::read(arguments)?;
+    let (context, dockerfile) = match source.as_str() {
         "-" => from_standard_input(arguments)?,
+        address if extras::is_address(address) => {
+            extras.check_fetched(address)?;
+            let file = arguments.text("file").unwrap_or_default();
+            (Box::new(io::empty()) as Box<dyn Read>, file.to_owned())
+        }
         path => from_directory(Path::new(path), arguments.text("file"))?,
     };
+    let mut context = extras.before(context)?;
     let is_quiet = arguments.is_set("quiet") || arguments.text("progress") == Some("quiet");
     let path = query(arguments, &dockerfile, is_quiet)?;
     let header = credentials::header_for_all(&session.config)?;
-    let body = Body::Context(&mut *context, &header);
+    let own = extras.header();
+    let body = Body::Context(&mut *context, &header, &own);
     let response = session.client.send("POST", &path, body)?;
     let mut sink = Sink::standard_output();
     let id = progress::show_build(response, &mut sink)?;
@@ -165,6 +178,10 @@ fn query(arguments: &Arguments, dockerfile: &str, is_quiet: bool) -> Result<Stri
     let bytes = |flag: &str| arguments.bytes(flag).map(|number| number.to_string());
     let mut query = Query::new("/build")
         .set("dockerfile", dockerfile)
+        .set_some(
+            "remote",
+            Some(arguments.positional[0].as_str()).filter(|source| extras::is_address(source)),
+        )
         .set("rm", "1")
         .set_if(is_quiet, "q", "1")
         .set_if(arguments.is_set("no-cache"), "nocache", "1")

@@ -14,8 +14,8 @@ pub enum Body<'a> {
     Json(&'a Value),
     /// Nothing, with an `X-Registry-Auth` header.
     Credentials(&'a str),
-    /// A build's context, with an `X-Registry-Config` header.
-    Context(&'a mut dyn Read, &'a str),
+    /// A build's context, with an `X-Registry-Config` header and, unless it is empty, an `X-Naru-Build` header.
+    Context(&'a mut dyn Read, &'a str, &'a str),
     /// A stream of unknown length and its content type.
     Stream(&'a mut dyn Read, &'static str),
 }
@@ -122,8 +122,11 @@ impl Client {
             Body::Stream(source, content_type) => {
                 self.upload(method, path, source, &format!("Content-Type: {content_type}\r\n"))
             }
-            Body::Context(source, header) => {
-                let extra = format!("Content-Type: application/x-tar\r\nX-Registry-Config: {header}\r\n");
+            Body::Context(source, header, own) => {
+                let mut extra = format!("Content-Type: application/x-tar\r\nX-Registry-Config: {header}\r\n");
+                if !own.is_empty() {
+                    extra.push_str(&format!("X-Naru-Build: {own}\r\n"));
+                }
                 self.upload(method, path, source, &extra)
             }
         }

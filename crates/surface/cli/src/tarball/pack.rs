@@ -53,6 +53,14 @@ impl Pack {
         Self { ignore, ..self }
     }
 
+    /// Without the mark of its end: another archive follows.
+    pub fn without_end(self) -> Self {
+        Self {
+            is_finished: true,
+            ..self
+        }
+    }
+
     fn push_children(&mut self, directory: &Path, name: &Path) -> io::Result<()> {
         let entries = std::fs::read_dir(directory).map_err(named(directory))?;
         let mut names = entries

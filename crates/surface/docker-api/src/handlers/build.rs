@@ -5,16 +5,22 @@ use crate::error::{ApiError, ApiResult};
 use crate::request::{Call, parse_json};
 use crate::respond::{self, Answer, json_line};
 use crate::translate::resources;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::stream;
 use naru_docker_wire::types::{ErrorDetail, HostConfig, ProgressLine};
+use naru_engine::Answer as Reply;
+use naru_engine::archive::Chunks;
 use naru_engine::content::ContentError;
 use naru_engine::oci::{Platform, Reference};
 use naru_engine::registry::Credentials;
-use naru_engine::{BuildRequest, BuildStep, EngineError};
+use naru_engine::{AgentStream, BuildClient, BuildRequest, BuildStep, EngineError, NamedContext};
+use serde::Deserialize;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::sync::Arc;
+use std::{fmt, io};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -162,24 +168,11 @@ fn build_request(call: &Call) -> ApiResult<BuildRequest> {
             "set DOCKER_BUILDKIT=0, or use a client that sends the context as the body",
         ));
     }
-    for (key, what, why) in [
-        (
-            "remote",
-            "a context that the engine fetches itself",
-            "send it as the body",
-        ),
-        (
-            "outputs",
+    if query.non_empty("outputs").is_some() {
+        return Err(ApiError::not_supported(
             "another output than an image",
             "use `docker save` or `docker cp`",
-        ),
-    ] {
-        if query
-            .non_empty(key)
-            .is_some_and(|value| value != "client-session")
-        {
-            return Err(ApiError::not_supported(what, why));
-        }
+        ));
     }
     if query.flag("squash") {
         return Err(ApiError::not_supported(
@@ -193,7 +186,11 @@ fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         .map(check_name)
         .collect::<ApiResult<Vec<_>>>()?;
     let host = host_config(call)?;
+    let extras = extras(call)?;
     Ok(BuildRequest {
+        remote: text("remote").filter(|remote| remote != "client-session"),
+        contexts: extras.contexts(),
+        client: Some(Arc::new(extras)),
         dockerfile: text("dockerfile").unwrap_or_default(),
         names,
         arguments: json_parameter(call, "buildargs")?,
@@ -228,8 +225,76 @@ fn build_request(call: &Call) -> ApiResult<BuildRequest> {
                 Credentials::decode_config(text).map_err(EngineError::from)?
             }
         },
-        ..BuildRequest::default()
     })
+}
+
+/// What `naru build` gives along, in a header of its own: `POST /build` has no other place for it.
+#[derive(Default, Deserialize)]
+struct Extras {
+    /// By id, in base64.
+    #[serde(default)]
+    secrets: BTreeMap<String, String>,
+    /// By name: `docker-image://…`, a URL, or `archive:` and a directory of the context's archive.
+    #[serde(default)]
+    contexts: BTreeMap<String, String>,
+}
+
+/// Secrets are shown to nobody.
+impl fmt::Debug for Extras {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Extras")
+            .field("contexts", &self.contexts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Extras {
+    fn contexts(&self) -> BTreeMap<String, NamedContext> {
+        let read = |text: &str| match (
+            text.strip_prefix("docker-image://"),
+            text.strip_prefix("archive:"),
+        ) {
+            (Some(image), _) => NamedContext::Image(image.to_owned()),
+            (None, Some(directory)) => NamedContext::Archived(directory.to_owned()),
+            (None, None) => NamedContext::Remote(text.to_owned()),
+        };
+        self.contexts
+            .iter()
+            .map(|(name, text)| (name.clone(), read(text)))
+            .collect()
+    }
+}
+
+impl BuildClient for Extras {
+    fn secret<'a>(&'a self, id: &'a str) -> Reply<'a, Option<Vec<u8>>> {
+        Box::pin(async move {
+            let Some(text) = self.secrets.get(id) else {
+                return Ok(None);
+            };
+            let decoded = BASE64_STANDARD.decode(text);
+            // The error says nothing of what could not be read.
+            let decoded = decoded.map_err(|_| EngineError::invalid(format!("secret {id} is not base64")))?;
+            Ok(Some(decoded))
+        })
+    }
+
+    fn agent<'a>(&'a self, _id: &'a str) -> Reply<'a, Option<Box<dyn AgentStream>>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn files<'a>(&'a self, _name: &'a str) -> Reply<'a, Option<Chunks>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+fn extras(call: &Call) -> ApiResult<Extras> {
+    let wrong = || ApiError::invalid("invalid X-Naru-Build header: it is not base64 of its JSON");
+    let Some(header) = call.headers.get("x-naru-build") else {
+        return Ok(Extras::default());
+    };
+    let bytes = BASE64_STANDARD.decode(header.as_bytes()).map_err(|_| wrong())?;
+    serde_json::from_slice(&bytes).map_err(|_| wrong())
 }
 
 fn check_name(name: &str) -> ApiResult<String> {

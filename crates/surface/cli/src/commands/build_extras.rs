@@ -1,0 +1,159 @@
+//! What `build` gives along that `POST /build` has no place for: secrets and further contexts, in a header of Naru's own.
+//! Directories among the contexts travel in front of the context, in its archive.
+
+use crate::Arguments;
+use crate::error::{CliError, Result};
+use crate::json::Value;
+use crate::tarball::Pack;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// What a daemon reads of a request's head is bounded; secrets are keys and passwords, not files.
+const SECRETS_BYTES_MAX: usize = 128 << 10;
+
+/// Where directories of further contexts are in the archive.
+const PLACE: &str = ".naru-contexts";
+
+#[derive(Default)]
+pub struct Extras {
+    /// With their content in base64.
+    secrets: Vec<(String, Value)>,
+    contexts: Vec<(String, Value)>,
+    directories: Vec<PathBuf>,
+}
+
+/// Whether the engine fetches this context.
+pub fn is_address(source: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://", "git@"]
+        .iter()
+        .any(|scheme| source.starts_with(scheme))
+}
+
+/// Reads `--secret` and `--build-context`.
+pub fn read(arguments: &Arguments) -> Result<Extras> {
+    let mut extras = Extras::default();
+    let mut bytes = 0;
+    for text in arguments.list("secret") {
+        let (id, content) = read_secret(text)?;
+        bytes += content.len();
+        if bytes > SECRETS_BYTES_MAX {
+            return Err(CliError::message(format!(
+                "the secrets are longer than {SECRETS_BYTES_MAX} bytes together"
+            )));
+        }
+        extras
+            .secrets
+            .push((id, Value::from(BASE64_STANDARD.encode(content).as_str())));
+    }
+    for text in arguments.list("build-context") {
+        let (name, value) = text.split_once('=').ok_or_else(|| {
+            CliError::message(format!(
+                "invalid build context {text:?}: it must be NAME=DIRECTORY, NAME=docker-image://IMAGE or NAME=URL"
+            ))
+        })?;
+        let told = if is_address(value) || value.starts_with("docker-image://") {
+            value.to_owned()
+        } else {
+            extras.add_directory(name, Path::new(value))?
+        };
+        extras
+            .contexts
+            .push((name.to_owned(), Value::from(told.as_str())));
+    }
+    Ok(extras)
+}
+
+/// `id=ID`, then `src=FILE` or `env=VARIABLE`; with neither a variable of that name, else a file.
+fn read_secret(text: &str) -> Result<(String, Vec<u8>)> {
+    let (mut id, mut file, mut variable) = (None, None, None);
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').ok_or_else(|| {
+            CliError::message(format!(
+                "invalid field {field:?} of --secret: it must be key=value"
+            ))
+        })?;
+        match key {
+            "id" => id = Some(value),
+            "src" | "source" => file = Some(value),
+            "env" => variable = Some(value),
+            "type" if ["file", "env"].contains(&value) => {}
+            _ => {
+                return Err(CliError::message(format!(
+                    "unexpected key {key:?} in --secret {text}: use id, src, env and type"
+                )));
+            }
+        }
+    }
+    let id = id
+        .or(file)
+        .or(variable)
+        .ok_or_else(|| CliError::message(format!("--secret {text}: it has no id")))?;
+    let of_variable = |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
+    let content =
+        match (file, variable) {
+            (Some(file), _) => std::fs::read(file)
+                .map_err(|error| CliError::message(format!("secret {id}: {file}: {error}")))?,
+            (None, Some(name)) => of_variable(name)
+                .ok_or_else(|| CliError::message(format!("secret {id}: the variable {name} is not set")))?,
+            (None, None) => match of_variable(id) {
+                Some(content) => content,
+                None => std::fs::read(id)
+                    .map_err(|error| CliError::message(format!("secret {id}: {id}: {error}")))?,
+            },
+        };
+    Ok((id.to_owned(), content))
+}
+
+impl Extras {
+    fn add_directory(&mut self, name: &str, directory: &Path) -> Result<String> {
+        if !directory.is_dir() {
+            return Err(CliError::message(format!(
+                "build context {name}: {} is not a directory",
+                directory.display()
+            )));
+        }
+        self.directories.push(directory.to_owned());
+        Ok(format!("archive:{}", place_of(self.directories.len())))
+    }
+
+    /// The header's value; empty where there is nothing to tell.
+    pub fn header(&self) -> String {
+        if self.secrets.is_empty() && self.contexts.is_empty() {
+            return String::new();
+        }
+        let all = Value::object([
+            ("secrets".to_owned(), Value::object(self.secrets.clone())),
+            ("contexts".to_owned(), Value::object(self.contexts.clone())),
+        ]);
+        BASE64_STANDARD.encode(all.to_json())
+    }
+
+    /// Directories travel with the context, so there must be one.
+    pub fn check_fetched(&self, address: &str) -> Result<()> {
+        if self.directories.is_empty() {
+            return Ok(());
+        }
+        Err(CliError::message(format!(
+            "the engine fetches the context {address} itself, so no directory can be given along with --build-context"
+        )))
+    }
+
+    /// The directories' archives, and the context after them.
+    pub fn before(&mut self, context: Box<dyn Read>) -> Result<Box<dyn Read>> {
+        let mut all: Box<dyn Read> = Box::new(std::io::empty());
+        for (index, directory) in self.directories.iter().enumerate() {
+            let place = place_of(index + 1);
+            let pack = Pack::new(directory, Some(Path::new(&place))).map_err(|error| {
+                CliError::message(format!("build context {}: {error}", directory.display()))
+            })?;
+            all = Box::new(all.chain(pack.without_end()));
+        }
+        Ok(Box::new(all.chain(context)))
+    }
+}
+
+fn place_of(number: usize) -> String {
+    format!("{PLACE}/{number}")
+}

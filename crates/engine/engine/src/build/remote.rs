@@ -131,7 +131,11 @@ impl Engine {
                     etag: known.etag.clone(),
                     last_modified: known.last_modified.clone(),
                 });
-        let download = naru_registry::download_unless_same(&self.options.registry, url, &validators).await?;
+        let download = naru_registry::download_unless_same(&self.options.registry, url, &validators);
+        // What cannot be had under this name is a fault of the name, as far as the engine can tell.
+        let download = download
+            .await
+            .map_err(|error| EngineError::invalid(format!("cannot fetch {url}: {error}")))?;
         let Some(download) = download else {
             let from = content_path.clone();
             let to = path.to_owned();

@@ -59,11 +59,11 @@ impl LineCutter {
         }
     }
 
-    /// Hands on what has no end.
+    /// Hands on what has no end: to Docker that is a piece of which the last is still to come.
     pub fn finish(&mut self, time: Timestamp, take: &mut dyn FnMut(Line<'_>)) {
         for (open, stream) in self.open.iter_mut().zip([Stream::Stdout, Stream::Stderr]) {
             if !open.bytes.is_empty() {
-                open.hand_on(stream, time, true, take);
+                open.hand_on(stream, time, false, take);
             }
         }
     }

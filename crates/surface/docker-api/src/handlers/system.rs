@@ -137,7 +137,7 @@ fn system_info(engine: &EngineInfo, account: DiskAccount) -> SystemInfo {
             volume: texts(&["local"]),
             network: texts(&["bridge", "host", "null"]),
             authorization: None,
-            log: texts(&["json-file", "local", "none"]),
+            log: crate::translate::log::driver_names(),
         },
         memory_limit: true,
         swap_limit: true,

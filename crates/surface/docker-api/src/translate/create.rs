@@ -11,10 +11,10 @@
 //! | `NetworkingConfig` addresses and aliases | refused, 400, as Docker does on its default networks |
 //! | everything else in `HostConfig` | mapped, see the modules beside this one |
 
-use super::{modes, mounts, network, ports, resources, security};
+use super::{log, modes, mounts, network, ports, resources, security};
 use crate::error::{ApiError, ApiResult};
 use naru_docker_wire::types::{ContainerConfig, CreateRequest, Healthcheck, HostConfig, StringOrList};
-use naru_engine::spec::{ContainerSpec, HealthcheckSpec, LogSpec, NetworkMode, OriginSpec, RestartPolicy};
+use naru_engine::spec::{ContainerSpec, HealthcheckSpec, NetworkMode, OriginSpec, RestartPolicy};
 use serde_json::Value;
 
 /// What translation must know of the machine.
@@ -184,7 +184,7 @@ fn apply_host_config(
     spec.auto_remove = host_config.auto_remove;
     spec.restart = restart_policy(host_config)?;
     spec.with_init = host_config.init;
-    spec.log = log_spec(host_config)?;
+    spec.log = log::log_spec(host_config)?;
     spec.console_size = console_size(host_config.console_size.as_deref())?;
     spec.ports = ports::bindings(host_config.port_bindings.as_ref())?;
     spec.exposed_ports = spec.ports.iter().map(|binding| binding.container_port).collect();
@@ -309,61 +309,6 @@ pub fn restart_policy(host: &HostConfig) -> ApiResult<RestartPolicy> {
         ));
     }
     Ok(policy)
-}
-
-fn log_spec(host: &HostConfig) -> ApiResult<LogSpec> {
-    let known: &[&str] = match host.log_config.kind.as_str() {
-        "" | "json-file" => &[
-            "max-size",
-            "max-file",
-            "compress",
-            "labels",
-            "labels-regex",
-            "env",
-            "env-regex",
-            "tag",
-            "mode",
-            "max-buffer-size",
-        ],
-        "local" => &["max-size", "max-file", "compress", "mode", "max-buffer-size"],
-        "none" => &[],
-        other => {
-            return Err(ApiError::invalid(format!(
-                "logger: no log driver named '{other}' is registered"
-            )));
-        }
-    };
-    let driver = if host.log_config.kind.is_empty() {
-        "json-file"
-    } else {
-        &host.log_config.kind
-    };
-    let options = host.log_config.config.clone();
-    if let Some(unknown) = options.keys().find(|key| !known.contains(&key.as_str())) {
-        return Err(ApiError::invalid(format!(
-            "unknown log opt '{unknown}' for {driver} log driver"
-        )));
-    }
-    if let Some(kept) = options.get("max-file")
-        && kept.parse::<u32>().map_or(true, |files| files < 1)
-    {
-        return Err(ApiError::invalid(format!(
-            "invalid max-file: {kept}: max-file cannot be less than 1"
-        )));
-    }
-    if let Some(mode) = options.get("mode")
-        && !matches!(mode.as_str(), "" | "blocking" | "non-blocking")
-    {
-        return Err(ApiError::invalid(format!("logger: invalid mode \"{mode}\"")));
-    }
-    if options.contains_key("max-file") && !options.contains_key("max-size") && driver == "json-file" {
-        // Docker refuses it at start; nothing would ever be rotated.
-        return Err(ApiError::invalid("max-file option can't be set without max-size"));
-    }
-    Ok(LogSpec {
-        driver: driver.to_owned(),
-        options,
-    })
 }
 
 /// `[rows, columns]`; zeros mean nothing is known.

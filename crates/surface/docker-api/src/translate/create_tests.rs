@@ -146,8 +146,8 @@ fn impossible_limits_are_refused_in_dockers_words() {
             "invalid CapAdd: unknown capability: \"CAP_FLY\"",
         ),
         (
-            r#""LogConfig":{"Type":"syslog"}"#,
-            "logger: no log driver named 'syslog' is registered",
+            r#""LogConfig":{"Type":"splunk"}"#,
+            "logger: no log driver named 'splunk' is registered",
         ),
         (
             r#""SecurityOpt":["nonsense"]"#,

@@ -8,6 +8,7 @@ mod fuzz;
 pub mod image;
 pub mod inspect;
 pub mod list;
+pub mod log;
 mod modes;
 mod mounts;
 pub mod network;

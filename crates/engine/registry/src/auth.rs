@@ -95,7 +95,7 @@ fn wrong_header(name: &str, reason: impl ToString) -> RegistryError {
     }
 }
 
-/// `None` for an empty header.
+/// `None` for an empty header, and for `null`: what a client sends that has nothing to say.
 fn decode_json<T: serde::de::DeserializeOwned>(name: &str, header: &str) -> Result<Option<T>> {
     let text: String = header
         .trim()
@@ -114,9 +114,7 @@ fn decode_json<T: serde::de::DeserializeOwned>(name: &str, header: &str) -> Resu
     let bytes = URL_SAFE
         .decode(format!("{text}{padding}"))
         .map_err(|error| wrong_header(name, error))?;
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| wrong_header(name, error))
+    serde_json::from_slice(&bytes).map_err(|error| wrong_header(name, error))
 }
 
 fn secret(text: &str) -> Option<HeaderValue> {

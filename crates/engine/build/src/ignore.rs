@@ -71,6 +71,21 @@ impl Ignore {
     }
 }
 
+/// The file's patterns as they are, for a client that applies them itself; exceptions begin with `!`.
+pub fn patterns(text: &str) -> Vec<String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = text.lines().filter(|line| !line.starts_with('#')).map(str::trim);
+    lines
+        .filter_map(|line| {
+            let (mark, pattern) = line
+                .strip_prefix('!')
+                .map_or(("", line), |rest| ("!", rest.trim()));
+            let cleaned = clean(pattern);
+            (!cleaned.is_empty()).then(|| format!("{mark}{cleaned}"))
+        })
+        .collect()
+}
+
 /// One pattern of `COPY` and `ADD`, for names in one directory.
 #[derive(Debug, Clone)]
 pub struct NamePattern(Regex);

@@ -36,7 +36,10 @@ mod views;
 mod volumes;
 mod why;
 
-pub use build::{AgentStream, Answer, BuildClient, BuildRequest, BuildStep, NamedContext};
+pub use build::{
+    AgentStream, Answer, BuildClient, BuildRequest, BuildStep, ContextSource, ContextUpdate, KeptContext,
+    KeptEntry, KeptKind, NamedContext,
+};
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
 pub use error::{EngineError, Result};
 pub use images::{Distribution, ImportRequest, PullRequest, PushRequest, Teller, TransferStep};

@@ -444,7 +444,7 @@ pub fn may_set(key: &[u8]) -> bool {
 }
 
 /// Removes a name with everything below it, by descriptors, links not followed.
-fn remove(parent: &OwnedFd, base: &OsStr) -> rustix::io::Result<()> {
+pub fn remove(parent: &OwnedFd, base: &OsStr) -> rustix::io::Result<()> {
     match rustix::fs::unlinkat(parent, base, AtFlags::empty()) {
         Err(Errno::ISDIR) => {}
         result => return result,

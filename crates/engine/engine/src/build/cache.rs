@@ -148,7 +148,8 @@ impl Engine {
                 .content
                 .forget_steps(&steps)
                 .map_err(crate::images::error)?;
-            Ok((keys, bytes))
+            let contexts = engine.bound_kept_contexts(0, 0);
+            Ok((keys, bytes + contexts))
         })
         .await
     }

@@ -4,12 +4,16 @@
 //!  RUN --mount=type=secret ──▶ secret(id) ──▶ bytes, in memory only
 //!  RUN --mount=type=ssh    ──▶ agent(id)  ──▶ a stream to the client's agent, one a connection
 //!  FROM, COPY --from=NAME  ──▶ files(name) ─▶ an archive of that context
+//!  COPY, ADD, --mount=bind ──▶ context() ───▶ the build's own context, where it was not sent along
+//!  FROM of a registry      ──▶ credentials(registry)
 //! ```
 //! A protocol that can reach its client implements [`BuildClient`]; the build knows none of them. What is answered here
 //! never gets into a layer, the history, a log, a cache key or onto a disk.
 
+use super::KeptContext;
 use crate::archive::Chunks;
 use crate::error::Result;
+use naru_registry::Credentials;
 use std::fmt::Debug;
 use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,6 +36,12 @@ pub trait BuildClient: Debug + Send + Sync {
 
     /// The files of a named context that is a directory of the client's, as an archive.
     fn files<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Chunks>>;
+
+    /// The files of the build's own context, asked for once and only when a step needs any.
+    fn context(&self) -> Answer<'_, KeptContext>;
+
+    /// Credentials for a registry, by its host; `docker.io` for Docker's.
+    fn credentials<'a>(&'a self, registry: &'a str) -> Answer<'a, Option<Credentials>>;
 }
 
 /// What the name of a further context means.

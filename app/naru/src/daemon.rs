@@ -69,6 +69,10 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
     })
     .await
     .map_err(|error| error.to_string())?;
+    let api = naru_docker_api::Api {
+        engine: std::sync::Arc::clone(&engine),
+        builders: std::sync::Arc::default(),
+    };
     let mut servers = Vec::new();
     let (stop, _) = tokio::sync::watch::channel(false);
     for path in &options.sockets {
@@ -78,7 +82,7 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         servers.push(tokio::spawn(naru_docker_api::serve(
-            std::sync::Arc::clone(&engine),
+            api.clone(),
             listener,
             shutdown,
         )));

@@ -18,4 +18,5 @@ mod translate;
 mod upload;
 mod websocket;
 
-pub use server::serve;
+pub use naru_buildkit::Builders;
+pub use server::{Api, serve};

@@ -6,6 +6,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, StatusCode};
+use naru_buildkit::Builders;
 use naru_docker_wire::{ApiVersion, Query};
 use naru_engine::Engine;
 use serde::de::DeserializeOwned;
@@ -17,6 +18,7 @@ const JSON_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Everything a handler needs.
 pub struct Call {
     pub engine: Arc<Engine>,
+    pub builders: Arc<Builders>,
     /// What stands for the braces of the route.
     pub name: String,
     pub query: Query,

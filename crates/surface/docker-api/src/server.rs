@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use naru_buildkit::Builders;
 use naru_docker_wire::routes::{self, Matched};
 use naru_docker_wire::{API_VERSION, API_VERSION_MIN, ApiVersion, Query};
 use naru_engine::Engine;
@@ -25,8 +26,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a shutdown waits for requests in flight; waits and followed logs have no end of their own.
 const DRAIN: Duration = Duration::from_millis(500);
 
+/// What requests are made of: one for all sockets of a daemon.
+#[derive(Clone)]
+pub struct Api {
+    pub engine: Arc<Engine>,
+    /// A build may come over another socket than its session.
+    pub builders: Arc<Builders>,
+}
+
 /// Serves the API on this socket until `shutdown` resolves; requests in flight get a moment to finish.
-pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: impl Future<Output = ()>) {
+pub async fn serve(api: Api, listener: UnixListener, shutdown: impl Future<Output = ()>) {
     let (stop, stopping) = watch::channel(false);
     tokio::pin!(shutdown);
     loop {
@@ -36,7 +45,7 @@ pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: impl F
         };
         match accepted {
             Ok((stream, _)) => {
-                tokio::spawn(serve_connection(engine.clone(), stream, stopping.clone()));
+                tokio::spawn(serve_connection(api.clone(), stream, stopping.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -50,8 +59,8 @@ pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: impl F
     let _ = tokio::time::timeout(DRAIN, stop.closed()).await;
 }
 
-async fn serve_connection(engine: Arc<Engine>, stream: UnixStream, mut stopping: watch::Receiver<bool>) {
-    let service = service_fn(move |request| answer(engine.clone(), request));
+async fn serve_connection(api: Api, stream: UnixStream, mut stopping: watch::Receiver<bool>) {
+    let service = service_fn(move |request| answer(api.clone(), request));
     let connection = http1::Builder::new()
         .max_headers(200)
         .serve_connection(TokioIo::new(stream), service)
@@ -72,8 +81,8 @@ async fn serve_connection(engine: Arc<Engine>, stream: UnixStream, mut stopping:
 }
 
 /// Never fails: whatever happens inside becomes an answer.
-async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Answer, Infallible> {
-    let mut response = match prepare(engine, request) {
+async fn answer(api: Api, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let mut response = match prepare(api, request) {
         Ok((matched, call)) => run(matched, call).await,
         Err(Refused::Error(error)) => respond::error(error.status, &error.message),
         Err(Refused::VersionTooOld(message)) => {
@@ -124,7 +133,7 @@ impl From<ApiError> for Refused {
     }
 }
 
-fn prepare(engine: Arc<Engine>, mut request: Request<Incoming>) -> Result<(Matched, Call), Refused> {
+fn prepare(api: Api, mut request: Request<Incoming>) -> Result<(Matched, Call), Refused> {
     let mut matched = routes::find(request.method(), request.uri().path())
         .ok_or_else(|| ApiError::not_found("page not found"))?;
     let version = negotiate(matched.version)?;
@@ -136,7 +145,8 @@ fn prepare(engine: Arc<Engine>, mut request: Request<Incoming>) -> Result<(Match
     Ok((
         matched,
         Call {
-            engine,
+            engine: api.engine,
+            builders: api.builders,
             name,
             query,
             version,

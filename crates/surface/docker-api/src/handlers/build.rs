@@ -1,5 +1,6 @@
 //! Building images: `POST /build` with the context as its body, and what builds keep.
 
+use super::buildkit;
 use super::containers::host_facts;
 use crate::error::{ApiError, ApiResult};
 use crate::request::{Call, parse_json};
@@ -15,7 +16,9 @@ use naru_engine::archive::Chunks;
 use naru_engine::content::ContentError;
 use naru_engine::oci::{Platform, Reference};
 use naru_engine::registry::Credentials;
-use naru_engine::{AgentStream, BuildClient, BuildRequest, BuildStep, EngineError, NamedContext};
+use naru_engine::{
+    AgentStream, BuildClient, BuildRequest, BuildStep, ContextSource, EngineError, NamedContext,
+};
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -29,13 +32,24 @@ const STEPS_MAX: usize = 64;
 
 /// `POST /build`.
 pub async fn build(call: Call) -> ApiResult<Answer> {
+    match call.query.non_empty("version") {
+        None | Some("1") => {}
+        Some("2") => return buildkit::build(call).await,
+        Some(other) => return Err(ApiError::invalid(format!("invalid version {other}"))),
+    }
+    if call.query.non_empty("outputs").is_some() {
+        return Err(ApiError::not_supported(
+            "another output than an image",
+            "use `docker save` or `docker cp`",
+        ));
+    }
     let request = build_request(&call)?;
     let is_quiet = call.query.flag("q");
     let context = crate::upload::chunks(call.body);
     let (steps, told) = mpsc::channel(STEPS_MAX);
     let engine = call.engine;
     let work = tokio::spawn(async move {
-        Box::pin(engine.build_image(request, context, steps))
+        Box::pin(engine.build_image(request, ContextSource::Archive(context), steps))
             .await
             .map(drop)
     });
@@ -111,7 +125,7 @@ async fn next_line(mut telling: Telling) -> Option<(io::Result<Bytes>, Telling)>
     }
 }
 
-fn error_line(message: &str) -> Bytes {
+pub(super) fn error_line(message: &str) -> Bytes {
     json_line(&ProgressLine {
         error_detail: Some(ErrorDetail {
             code: 1,
@@ -122,7 +136,7 @@ fn error_line(message: &str) -> Bytes {
     })
 }
 
-fn said(text: impl Into<String>) -> Bytes {
+pub(super) fn said(text: impl Into<String>) -> Bytes {
     json_line(&json!({ "stream": text.into() }))
 }
 
@@ -159,21 +173,9 @@ fn lines(step: BuildStep, is_quiet: bool) -> Vec<Bytes> {
     }
 }
 
-fn build_request(call: &Call) -> ApiResult<BuildRequest> {
+pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
     let query = &call.query;
     let text = |key: &str| query.non_empty(key).map(str::to_owned);
-    if query.non_empty("version") == Some("2") {
-        return Err(ApiError::not_supported(
-            "building over a session",
-            "set DOCKER_BUILDKIT=0, or use a client that sends the context as the body",
-        ));
-    }
-    if query.non_empty("outputs").is_some() {
-        return Err(ApiError::not_supported(
-            "another output than an image",
-            "use `docker save` or `docker cp`",
-        ));
-    }
     if query.flag("squash") {
         return Err(ApiError::not_supported(
             "squashing layers",

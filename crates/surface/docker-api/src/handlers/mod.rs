@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod buildkit;
 mod commit;
 mod containers;
 mod disk;
@@ -80,6 +81,8 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
 
         Endpoint::Build => build::build(call).await,
         Endpoint::BuildPrune => build::prune(call).await,
+        Endpoint::BuildCancel => Ok(buildkit::cancel(&call)),
+        Endpoint::Session => buildkit::session(call),
 
         Endpoint::VolumeList => volumes::list(call).await,
         Endpoint::VolumeCreate => volumes::create(call).await,

@@ -1,0 +1,107 @@
+//! The messages, from the published bindings, and what they mean here.
+
+pub use bollard_buildkit_proto::fsutil::types::packet::PacketType;
+pub use bollard_buildkit_proto::fsutil::types::{Packet, Stat};
+pub use bollard_buildkit_proto::google::protobuf::Timestamp;
+pub use bollard_buildkit_proto::moby::buildkit::secrets::v1::{GetSecretRequest, GetSecretResponse};
+pub use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog, VertexStatus};
+pub use bollard_buildkit_proto::moby::filesync::v1::{CredentialsRequest, CredentialsResponse};
+pub use bollard_buildkit_proto::moby::sshforward::v1::{
+    BytesMessage as AgentBytes, CheckAgentRequest, CheckAgentResponse,
+};
+
+use naru_engine::{KeptEntry, KeptKind};
+
+/// Kinds and special bits in Go's `os.FileMode`.
+mod go_mode {
+    pub const DIRECTORY: u32 = 1 << 31;
+    pub const SYMLINK: u32 = 1 << 27;
+    pub const DEVICE: u32 = 1 << 26;
+    pub const FIFO: u32 = 1 << 25;
+    pub const SOCKET: u32 = 1 << 24;
+    pub const SET_UID: u32 = 1 << 23;
+    pub const SET_GID: u32 = 1 << 22;
+    pub const STICKY: u32 = 1 << 20;
+    pub const IRREGULAR: u32 = 1 << 19;
+    pub const KINDS: u32 = DIRECTORY | SYMLINK | DEVICE | FIFO | SOCKET | IRREGULAR;
+}
+
+/// What an entry of a client's directory is for a context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Described {
+    Entry(KeptEntry),
+    /// No build can use it.
+    Skipped,
+    /// A kind of file that does not belong into an image by way of a context.
+    Refused(String),
+}
+
+/// A client's description of a file, understood.
+pub fn describe(stat: Stat) -> Described {
+    let kind = match stat.mode & go_mode::KINDS {
+        go_mode::DIRECTORY => KeptKind::Directory,
+        go_mode::SYMLINK => KeptKind::Symlink(stat.linkname),
+        go_mode::FIFO => KeptKind::Fifo,
+        go_mode::SOCKET => return Described::Skipped,
+        0 if stat.linkname.is_empty() => KeptKind::File {
+            bytes: u64::try_from(stat.size).unwrap_or_default(),
+        },
+        0 => KeptKind::HardLink(stat.linkname.trim_start_matches('/').to_owned()),
+        _ => {
+            return Described::Refused(format!(
+                "{} is a device: name it in .dockerignore, devices are made in a RUN",
+                stat.path
+            ));
+        }
+    };
+    let special = [
+        (go_mode::SET_UID, 0o4000),
+        (go_mode::SET_GID, 0o2000),
+        (go_mode::STICKY, 0o1000),
+    ];
+    let special = special.iter().filter(|(bit, _)| stat.mode & bit != 0);
+    let mut attributes = stat.xattrs;
+    Described::Entry(KeptEntry {
+        mode: stat.mode & 0o777 | special.map(|(_, bit)| bit).sum::<u32>(),
+        modified_ns: stat.mod_time,
+        capability: attributes.remove("security.capability").unwrap_or_default(),
+        path: stat.path,
+        kind,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gos_modes_are_understood() {
+        let read = |mode: u32, link: &str| {
+            let described = describe(Stat {
+                path: "p".to_owned(),
+                mode,
+                linkname: link.to_owned(),
+                size: 3,
+                ..Stat::default()
+            });
+            match described {
+                Described::Entry(entry) => Some((entry.kind, entry.mode)),
+                _ => None,
+            }
+        };
+        let file = KeptKind::File { bytes: 3 };
+        assert_eq!(read(0o644, ""), Some((file.clone(), 0o644)));
+        assert_eq!(read(0o755 | 1 << 23 | 1 << 20, ""), Some((file, 0o5755)));
+        assert_eq!(
+            read(0o644, "/q"),
+            Some((KeptKind::HardLink("q".to_owned()), 0o644))
+        );
+        assert_eq!(
+            read(0o777 | 1 << 27, "/q"),
+            Some((KeptKind::Symlink("/q".to_owned()), 0o777))
+        );
+        assert_eq!(read(0o755 | 1 << 31, ""), Some((KeptKind::Directory, 0o755)));
+        assert_eq!(read(1 << 24, ""), None);
+        assert_eq!(read(1 << 26 | 1 << 21, ""), None);
+    }
+}

@@ -128,11 +128,6 @@ impl Builders {
         }
     }
 
-    /// Waits for a session. A client that is refused before its session is there may never end it.
-    pub async fn await_session(&self, id: &str) -> Result<()> {
-        self.sessions.find(id).await.map(drop)
-    }
-
     /// Begins a build; what fails before anything could be told is an error here.
     pub async fn begin(self: &Arc<Self>, engine: Arc<Engine>, build: SessionBuild) -> Result<Running> {
         let session = self.sessions.find(&build.session).await?;

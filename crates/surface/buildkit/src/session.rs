@@ -47,6 +47,7 @@ pub struct Session {
     pub description: SessionDescription,
     pub channel: Channel,
     is_open: watch::Receiver<bool>,
+    unwanted: Notify,
 }
 
 impl Session {
@@ -87,6 +88,14 @@ impl Sessions {
 }
 
 impl Builders {
+    /// Ends a session whose build is refused, once it is there: Docker's client 20.10 waits for ever when it hears of the
+    /// refusal before it has begun to serve.
+    pub async fn end_session(&self, id: &str) {
+        if let Ok(session) = self.sessions.find(id).await {
+            session.unwanted.notify_one();
+        }
+    }
+
     /// Serves a session over a connection that has left HTTP/1, until either side ends it.
     pub async fn serve_session<I>(&self, description: SessionDescription, connection: I) -> Result<()>
     where
@@ -99,9 +108,13 @@ impl Builders {
             description,
             channel,
             is_open,
+            unwanted: Notify::new(),
         });
-        let _registered = Registered::new(&self.sessions, id, session);
-        driven.await;
+        let _registered = Registered::new(&self.sessions, id, Arc::clone(&session));
+        tokio::select! {
+            () = driven => {}
+            () = session.unwanted.notified() => {}
+        }
         let _ = open.send(false);
         Ok(())
     }

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 
 /// What precedes a build's id in the request that brings its context.
 const UPLOAD: &str = "upload-request";
@@ -79,17 +80,25 @@ pub fn cancel(call: &Call) -> Answer {
 
 /// `POST /build?version=2`.
 pub async fn build(call: Call) -> ApiResult<Answer> {
+    let session = call.query.get("session").unwrap_or_default().to_owned();
+    let builders = Arc::clone(&call.builders);
+    let answer = begin(call, &session).await;
+    if answer.is_err() && !session.is_empty() {
+        builders.end_session(&session).await;
+    }
+    answer
+}
+
+async fn begin(call: Call, session: &str) -> ApiResult<Answer> {
     let id = call.query.get("buildid").unwrap_or_default().to_owned();
     if let Some(build) = id.strip_prefix(UPLOAD).and_then(|rest| rest.strip_prefix(':')) {
         let archive = crate::upload::chunks(call.body);
         call.builders.upload(build, archive).await?;
         return Ok(respond::empty(StatusCode::OK));
     }
-    let session = call.query.get("session").unwrap_or_default().to_owned();
     if session.is_empty() {
         return Err(ApiError::invalid("a build of version 2 needs a session"));
     }
-    call.builders.await_session(&session).await?;
     check_outputs(&call)?;
     let remote = match call.query.get("remote").unwrap_or_default() {
         "client-session" => Remote::Client {
@@ -111,7 +120,7 @@ pub async fn build(call: Call) -> ApiResult<Answer> {
     };
     let build = SessionBuild {
         id,
-        session,
+        session: session.to_owned(),
         remote,
         request: build_request(&call)?,
     };

@@ -28,6 +28,8 @@ pub enum Remote {
     Client { context: String, dockerfile: String },
     /// Another request of the client's brings an archive, under the build's id.
     Upload,
+    /// Somewhere else: the engine fetches it, the Dockerfile with it.
+    Fetched,
 }
 
 /// A build as it was asked for.
@@ -190,6 +192,7 @@ impl Builders {
                     }
                 }
                 Remote::Upload => ContextSource::Archive(self.uploads.take(&build.id).await?),
+                Remote::Fetched => ContextSource::Archive(mpsc::channel(1).1),
             };
             let client: Arc<dyn BuildClient> = Arc::new(client);
             request.client = Some(client);

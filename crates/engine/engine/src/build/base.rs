@@ -97,7 +97,7 @@ impl Builder {
         let reference = Reference::parse(name).map_err(|error| EngineError::invalid(error.to_string()))?;
         let reference = reference.or_latest();
         let request = PullRequest {
-            credentials: self.credentials_for(&reference),
+            credentials: self.credentials_for(&reference).await?,
             reference: reference.clone(),
             has_all_tags: false,
             platform: platform.or_else(|| self.request.platform.clone()),
@@ -121,18 +121,20 @@ impl Builder {
         }
     }
 
-    fn credentials_for(&self, reference: &Reference) -> Option<naru_registry::Credentials> {
+    async fn credentials_for(&self, reference: &Reference) -> Result<Option<naru_registry::Credentials>> {
         let name = reference.to_string();
         let registry = name.split('/').next().unwrap_or_default();
         let known = &self.request.credentials;
-        known
-            .get(registry)
-            .or_else(|| {
-                known
-                    .get("https://index.docker.io/v1/")
-                    .filter(|_| registry == "docker.io")
-            })
-            .cloned()
+        let given = known.get(registry).or_else(|| {
+            known
+                .get("https://index.docker.io/v1/")
+                .filter(|_| registry == "docker.io")
+        });
+        match (given, &self.request.client) {
+            (Some(given), _) => Ok(Some(given.clone())),
+            (None, Some(client)) => client.credentials(registry).await,
+            (None, None) => Ok(None),
+        }
     }
 }
 

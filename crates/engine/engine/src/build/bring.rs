@@ -2,6 +2,7 @@
 
 use super::cache;
 use super::layer::{LayerPlan, Placing, is_archive, put_items};
+use super::packed::PackedTree;
 use super::solve::{Builder, Stage, wrong};
 use super::transfer::{self, Item, Selection};
 use super::tree::{Root, SourceTree};
@@ -56,7 +57,13 @@ impl Builder {
     ) -> Result<bool> {
         let failed = |error: EngineError| copy_failed(line, &error);
         let wanted = self.resolve_transfer(stage, line, transfer, is_add)?;
-        let tree = Arc::new(self.source_tree(transfer.from.as_deref()).await.map_err(failed)?);
+        let has_sources = !wanted.selection.sources.is_empty();
+        let tree = if has_sources || transfer.from.is_some() {
+            self.source_tree(transfer.from.as_deref()).await.map_err(failed)?
+        } else {
+            no_tree()
+        };
+        let tree = Arc::new(tree);
         let mut fetched = Vec::new();
         for remote in &wanted.remotes {
             let checksum = transfer.checksum.as_deref();
@@ -194,7 +201,7 @@ impl Builder {
     pub(super) async fn source_tree(&self, from: Option<&str>) -> Result<SourceTree> {
         let Some(from) = from else {
             return Ok(SourceTree {
-                root: Root::Packed(self.context.tree()),
+                root: Root::Packed(self.context.tree().await?),
                 name: "build context".to_owned(),
                 keeps_owners: false,
             });
@@ -326,6 +333,15 @@ impl Builder {
         let content = Arc::clone(&self.engine.content);
         blocking(move || content.remove_snapshot(&id).map_err(crate::images::error)).await?;
         made
+    }
+}
+
+/// For what needs no files: texts of the Dockerfile, and what is fetched.
+fn no_tree() -> SourceTree {
+    SourceTree {
+        root: Root::Packed(Arc::new(PackedTree::empty())),
+        name: "build context".to_owned(),
+        keeps_owners: false,
     }
 }
 

@@ -12,7 +12,7 @@
 
 use super::KeptContext;
 use crate::archive::Chunks;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use naru_registry::Credentials;
 use std::fmt::Debug;
 use std::pin::Pin;
@@ -38,10 +38,16 @@ pub trait BuildClient: Debug + Send + Sync {
     fn files<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Chunks>>;
 
     /// The files of the build's own context, asked for once and only when a step needs any.
-    fn context(&self) -> Answer<'_, KeptContext>;
+    fn context(&self) -> Answer<'_, KeptContext> {
+        let error =
+            EngineError::invalid("the client sends its context with its request, not when it is asked");
+        Box::pin(std::future::ready(Err(error)))
+    }
 
     /// Credentials for a registry, by its host; `docker.io` for Docker's.
-    fn credentials<'a>(&'a self, registry: &'a str) -> Answer<'a, Option<Credentials>>;
+    fn credentials<'a>(&'a self, _registry: &'a str) -> Answer<'a, Option<Credentials>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 }
 
 /// What the name of a further context means.

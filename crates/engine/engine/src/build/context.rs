@@ -1,9 +1,9 @@
-//! A build's own directory, and the context it was sent: packed, as it came.
+//! A build's own directory, and its context: packed, as it came, or kept from the client's builds before.
 //!
 //! A context is hostile. Its paths are never the host's: see `packed`.
 
-use super::NamedContext;
 use super::packed::PackedTree;
+use super::{BuildClient, NamedContext};
 use crate::archive::{ChunkReader, Chunks, blocking};
 use crate::error::{EngineError, Result};
 use naru_sys::file;
@@ -14,6 +14,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::OnceCell;
 
 /// A Dockerfile is text for people.
 const DOCKERFILE_BYTES_MAX: u64 = 16 << 20;
@@ -31,7 +32,9 @@ impl Drop for WorkDirectory {
 #[derive(Debug)]
 pub(super) struct Context {
     work: WorkDirectory,
-    tree: Arc<PackedTree>,
+    tree: OnceCell<Arc<PackedTree>>,
+    /// Who has the files that did not come with the request.
+    client: Option<Arc<dyn BuildClient>>,
 }
 
 impl WorkDirectory {
@@ -76,16 +79,36 @@ impl Context {
                 parts.insert(name.clone(), Arc::new(tree.split_off(directory)));
             }
         }
-        let tree = Arc::new(tree);
-        Ok((Self { work, tree }, parts))
+        let context = Self {
+            work,
+            tree: OnceCell::from(Arc::new(tree)),
+            client: None,
+        };
+        Ok((context, parts))
+    }
+
+    /// A context whose files are asked for when a step needs any.
+    pub(super) fn of_client(work: WorkDirectory, client: Option<Arc<dyn BuildClient>>) -> Self {
+        Self {
+            work,
+            tree: OnceCell::new(),
+            client,
+        }
     }
 
     pub(super) fn new_pack(&self) -> Result<File> {
         self.work.new_pack()
     }
 
-    pub(super) fn tree(&self) -> Arc<PackedTree> {
-        Arc::clone(&self.tree)
+    pub(super) async fn tree(&self) -> Result<Arc<PackedTree>> {
+        let bring = || async {
+            let Some(client) = &self.client else {
+                return Ok(Arc::new(PackedTree::empty()));
+            };
+            let kept = client.context().await?;
+            blocking(move || Ok(Arc::new(PackedTree::of_kept(kept)))).await
+        };
+        self.tree.get_or_try_init(bring).await.cloned()
     }
 
     /// Where this build may put a file of its own.
@@ -95,7 +118,7 @@ impl Context {
 
     pub(super) async fn read_dockerfile(&self, name: &str) -> Result<Vec<u8>> {
         let name = if name.is_empty() { "Dockerfile" } else { name }.to_owned();
-        let tree = self.tree();
+        let tree = self.tree().await?;
         blocking(move || {
             let read = tree.read_file(Path::new(&name), DOCKERFILE_BYTES_MAX + 1);
             read.map_err(|errno| match errno {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <data-root>/builds/work/<n>/      one build's scripts and copies for mounts; gone with the build, or when a daemon starts
+//! <data-root>/builds/contexts/      contexts of clients that send only what has changed (see `kept`)
 //! <data-root>/builds/cache/<key>    which step's image a step made before (see `cache`)
 //! <data-root>/builds/mounts/<id>/   contents of `RUN --mount=type=cache`
 //! <data-root>/builds/fetched/<url>/ what `ADD` fetched, and by what its server tells that it is still the same
@@ -17,6 +18,7 @@ mod cache;
 mod client;
 mod context;
 mod git;
+mod kept;
 mod layer;
 mod mounts;
 mod named;
@@ -30,6 +32,7 @@ mod tree;
 
 pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
+pub use kept::{KeptContext, KeptEntry, KeptKind, Update as ContextUpdate};
 
 use crate::archive::Chunks;
 use crate::error::{EngineError, Result};
@@ -39,7 +42,7 @@ use bytes::Bytes;
 use context::{Context, WorkDirectory};
 use naru_base::Digest;
 use naru_registry::Credentials;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,6 +80,15 @@ pub struct BuildRequest {
     pub client: Option<Arc<dyn BuildClient>>,
 }
 
+/// Where a build's files are.
+#[derive(Debug)]
+pub enum ContextSource {
+    /// An archive, the Dockerfile among its files. One that the engine fetches itself takes its place.
+    Archive(Chunks),
+    /// With whoever asked for the build: [`BuildClient::context`] has the files. The Dockerfile's text is here.
+    Client { dockerfile: Vec<u8> },
+}
+
 /// One thing worth telling while a build goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildStep {
@@ -106,11 +118,11 @@ pub enum BuildStep {
 static ORDINAL: AtomicU64 = AtomicU64::new(0);
 
 impl Engine {
-    /// Builds an image of an archived context and tells how it goes. Dropped before its end, it leaves only its cache.
+    /// Builds an image of a context and tells how it goes. Dropped before its end, it leaves only its cache.
     pub async fn build_image(
         self: &Arc<Self>,
         request: BuildRequest,
-        context: Chunks,
+        context: ContextSource,
         steps: mpsc::Sender<BuildStep>,
     ) -> Result<Digest> {
         for name in &request.names {
@@ -120,18 +132,28 @@ impl Engine {
         let directory = self.builds_directory().join("work").join(ordinal.to_string());
         let work = WorkDirectory::make(directory)?;
         let mut request = request;
-        let archive = match &request.remote {
-            None => context,
-            Some(address) => {
+        let archive = match (&request.remote, context) {
+            (None, ContextSource::Archive(archive)) => Ok(archive),
+            (None, ContextSource::Client { dockerfile }) => Err(dockerfile),
+            (Some(address), _) => {
                 let (archive, is_lone) = self.fetch_context(address, work.file("remote")).await?;
                 if is_lone {
                     request.dockerfile = String::new();
                 }
-                archive
+                Ok(archive)
             }
         };
-        let (context, parts) = Context::receive(work, archive, &request.contexts).await?;
-        let text = context.read_dockerfile(&request.dockerfile).await?;
+        let (context, parts, text) = match archive {
+            Ok(archive) => {
+                let (context, parts) = Context::receive(work, archive, &request.contexts).await?;
+                let text = context.read_dockerfile(&request.dockerfile).await?;
+                (context, parts, text)
+            }
+            Err(dockerfile) => {
+                let context = Context::of_client(work, request.client.clone());
+                (context, HashMap::new(), dockerfile)
+            }
+        };
         let file = naru_build::parse(&text)?;
         let builder = solve::Builder::new(Arc::clone(self), request, context, file, Teller::new(steps))
             .with_named(parts);
@@ -154,7 +176,7 @@ impl Engine {
         let root = self.builds_directory();
         naru_sys::file::remove_tree(&root.join("work"))?;
         naru_sys::file::remove_tree(&self.secrets_directory())?;
-        for name in ["work", "cache", "fetched", "mounts"] {
+        for name in ["work", "cache", "contexts", "fetched", "mounts"] {
             naru_sys::file::make_directories(&root.join(name), 0o700)?;
         }
         Ok(())

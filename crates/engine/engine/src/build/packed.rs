@@ -4,6 +4,7 @@
 //! that brings them compares digests that were taken while they arrived. Links are followed by their letters, inside the
 //! tree; the kernel is asked for none of these paths.
 
+use super::kept::{KeptContext, KeptKind};
 use super::tree::{Content, Listed};
 use crate::archive::extract;
 use crate::archive::tape::Member;
@@ -34,7 +35,17 @@ const BUFFER_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct PackedTree {
     entries: BTreeMap<Vec<u8>, PackedEntry>,
-    pack: Arc<File>,
+    pack: Pack,
+}
+
+/// Where the bytes of files are.
+#[derive(Debug, Clone)]
+enum Pack {
+    /// Behind each other in one file.
+    One(Arc<File>),
+    /// Each in a file of a kept context; a place is the number of its entry.
+    Kept(KeptContext),
+    Nowhere,
 }
 
 #[derive(Debug, Clone)]
@@ -51,8 +62,63 @@ impl PackedTree {
     /// Reads an archive, plain or compressed. `pack` is a new file, for the bytes.
     pub(super) fn receive(archive: impl Read, pack: File) -> Result<Self> {
         let entries = Packing::run(archive, &pack)?;
-        let pack = Arc::new(pack);
+        let pack = Pack::One(Arc::new(pack));
         Ok(Self { entries, pack })
+    }
+
+    /// A tree with nothing in it.
+    pub(super) fn empty() -> Self {
+        Self {
+            entries: Entries::new(),
+            pack: Pack::Nowhere,
+        }
+    }
+
+    /// The files of a kept context, whose index has told all there is to know of them.
+    pub(super) fn of_kept(kept: KeptContext) -> Self {
+        let mut entries = Entries::new();
+        let mut inodes = 0;
+        for (place, entry, content) in kept.entries() {
+            let name = entry.path.clone().into_bytes();
+            let mut member = Member::empty(name.clone());
+            (member.mode, member.modified_at) = (entry.mode, entry.modified_ns.div_euclid(1_000_000_000));
+            let mut placed = PackedEntry {
+                member,
+                content: None,
+                inode: 0,
+            };
+            match &entry.kind {
+                KeptKind::Directory => placed.member.kind = tar::EntryType::Directory,
+                KeptKind::Fifo => placed.member.kind = tar::EntryType::Fifo,
+                KeptKind::Symlink(target) => {
+                    placed.member.kind = tar::EntryType::Symlink;
+                    placed.member.link = target.clone().into_bytes();
+                }
+                KeptKind::File { bytes } => {
+                    placed.member.bytes = *bytes;
+                    placed.content = content.map(|digest| (place, digest));
+                    if !entry.capability.is_empty() {
+                        let key = b"security.capability".to_vec();
+                        placed.member.attributes = vec![(key, entry.capability.clone())];
+                    }
+                }
+                KeptKind::HardLink(target) => {
+                    // The index has no link whose file is not before it.
+                    let Some(first) = entries.get_mut(target.as_bytes()) else {
+                        continue;
+                    };
+                    if first.inode == 0 {
+                        inodes += 1;
+                        first.inode = inodes;
+                    }
+                    placed = first.clone();
+                    placed.member.name.clone_from(&name);
+                }
+            }
+            entries.insert(name, placed);
+        }
+        let pack = Pack::Kept(kept);
+        Self { entries, pack }
     }
 
     /// Takes a directory out: a tree of its own, whose root it is.
@@ -78,7 +144,7 @@ impl PackedTree {
         }
         Self {
             entries,
-            pack: Arc::clone(&self.pack),
+            pack: self.pack.clone(),
         }
     }
 
@@ -127,11 +193,15 @@ impl PackedTree {
     }
 
     /// The bytes of a file that is kept at a place.
-    pub(super) fn read_at(&self, at: u64, bytes: u64) -> PackedReader<'_> {
-        PackedReader {
-            pack: &self.pack,
-            at,
-            left: bytes,
+    pub(super) fn read_at(&self, at: u64, bytes: u64) -> io::Result<Box<dyn Read + '_>> {
+        match &self.pack {
+            Pack::One(pack) => Ok(Box::new(PackedReader {
+                pack,
+                at,
+                left: bytes,
+            })),
+            Pack::Kept(kept) => Ok(Box::new(kept.open(at)?.take(bytes))),
+            Pack::Nowhere => Ok(Box::new(io::empty())),
         }
     }
 
@@ -144,7 +214,7 @@ impl PackedTree {
         };
         let mut bytes = Vec::new();
         self.read_at(*at, entry.member.bytes.min(bytes_max))
-            .read_to_end(&mut bytes)
+            .and_then(|mut content| content.read_to_end(&mut bytes))
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok(bytes)
     }
@@ -188,7 +258,7 @@ impl PackedEntry {
 }
 
 /// Reads a piece of the pack.
-pub(super) struct PackedReader<'a> {
+struct PackedReader<'a> {
     pack: &'a File,
     at: u64,
     left: u64,

@@ -111,18 +111,17 @@ async fn begin(call: Call, session: &str) -> ApiResult<Answer> {
                 "a build of version 2 needs remote=client-session and a session",
             ));
         }
-        _ => {
-            return Err(ApiError::not_supported(
-                "a context that the engine fetches itself",
-                "check it out and build its directory",
-            ));
-        }
+        _ => Remote::Fetched,
     };
+    let mut request = build_request(&call)?;
+    if remote != Remote::Fetched {
+        request.remote = None;
+    }
     let build = SessionBuild {
         id,
         session: session.to_owned(),
         remote,
-        request: build_request(&call)?,
+        request,
     };
     let is_quiet = call.query.flag("q");
     let mut running = call.builders.begin(call.engine, build).await?;

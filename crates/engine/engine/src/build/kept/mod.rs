@@ -8,20 +8,23 @@
 //! the same one gets an empty directory of its own. Nothing is synced: an index of another boot of the machine is no
 //! index, and files without one are thrown away. What was not used for longest goes first when there is too much.
 
-mod digest;
 mod update;
 
 pub use update::Update;
 
 use crate::Engine;
+use crate::archive::place::open_plain;
 use crate::archive::tape::Tape;
 use crate::archive::walk::{Form, Walk};
 use crate::archive::{Chunks, stream};
 use crate::error::{EngineError, Result};
+use naru_base::Digest;
 use naru_sys::file;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -148,6 +151,25 @@ pub struct KeptContext {
 impl KeptContext {
     pub(super) fn root(&self) -> PathBuf {
         self.place.files()
+    }
+
+    /// The entries by their numbers, with the digests of plain files.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (u64, &KeptEntry, Option<Digest>)> {
+        self.entries.iter().enumerate().map(|(number, held)| {
+            let digest = format!("sha256:{}", held.content).parse().ok();
+            (number as u64, &held.entry, digest)
+        })
+    }
+
+    /// Opens the plain file of an entry.
+    pub(super) fn open(&self, number: u64) -> io::Result<File> {
+        let held = usize::try_from(number)
+            .ok()
+            .and_then(|number| self.entries.get(number));
+        let held = held.ok_or(io::ErrorKind::NotFound)?;
+        let root = rustix::fs::open(self.root(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        Ok(open_plain(&root, Path::new(&held.entry.path), flags)?.into())
     }
 
     /// All of it as an archive; it is held until that is written.

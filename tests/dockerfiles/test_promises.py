@@ -84,7 +84,7 @@ def test_a_built_image_is_as_old_as_its_build(build_naru, tmp_path):
     image = built(build_naru, folder, "-t", "aged:1")
     base = client("image", "inspect", "-f", "{{.Created}}", "busybox:test")
     assert client("image", "inspect", "-f", "{{.Created}}", "aged:1") == base
-    assert re.match("(About|Less|[0-9]+ seconds)", client("images", "--format", "{{.CreatedSince}}", "aged"))
+    assert re.match("(About|Less|[0-9]+ seconds?)", client("images", "--format", "{{.CreatedSince}}", "aged"))
     assert client("images", "-q", "--filter", "since=busybox:test", "aged")
     assert client("images", "--format", "{{.Repository}}").split()[0] == "aged", "the newest comes first"
     client("image", "prune", "-af", "--filter", "label=aged", "--filter", "until=1h")
@@ -158,7 +158,7 @@ def test_a_client_that_leaves_ends_its_build(build_naru, tmp_path):
 def test_a_daemon_killed_while_building_leaves_nothing_corrupt(fresh_naru, tmp_path):
     """At random moments; the next build is right, and nothing but its cache is left of the other."""
     engine = fresh_naru
-    rounds = int(os.environ.get("NARU_BUILD_KILLS", "12"))
+    rounds = int(os.environ.get("NARU_BUILD_KILLS", "100" if os.environ.get("CI") else "12"))
     seed = int(os.environ.get("NARU_SEED", random.randrange(1 << 32)))
     print("seed", seed)
     dice = random.Random(seed)

@@ -1,6 +1,6 @@
 //! `.dockerignore`: which paths of a context are left out.
 
-use regex::Regex;
+use crate::glob::{Glob, Part};
 
 /// The patterns of one file, in order; the last that fits decides.
 #[derive(Debug, Clone, Default)]
@@ -10,7 +10,7 @@ pub struct Ignore {
 
 #[derive(Debug, Clone)]
 struct Pattern {
-    regex: Regex,
+    glob: Glob,
     is_exception: bool,
 }
 
@@ -35,17 +35,17 @@ impl Ignore {
                 }
                 continue;
             }
-            let regex =
+            let glob =
                 translate(&cleaned).map_err(|reason| format!("line {}: {pattern:?}: {reason}", index + 1))?;
-            patterns.push(Pattern { regex, is_exception });
+            patterns.push(Pattern { glob, is_exception });
         }
         Ok(Self { patterns })
     }
 
     /// Adds a pattern after all others.
     pub fn push(&mut self, pattern: &str, is_exception: bool) -> Result<(), String> {
-        let regex = translate(&clean(pattern))?;
-        self.patterns.push(Pattern { regex, is_exception });
+        let glob = translate(&clean(pattern))?;
+        self.patterns.push(Pattern { glob, is_exception });
         Ok(())
     }
 
@@ -60,7 +60,7 @@ impl Ignore {
             if pattern.is_exception != excluded {
                 return excluded;
             }
-            let fits = ancestors(path).any(|part| pattern.regex.is_match(part));
+            let fits = ancestors(path).any(|part| pattern.glob.fits(part));
             excluded != fits
         })
     }
@@ -88,7 +88,7 @@ pub fn patterns(text: &str) -> Vec<String> {
 
 /// One pattern of `COPY` and `ADD`, for names in one directory.
 #[derive(Debug, Clone)]
-pub struct NamePattern(Regex);
+pub struct NamePattern(Glob);
 
 impl NamePattern {
     /// `None` for a name that is no pattern.
@@ -100,7 +100,7 @@ impl NamePattern {
     }
 
     pub fn fits(&self, name: &str) -> bool {
-        self.0.is_match(name)
+        self.0.fits(name)
     }
 }
 
@@ -125,58 +125,57 @@ fn clean(pattern: &str) -> String {
 }
 
 /// Go's `filepath.Match`, and `**` for any number of directories.
-fn translate(pattern: &str) -> Result<Regex, String> {
-    let mut expression = "^(?s:".to_owned();
+fn translate(pattern: &str) -> Result<Glob, String> {
+    let mut parts = Vec::new();
     let mut characters = pattern.chars().peekable();
     while let Some(character) = characters.next() {
-        match character {
+        parts.push(match character {
             '*' if characters.next_if_eq(&'*').is_some() => {
                 while characters.next_if_eq(&'*').is_some() {}
-                let before_slash = characters.next_if_eq(&'/').is_some();
-                expression.push_str(if before_slash { "(?:.*/)?" } else { ".*" });
+                if characters.next_if_eq(&'/').is_some() {
+                    Part::Directories
+                } else {
+                    Part::Many { crosses: true }
+                }
             }
-            '*' => expression.push_str("[^/]*"),
-            '?' => expression.push_str("[^/]"),
-            '[' => expression.push_str(&class(&mut characters)?),
+            '*' => Part::Many { crosses: false },
+            '?' => Part::One { crosses: false },
+            '[' => class(&mut characters)?,
             '\\' => {
-                let next = characters
-                    .next()
-                    .ok_or("syntax error in pattern: it ends in a backslash")?;
-                expression.push_str(&regex::escape(next.encode_utf8(&mut [0; 4])));
+                let next = characters.next();
+                Part::Literal(next.ok_or("syntax error in pattern: it ends in a backslash")?)
             }
-            character => expression.push_str(&regex::escape(character.encode_utf8(&mut [0; 4]))),
-        }
+            character => Part::Literal(character),
+        });
     }
-    expression.push_str(")$");
-    Regex::new(&expression).map_err(|_| "syntax error in pattern".to_owned())
+    Ok(Glob::new(parts))
 }
 
 /// `[a-z]` and `[^a-z]`.
-fn class(characters: &mut std::iter::Peekable<std::str::Chars>) -> Result<String, String> {
-    let mut class = "[".to_owned();
-    if characters.next_if(|next| matches!(next, '^' | '!')).is_some() {
-        class.push('^');
-    }
-    let mut members = 0;
+fn class(characters: &mut std::iter::Peekable<std::str::Chars>) -> Result<Part, String> {
+    let open = "syntax error in pattern: [ is not closed";
+    let is_negated = characters.next_if(|next| matches!(next, '^' | '!')).is_some();
+    let mut ranges = Vec::new();
     loop {
-        match characters
-            .next()
-            .ok_or("syntax error in pattern: [ is not closed")?
-        {
-            ']' if members > 0 => break,
-            '-' if members > 0 && characters.peek() != Some(&']') => class.push('-'),
-            '\\' => {
-                let next = characters
-                    .next()
-                    .ok_or("syntax error in pattern: [ is not closed")?;
-                class.push_str(&regex::escape(next.encode_utf8(&mut [0; 4])));
-            }
-            character => class.push_str(&regex::escape(character.encode_utf8(&mut [0; 4]))),
+        let first = match characters.next().ok_or(open)? {
+            ']' if !ranges.is_empty() => return Ok(Part::Class { is_negated, ranges }),
+            '\\' => characters.next().ok_or(open)?,
+            character => character,
+        };
+        let mut last = first;
+        let mut ahead = characters.clone();
+        if ahead.next() == Some('-') && ahead.next().is_some_and(|next| next != ']') {
+            characters.next();
+            last = match characters.next().ok_or(open)? {
+                '\\' => characters.next().ok_or(open)?,
+                character => character,
+            };
         }
-        members += 1;
+        if last < first {
+            return Err(format!("syntax error in pattern: {first}-{last} is no range"));
+        }
+        ranges.push((first, last));
     }
-    class.push(']');
-    Ok(class)
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! Words of a Dockerfile with their quotes, escapes and variables, as a POSIX shell would read them.
 
-use regex::Regex;
+use crate::glob::{Glob, Part};
 use std::collections::BTreeSet;
 
 /// How deep substitutions may stand in each other.
 const DEPTH_MAX: usize = 100;
+
+/// Comparisons of letters that one replacement may take: far beyond any name or path.
+const COST_MAX: usize = 1 << 24;
 
 /// Where variables come from.
 pub trait Variables {
@@ -296,30 +299,19 @@ impl<'a> Expansion<'a> {
             };
             let pattern = self.expand_pattern(&pattern)?;
             let replacement = expand_at(self.depth + 1, &replacement, self.escape, self.variables)?;
-            let regex = glob(&pattern, true, self.escape, "", "")?;
-            let times = usize::from(!is_greedy);
-            return Ok(regex
-                .replacen(value, times, regex::NoExpand(&replacement))
-                .into_owned());
+            return replaced(value, &glob(&pattern, self.escape), &replacement, is_greedy);
         }
         let pattern = self.until(&['}'])?.0;
-        let pattern = self.expand_pattern(&pattern)?;
+        let pattern = glob(&self.expand_pattern(&pattern)?, self.escape);
+        let letters: Vec<char> = value.chars().collect();
+        check_cost(pattern.cost(letters.len()))?;
         if operator == '#' {
-            let regex = glob(&pattern, is_greedy, self.escape, "^", "")?;
-            return Ok(regex.replace(value, "").into_owned());
+            let taken = length_of(&pattern.ends(&letters), is_greedy).unwrap_or(0);
+            return Ok(letters[taken..].iter().collect());
         }
-        // The shortest suffix begins as late as possible.
-        let regex = glob(&pattern, true, self.escape, "^", "$")?;
-        let mut starts: Vec<usize> = value
-            .char_indices()
-            .map(|(at, _)| at)
-            .chain([value.len()])
-            .collect();
-        if !is_greedy {
-            starts.reverse();
-        }
-        let start = starts.into_iter().find(|start| regex.is_match(&value[*start..]));
-        Ok(value[..start.unwrap_or(value.len())].to_owned())
+        let backwards: Vec<char> = letters.iter().rev().copied().collect();
+        let taken = length_of(&pattern.reversed().ends(&backwards), is_greedy).unwrap_or(0);
+        Ok(letters[..letters.len() - taken].iter().collect())
     }
 
     /// Expands the variables of a pattern and leaves its own escapes.
@@ -355,23 +347,58 @@ impl<'a> Expansion<'a> {
     }
 }
 
-/// `*` and `?` of a shell pattern as a regular expression.
-fn glob(pattern: &str, is_greedy: bool, escape: char, before: &str, after: &str) -> Result<Regex, String> {
-    let mut expression = format!("(?s){before}");
+/// A shell pattern: `*` and `?` stand for slashes too.
+fn glob(pattern: &str, escape: char) -> Glob {
     let mut characters = pattern.chars();
+    let mut parts = Vec::new();
     while let Some(character) = characters.next() {
-        match character {
-            '*' => expression.push_str(if is_greedy { ".*" } else { ".*?" }),
-            '?' => expression.push('.'),
-            character if character == escape => {
-                let next = characters.next().unwrap_or(character);
-                expression.push_str(&regex::escape(next.encode_utf8(&mut [0; 4])));
-            }
-            character => expression.push_str(&regex::escape(character.encode_utf8(&mut [0; 4]))),
-        }
+        parts.push(match character {
+            '*' => Part::Many { crosses: true },
+            '?' => Part::One { crosses: true },
+            character if character == escape => Part::Literal(characters.next().unwrap_or(character)),
+            character => Part::Literal(character),
+        });
     }
-    expression.push_str(after);
-    Regex::new(&expression).map_err(|error| format!("invalid pattern {pattern:?}: {error}"))
+    Glob::new(parts)
+}
+
+/// The shortest length that fits, or the longest.
+fn length_of(ends: &[bool], is_greedy: bool) -> Option<usize> {
+    if is_greedy {
+        ends.iter().rposition(|fits| *fits)
+    } else {
+        ends.iter().position(|fits| *fits)
+    }
+}
+
+fn check_cost(cost: usize) -> Result<(), String> {
+    if cost > COST_MAX {
+        return Err("the value is too long to look for a pattern in".to_owned());
+    }
+    Ok(())
+}
+
+/// Replaces the first place that fits, or all of them; each as long as can be.
+fn replaced(value: &str, pattern: &Glob, replacement: &str, all: bool) -> Result<String, String> {
+    let letters: Vec<char> = value.chars().collect();
+    check_cost(pattern.cost(letters.len()).saturating_mul(letters.len()))?;
+    let (mut result, mut at, mut is_done) = (String::new(), 0, false);
+    while at < letters.len() {
+        let length = if is_done {
+            0
+        } else {
+            length_of(&pattern.ends(&letters[at..]), true).unwrap_or(0)
+        };
+        if length == 0 {
+            result.push(letters[at]);
+            at += 1;
+            continue;
+        }
+        result.push_str(replacement);
+        at += length;
+        is_done = !all;
+    }
+    Ok(result)
 }
 
 /// Splits at unquoted spaces and leaves quotes, escapes and variables as they are.

@@ -301,8 +301,14 @@ fn run(line: &LogicalLine, mut flags: Flags, rest: &str, escape: char) -> Result
     let mounts = flags.values("mount")?;
     let network = flags.value("network")?;
     let security = flags.value("security")?;
-    flags.values("device")?;
+    let devices = flags.values("device")?;
     flags.finish()?;
+    if !devices.is_empty() {
+        return Err(DockerfileError::new(
+            line.place,
+            "RUN --device is not supported: a step gets no device of the host",
+        ));
+    }
     let (command, script) = match &line.heredocs[..] {
         [] => (command(rest), None),
         // The document alone is the program.

@@ -66,6 +66,8 @@ pub struct BuildRequest {
     pub pull: bool,
     /// Of `RUN`: `default`, `none`, `host`, or a network's name.
     pub network: Option<String>,
+    /// What steps may ask for beyond the usual: `network.host`.
+    pub entitlements: Vec<String>,
     pub extra_hosts: Vec<String>,
     pub resources: ResourcesSpec,
     pub shm_bytes: Option<u64>,

@@ -55,6 +55,18 @@ impl Builder {
                 "RUN --security=insecure is not supported: every step runs confined",
             ));
         }
+        let may_use_host = self.request.network.as_deref() == Some("host")
+            || self
+                .request
+                .entitlements
+                .iter()
+                .any(|name| name == "network.host");
+        if run.network.as_deref() == Some("host") && !may_use_host {
+            return Err(wrong(
+                line,
+                "RUN --network=host must be allowed by whoever builds, with --network host or --allow network.host",
+            ));
+        }
         let config = &stage.state.config.config;
         let words = match &run.script {
             Some(script) => vec![format!("/dev/pipes/{}", script.name)],

@@ -201,6 +201,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         no_cache: query.flag("nocache"),
         pull: query.flag("pull"),
         network: text("networkmode"),
+        entitlements: Vec::new(),
         extra_hosts: query
             .all("extrahosts")
             .filter(|host| !host.is_empty())

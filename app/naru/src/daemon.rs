@@ -17,10 +17,19 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
     let options = match options::parse(args) {
         Ok(options) => options,
         Err((text, code)) => {
-            let _ = io::stderr().write_all(text.as_bytes());
+            // Help was asked for, anything else was not.
+            let _ = if code == 0 {
+                io::stdout().write_all(text.as_bytes())
+            } else {
+                io::stderr().write_all(text.as_bytes())
+            };
             return ExitCode::from(code);
         }
     };
+    if options.is_validation {
+        let _ = io::stdout().write_all(b"configuration OK\n");
+        return ExitCode::SUCCESS;
+    }
     raise_open_files();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(&options.log_level))
@@ -63,6 +72,8 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
         exec_root: options.exec_root.clone(),
         bridge_address: options.bridge_address,
         network: options.network.clone(),
+        containers: options.containers.clone(),
+        shutdown_timeout_seconds: options.shutdown_timeout_seconds,
         live_restore: options.live_restore,
         registry: options.registry.clone(),
         remap: find_remap(options.userns_remap.as_deref())?,

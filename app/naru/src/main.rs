@@ -1,6 +1,8 @@
 //! The one binary. Its first argument decides which role this process plays; there is no other logic here.
 
+mod container_options;
 mod daemon;
+mod foreign_options;
 mod network_options;
 mod options;
 

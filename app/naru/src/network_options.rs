@@ -40,6 +40,9 @@ pub struct NetworkArguments {
     /// Whether what leaves the default bridge takes the host's address [default: true]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     ip_masq: Option<bool>,
+    /// Have the host forward packets, if it does not yet [default: true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    ip_forward: Option<bool>,
     /// Whether the default bridge has IPv6 [default: false]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     ipv6: Option<bool>,
@@ -68,6 +71,7 @@ pub struct NetworkConfig {
     pub mtu: Option<u32>,
     pub icc: Option<bool>,
     pub ip_masq: Option<bool>,
+    pub ip_forward: Option<bool>,
     pub ipv6: Option<bool>,
     pub bip6: Option<String>,
     pub fixed_cidr_v6: Option<String>,
@@ -94,6 +98,7 @@ pub fn take(all: &mut serde_json::Map<String, serde_json::Value>) -> serde_json:
         "mtu",
         "icc",
         "ip-masq",
+        "ip-forward",
         "ipv6",
         "bip6",
         "fixed-cidr-v6",
@@ -151,6 +156,7 @@ pub fn resolve(arguments: NetworkArguments, file: NetworkConfig) -> Result<Netwo
         mtu,
         allows_between: arguments.icc.or(file.icc).unwrap_or(true),
         masquerades: arguments.ip_masq.or(file.ip_masq).unwrap_or(true),
+        turns_on_forwarding: arguments.ip_forward.or(file.ip_forward).unwrap_or(true),
         pools: if pools.is_empty() {
             SubnetPool::defaults()
         } else {

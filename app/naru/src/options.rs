@@ -1,9 +1,11 @@
 //! The daemon's options: the command line over the configuration file, with dockerd's names.
 
+use crate::container_options::{self, ContainerArguments, ContainerConfig};
+use crate::foreign_options;
 use crate::network_options::{self, NetworkArguments, NetworkConfig};
 use clap::Parser;
-use naru_engine::NetworkDefaults;
 use naru_engine::registry::{Proxies, RegistryOptions};
+use naru_engine::{ContainerDefaults, NetworkDefaults};
 use serde::Deserialize;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -33,6 +35,11 @@ struct Arguments {
     bip: Option<String>,
     #[command(flatten)]
     network: NetworkArguments,
+    #[command(flatten)]
+    containers: ContainerArguments,
+    /// Only check the options and the configuration file
+    #[arg(long)]
+    validate: bool,
     /// A JSON file with these options under the same names
     #[arg(long)]
     config_file: Option<PathBuf>,
@@ -121,6 +128,10 @@ pub struct DaemonOptions {
     pub pidfile: PathBuf,
     pub bridge_address: Option<(Ipv4Addr, u8)>,
     pub network: NetworkDefaults,
+    pub containers: ContainerDefaults,
+    pub shutdown_timeout_seconds: Option<i64>,
+    /// Nothing is to be run.
+    pub is_validation: bool,
     pub live_restore: bool,
     pub registry: RegistryOptions,
     pub userns_remap: Option<String>,
@@ -129,20 +140,28 @@ pub struct DaemonOptions {
 
 /// Reads command line and configuration file. `Err` holds the text to show and the exit code.
 pub fn parse(args: &[std::ffi::OsString]) -> Result<DaemonOptions, (String, u8)> {
+    let failed = |message| (format!("naru daemon: {message}\n"), 1);
+    let args = foreign_options::take_arguments(args).map_err(failed)?;
     let arguments = Arguments::try_parse_from(args).map_err(|error| {
         (
-            error.render().ansi().to_string(),
+            error.render().to_string(),
             u8::try_from(error.exit_code()).unwrap_or(1),
         )
     })?;
-    resolve(arguments).map_err(|message| (format!("naru daemon: {message}\n"), 1))
+    resolve(arguments).map_err(failed)
 }
 
-fn resolve(arguments: Arguments) -> Result<DaemonOptions, String> {
-    let (file, network) = match &arguments.config_file {
+fn resolve(mut arguments: Arguments) -> Result<DaemonOptions, String> {
+    let Config {
+        file,
+        network,
+        containers,
+    } = match &arguments.config_file {
         Some(path) => read_config(path)?,
-        None => (ConfigFile::default(), NetworkConfig::default()),
+        None => Config::default(),
     };
+    let (containers, shutdown_timeout_seconds) =
+        container_options::resolve(std::mem::take(&mut arguments.containers), containers)?;
     let registry = registry_options(&arguments, &file)?;
     let network = network_options::resolve(arguments.network, network)?;
     let exec_root = absolute(
@@ -190,6 +209,9 @@ fn resolve(arguments: Arguments) -> Result<DaemonOptions, String> {
             .map(|text| parse_bip(&text))
             .transpose()?,
         network,
+        containers,
+        shutdown_timeout_seconds,
+        is_validation: arguments.validate,
         live_restore: arguments.live_restore.or(file.live_restore).unwrap_or(true),
         registry,
         userns_remap: arguments
@@ -283,7 +305,15 @@ fn absolute(path: PathBuf) -> Result<PathBuf, String> {
     std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn read_config(path: &Path) -> Result<(ConfigFile, NetworkConfig), String> {
+/// The whole file, by whose its keys are.
+#[derive(Default)]
+struct Config {
+    file: ConfigFile,
+    network: NetworkConfig,
+    containers: ContainerConfig,
+}
+
+fn read_config(path: &Path) -> Result<Config, String> {
     let failed = |reason: String| {
         format!(
             "unable to configure the daemon with file {}: {reason}",
@@ -293,9 +323,15 @@ fn read_config(path: &Path) -> Result<(ConfigFile, NetworkConfig), String> {
     let text = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
     let mut all: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))?;
+    foreign_options::take_keys(&mut all).map_err(failed)?;
     let network = network_options::take(&mut all).map_err(|error| failed(error.to_string()))?;
+    let containers = container_options::take(&mut all).map_err(|error| failed(error.to_string()))?;
     let file = serde_json::from_value(all.into()).map_err(|error| failed(error.to_string()))?;
-    Ok((file, network))
+    Ok(Config {
+        file,
+        network,
+        containers,
+    })
 }
 
 /// Only unix sockets: whoever reaches an open TCP port owns the host, and such ports are found within hours.

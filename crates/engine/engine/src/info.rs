@@ -27,6 +27,7 @@ impl Engine {
             spawner_pid: self.workshop.spawner.pid(),
             bridge: Some(self.network.bridge().to_owned()),
             live_restore: self.options.live_restore,
+            logging_driver: self.options.containers.log.driver.clone(),
             proxies: self.options.registry.proxies.without_passwords(),
             is_remapped: self.options.remap.is_some(),
         }

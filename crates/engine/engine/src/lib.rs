@@ -49,6 +49,7 @@ pub use naru_network as network;
 pub use naru_oci as oci;
 pub use naru_registry as registry;
 pub use networks::record::{IpamPool, NetworkRecord, NetworkSpec};
+pub use plan::check_seccomp_profile;
 pub use remap::Remap;
 pub use views::*;
 pub use volumes::trash::TrashEntry;
@@ -122,6 +123,7 @@ impl Engine {
             mtu: defaults.mtu,
             allows_between: defaults.allows_between,
             masquerades: defaults.masquerades,
+            turns_on_forwarding: defaults.turns_on_forwarding,
             pools: defaults.pools.clone(),
             ipv6: defaults.ipv6.clone(),
             rules_ipv6: defaults.rules_ipv6,
@@ -207,8 +209,10 @@ impl Engine {
             let engine = Arc::clone(self);
             tokio::spawn(async move {
                 let _operation = container.operation.lock().await;
+                let own = container.record().spec.stop_timeout_seconds;
+                let timeout = own.or(engine.options.shutdown_timeout_seconds);
                 let _ = engine
-                    .stop(&container, None, None, Requester::DaemonShutdown)
+                    .stop(&container, timeout, None, Requester::DaemonShutdown)
                     .await;
             })
         });
@@ -226,6 +230,11 @@ impl Engine {
         }
         let _ = parked.cgroup.kill_all();
         let _ = parked.cgroup.remove();
+    }
+
+    /// What containers get that ask for nothing else.
+    pub fn container_defaults(&self) -> &ContainerDefaults {
+        &self.options.containers
     }
 
     fn is_shutting_down(&self) -> bool {

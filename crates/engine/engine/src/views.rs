@@ -18,11 +18,28 @@ pub struct EngineOptions {
     /// `--bip`: the bridge's own address with its prefix length; `None` chooses a free private range.
     pub bridge_address: Option<(std::net::Ipv4Addr, u8)>,
     pub network: NetworkDefaults,
+    pub containers: ContainerDefaults,
+    /// How long containers without a timeout of their own have to stop when the daemon ends with them; below zero for as
+    /// long as they take, `None` for what a stop by hand gives them.
+    pub shutdown_timeout_seconds: Option<i64>,
     /// Leave containers running when the daemon ends by SIGTERM.
     pub live_restore: bool,
     pub registry: naru_registry::RegistryOptions,
     /// `--userns-remap`: the user namespace of containers; `None` for the host's.
     pub remap: Option<crate::Remap>,
+}
+
+/// What containers get that ask for nothing else.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerDefaults {
+    /// `--init`.
+    pub with_init: bool,
+    /// `--no-new-privileges`.
+    pub no_new_privileges: bool,
+    /// `--seccomp-profile`.
+    pub seccomp: crate::spec::SeccompSpec,
+    /// `--log-driver`, `--log-opt`.
+    pub log: crate::spec::LogSpec,
 }
 
 #[derive(Debug, Clone)]
@@ -269,6 +286,8 @@ pub struct NetworkDefaults {
     pub mtu: Option<u32>,
     pub allows_between: bool,
     pub masquerades: bool,
+    /// `--ip-forward`.
+    pub turns_on_forwarding: bool,
     /// `--default-address-pool`.
     pub pools: Vec<naru_network::SubnetPool>,
     /// `--ipv6`, `--bip6`, `--fixed-cidr-v6`: of the default bridge; `None` for no IPv6 there.
@@ -289,6 +308,7 @@ impl Default for NetworkDefaults {
             mtu: None,
             allows_between: true,
             masquerades: true,
+            turns_on_forwarding: true,
             pools: naru_network::SubnetPool::defaults(),
             ipv6: None,
             rules_ipv6: true,
@@ -311,6 +331,8 @@ pub struct EngineInfo {
     pub spawner_pid: Option<u32>,
     pub bridge: Option<String>,
     pub live_restore: bool,
+    /// Of containers that ask for none.
+    pub logging_driver: String,
     /// `http`, `https` and the exceptions, without passwords.
     pub proxies: naru_registry::Proxies,
     /// Containers have a user namespace of their own.

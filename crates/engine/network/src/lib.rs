@@ -78,6 +78,8 @@ pub struct NetworkOptions {
     pub allows_between: bool,
     /// `--ip-masq`, for the default bridge.
     pub masquerades: bool,
+    /// `--ip-forward`: whether a host that does not forward packets is to begin.
+    pub turns_on_forwarding: bool,
     /// `--default-address-pool`: where networks without a subnet of their own take one.
     pub pools: Vec<SubnetPool>,
     /// `--ipv6`: what the default bridge's IPv6 side is to be; `None` for none.
@@ -100,6 +102,7 @@ impl NetworkOptions {
             mtu: None,
             allows_between: true,
             masquerades: true,
+            turns_on_forwarding: true,
             pools: SubnetPool::defaults(),
             ipv6: None,
             rules_ipv6: true,
@@ -268,7 +271,7 @@ impl Network {
 
     /// Has the host forward packets, if it does not yet, and then only those that somebody accepts.
     pub(crate) fn forward(&self, family: ruleset::Family) -> Result<()> {
-        if sysctl::is_forwarding(family) {
+        if !self.options.turns_on_forwarding || sysctl::is_forwarding(family) {
             return Ok(());
         }
         self.drop_by_policy(family);

@@ -20,3 +20,4 @@ mod websocket;
 
 pub use naru_buildkit::Builders;
 pub use server::{Api, serve};
+pub use translate::defaults::check_log;

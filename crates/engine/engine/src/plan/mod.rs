@@ -77,6 +77,13 @@ pub fn plan_start(record: &ContainerRecord, context: StartContext<'_>) -> Result
 }
 
 /// The profile for a container or exec of this spec.
+/// Says what is wrong with a profile in Docker's form.
+pub fn check_seccomp_profile(json: &str) -> Result<()> {
+    naru_runtime::parse_docker_seccomp(json, &[])
+        .map(drop)
+        .map_err(|error| EngineError::invalid(format!("invalid seccomp profile: {error}")))
+}
+
 pub fn plan_seccomp(spec: &ContainerSpec, capabilities: &HashSet<oci::Capability>) -> Result<SeccompPlan> {
     match &spec.seccomp {
         _ if spec.privileged => Ok(SeccompPlan::Unconfined),

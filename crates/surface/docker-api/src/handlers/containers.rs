@@ -4,6 +4,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::request::{Call, json_error};
 use crate::respond::{self, Answer};
 use crate::translate::create::{HostFacts, container_spec};
+use crate::translate::defaults;
 use crate::translate::filters::Filters;
 use crate::translate::inspect::{EngineFacts, container_inspect};
 use crate::translate::list;
@@ -20,9 +21,13 @@ use std::sync::OnceLock;
 
 pub async fn create(mut call: Call) -> ApiResult<Answer> {
     let bytes = call.json_bytes().await?;
-    let request = CreateRequest::from_slice(&bytes).map_err(|error| json_error(&error))?;
+    let mut request = CreateRequest::from_slice(&bytes).map_err(|error| json_error(&error))?;
+    let defaults = call.engine.container_defaults();
+    defaults::merge_log(&mut request.host_config, &defaults.log);
+    let security_options = request.host_config.security_opt.clone().unwrap_or_default();
     check_platform(call.query.non_empty("platform"))?;
-    let (spec, mut warnings) = container_spec(request, host_facts())?;
+    let (mut spec, mut warnings) = container_spec(request, host_facts())?;
+    defaults::merge_spec(&mut spec, defaults, &security_options);
     let name = call.query.non_empty("name").map(ToOwned::to_owned);
     let created = call.engine.create_container(name, spec).await?;
     warnings.extend(created.warnings);

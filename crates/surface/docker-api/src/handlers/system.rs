@@ -156,7 +156,7 @@ fn system_info(engine: &EngineInfo, account: DiskAccount) -> SystemInfo {
         http_proxy: engine.proxies.http.clone(),
         https_proxy: engine.proxies.https.clone(),
         no_proxy: engine.proxies.exceptions.clone(),
-        logging_driver: "json-file".to_owned(),
+        logging_driver: engine.logging_driver.clone(),
         cgroup_driver: "cgroupfs".to_owned(),
         cgroup_version: engine.cgroup_version.to_string(),
         kernel_version: kernel_release(),

@@ -1,6 +1,7 @@
 //! Between the wire and the engine, without any I/O: requests become specs, records become answers.
 
 pub mod create;
+pub mod defaults;
 pub mod exec;
 pub mod filters;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The daemon's role: roots locked, socket bound, engine opened, API served until a signal.
 
-use crate::options::{self, DaemonOptions};
+use crate::options::{self, DaemonOptions, LogFormat};
 use naru_engine::{Engine, EngineOptions, Remap};
 use naru_sys::file;
 use std::fs::{File, OpenOptions};
@@ -9,7 +9,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs `naru daemon` until SIGTERM or SIGINT.
@@ -31,11 +31,14 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     raise_open_files();
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(&options.log_level))
         .with_writer(io::stderr)
-        .with_ansi(false)
-        .init();
+        .with_ansi(false);
+    match options.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
@@ -97,6 +100,13 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
             listener,
             shutdown,
         )));
+    }
+    if let Some(address) = options.metrics_address {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(named(&format!("cannot serve metrics on {address}")))?;
+        let engine = std::sync::Arc::clone(&engine);
+        servers.push(tokio::spawn(naru_docker_api::serve_metrics(engine, listener)));
     }
     file::replace(&options.pidfile, format!("{}\n", std::process::id()).as_bytes())
         .map_err(|error| error.to_string())?;

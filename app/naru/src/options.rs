@@ -7,7 +7,7 @@ use clap::Parser;
 use naru_engine::registry::{Proxies, RegistryOptions};
 use naru_engine::{ContainerDefaults, NetworkDefaults};
 use serde::Deserialize;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,6 +80,12 @@ struct Arguments {
     /// debug, info, warn, error
     #[arg(short = 'l', long)]
     log_level: Option<String>,
+    /// How the daemon's own log is written: text, or json, an object a line [default: text]
+    #[arg(long)]
+    log_format: Option<String>,
+    /// Where to serve the engine's metrics for Prometheus, over plain HTTP: an address of the loopback, 127.0.0.1:9323
+    #[arg(long)]
+    metrics_addr: Option<String>,
     /// The same as --log-level debug
     #[arg(short = 'D', long)]
     debug: bool,
@@ -104,6 +110,8 @@ struct ConfigFile {
     live_restore: Option<bool>,
     userns_remap: Option<String>,
     log_level: Option<String>,
+    log_format: Option<String>,
+    metrics_addr: Option<String>,
     debug: Option<bool>,
 }
 
@@ -136,6 +144,15 @@ pub struct DaemonOptions {
     pub registry: RegistryOptions,
     pub userns_remap: Option<String>,
     pub log_level: String,
+    pub log_format: LogFormat,
+    pub metrics_address: Option<SocketAddr>,
+}
+
+/// How the daemon's own log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
 }
 
 /// Reads command line and configuration file. `Err` holds the text to show and the exit code.
@@ -219,6 +236,13 @@ fn resolve(mut arguments: Arguments) -> Result<DaemonOptions, String> {
             .or(file.userns_remap)
             .filter(|text| !text.is_empty()),
         log_level: if is_debug { "debug".to_owned() } else { log_level },
+        log_format: parse_log_format(arguments.log_format.or(file.log_format).as_deref())?,
+        metrics_address: arguments
+            .metrics_addr
+            .or(file.metrics_addr)
+            .filter(|text| !text.is_empty())
+            .map(|text| parse_metrics_address(&text))
+            .transpose()?,
         exec_root,
     })
 }
@@ -348,6 +372,30 @@ fn parse_host(host: &str) -> Result<PathBuf, String> {
     }
 }
 
+fn parse_log_format(text: Option<&str>) -> Result<LogFormat, String> {
+    match text {
+        None | Some("" | "text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        Some(other) => Err(format!("invalid log format: {other}; use text or json")),
+    }
+}
+
+/// The loopback's alone: names of containers and images are nobody else's, and there is no TLS.
+fn parse_metrics_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text
+        .strip_prefix("localhost:")
+        .map(|port| format!("127.0.0.1:{port}"));
+    let address: SocketAddr = address.as_deref().unwrap_or(text).parse().map_err(|_| {
+        format!("invalid --metrics-addr {text:?}: expected ADDRESS:PORT such as 127.0.0.1:9323")
+    })?;
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "--metrics-addr {text} is refused: metrics would be open to everyone who reaches the port; use 127.0.0.1 or [::1]"
+        ));
+    }
+    Ok(address)
+}
+
 fn parse_bip(text: &str) -> Result<(Ipv4Addr, u8), String> {
     let wrong =
         || format!("invalid --bip {text:?}: expected an address and prefix length such as 172.17.0.1/16");
@@ -396,6 +444,9 @@ mod tests {
             ["-H", "unix://relative"],
             ["-l", "loud"],
             ["--http-proxy", "socks5://x"],
+            ["--log-format", "xml"],
+            ["--metrics-addr", "0.0.0.0:9323"],
+            ["--metrics-addr", "9323"],
         ] {
             let (message, _) = parse_words(&words).unwrap_err();
             assert!(

@@ -8,6 +8,7 @@ use crate::spec::NetworkMode;
 use crate::views::EngineEvent;
 use naru_base::Timestamp;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::broadcast;
 
@@ -21,6 +22,8 @@ const LISTENER_LAG_MAX: usize = 1024;
 pub struct Events {
     past: Mutex<VecDeque<EngineEvent>>,
     sender: broadcast::Sender<EngineEvent>,
+    /// Published so far.
+    count: AtomicU64,
 }
 
 impl Events {
@@ -28,10 +31,17 @@ impl Events {
         Self {
             past: Mutex::new(VecDeque::new()),
             sender: broadcast::Sender::new(LISTENER_LAG_MAX),
+            count: AtomicU64::new(0),
         }
     }
 
+    /// Events so far, and listeners now.
+    pub fn counts(&self) -> (u64, usize) {
+        (self.count.load(Ordering::Relaxed), self.sender.receiver_count())
+    }
+
     fn publish(&self, event: EngineEvent) {
+        self.count.fetch_add(1, Ordering::Relaxed);
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         if past.len() == PAST_EVENTS_MAX {
             past.pop_front();

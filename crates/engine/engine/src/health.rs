@@ -293,6 +293,7 @@ async fn watch(engine: Weak<Engine>, container: Arc<Container>, check: Check) {
             continue;
         }
         let probe = engine.probe(&container, &check).await;
+        engine.metrics().note_check(probe.exit_code != 0);
         let is_over = {
             let phase = phase.borrow();
             !phase.is_running || phase.exits != exits

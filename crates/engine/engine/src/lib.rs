@@ -26,6 +26,7 @@ mod health;
 mod images;
 mod info;
 mod keepers;
+pub mod metrics;
 mod networks;
 mod plan;
 pub mod record;
@@ -81,6 +82,7 @@ pub struct Engine {
     id: String,
     /// The kernel's id of this boot.
     boot_id: String,
+    metrics: metrics::Metrics,
     content: Arc<ContentStore>,
     network: Arc<Network>,
     networks: networks::Networks,
@@ -143,6 +145,7 @@ impl Engine {
         let engine = Arc::new(Self {
             id: read_or_make_id(&options.data_root)?,
             boot_id: why::read_boot_id(),
+            metrics: metrics::Metrics::default(),
             linked_by: networks::LinkIndex::default(),
             blob_locks: images::BlobLocks::default(),
             volumes: volumes::Volumes::open(options.data_root.join("volumes"), syncer.clone(), root)?,

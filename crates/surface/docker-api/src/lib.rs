@@ -10,6 +10,7 @@
 
 mod error;
 mod handlers;
+mod metrics;
 mod request;
 mod respond;
 mod server;
@@ -18,6 +19,7 @@ mod translate;
 mod upload;
 mod websocket;
 
+pub use metrics::serve_metrics;
 pub use naru_buildkit::Builders;
 pub use server::{Api, serve};
 pub use translate::defaults::check_log;

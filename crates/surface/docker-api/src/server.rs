@@ -2,6 +2,7 @@
 
 use crate::error::ApiError;
 use crate::handlers;
+use crate::metrics::action_of;
 use crate::request::Call;
 use crate::respond::{self, Answer};
 use hyper::body::Incoming;
@@ -96,8 +97,14 @@ async fn answer(api: Api, request: Request<Incoming>) -> Result<Answer, Infallib
 /// Runs the handler in a task of its own: a panic stays in it, and what it began it finishes without its client.
 async fn run(matched: Matched, call: Call) -> Answer {
     let endpoint = matched.endpoint;
+    let (begun, engine) = (std::time::Instant::now(), Arc::clone(&call.engine));
     match tokio::spawn(handlers::dispatch(endpoint, call)).await {
-        Ok(Ok(response)) => response,
+        Ok(Ok(response)) => {
+            if let Some(action) = action_of(endpoint) {
+                engine.metrics().note_action(action, begun.elapsed());
+            }
+            response
+        }
         Ok(Err(error)) => {
             if error.status == StatusCode::INTERNAL_SERVER_ERROR {
                 tracing::warn!(

@@ -117,11 +117,6 @@ const OPTIONS: &[Foreign] = &[
         "networks cannot be kept apart, nor ports published, without rules",
     ),
     keyed("labels", refused("label", "labels of an engine are for a swarm")),
-    only("log-format", &["text"], "the daemon's log is text"),
-    refused(
-        "metrics-addr",
-        "figures are read from the API: stats, info and system df",
-    ),
     refused("network-control-plane-mtu", SWARM),
     keyed("node-generic-resources", refused("node-generic-resource", SWARM)),
     refused("oom-score-adjust", "set OOMScoreAdjust in the daemon's unit"),

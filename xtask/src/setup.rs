@@ -51,6 +51,9 @@ const PYTHON_PACKAGES: &[&str] = &[
 /// What the tests of clients for Node.js require, from npm.
 const NODE_PACKAGES: &[&str] = &["dockerode@4"];
 
+/// What the guide's Python application is installed from, for the Python of the tests' Debian image.
+const WHEELS: &[&str] = &["django==5.2.*", "pip"];
+
 pub fn install() -> Result<(), String> {
     let mut missing: Vec<&str> = PROGRAMS
         .iter()
@@ -63,6 +66,7 @@ pub fn install() -> Result<(), String> {
         install_packages(&missing)?;
     }
     install_python()?;
+    install_wheels()?;
     install_node()
 }
 
@@ -116,6 +120,30 @@ fn install_python() -> Result<(), String> {
         .args(["install", "--quiet", "--disable-pip-version-check"])
         .args(PYTHON_PACKAGES);
     run::complete(install)?;
+    mark(&marker, &wanted)
+}
+
+fn install_wheels() -> Result<(), String> {
+    let folder = run::root().join("target/wheels");
+    let marker = folder.join("complete");
+    let wanted = WHEELS.join("\n");
+    if is_marked(&marker, &wanted) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut download = Command::new(run::root().join("target/venv/bin/pip"));
+    download
+        .args([
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--python-version",
+            "3.11",
+        ])
+        .args(["--only-binary=:all:", "--dest"])
+        .arg(&folder)
+        .args(WHEELS);
+    run::complete(download)?;
     mark(&marker, &wanted)
 }
 

@@ -108,13 +108,14 @@ fn read_secret(text: &str) -> Result<(String, Vec<u8>)> {
 
 impl Extras {
     fn add_directory(&mut self, name: &str, directory: &Path) -> Result<String> {
-        if !directory.is_dir() {
+        let found = directory.canonicalize().ok().filter(|found| found.is_dir());
+        let Some(found) = found else {
             return Err(CliError::message(format!(
                 "build context {name}: {} is not a directory",
                 directory.display()
             )));
-        }
-        self.directories.push(directory.to_owned());
+        };
+        self.directories.push(found);
         Ok(format!("archive:{}", place_of(self.directories.len())))
     }
 

@@ -1,0 +1,84 @@
+"""The examples of `docs/guide/build.md`, built and run as they stand there."""
+
+import os
+import re
+import shlex
+import time
+
+import pytest
+from testkit.engine import NARU, ROOT
+
+WHEELS = os.path.join(ROOT, "target", "wheels")
+
+
+@pytest.fixture(scope="module")
+def engine(build_naru, images):
+    build_naru.load(images + "/debian.tar")
+    return build_naru
+
+
+@pytest.fixture
+def guide(tmp_path):
+    """Its files, in a folder, and its commands by the name of the image that they build."""
+    with open(os.path.join(ROOT, "docs", "guide", "build.md")) as file:
+        text = file.read()
+    for name, content in re.findall(r"^`([^`]+)`:\n\n```[a-z]*\n(.*?)^```$", text, re.M | re.S):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    commands = re.findall(r"^naru build -t (\S+) (.*)$", text, re.M)
+    assert {name for name, _ in commands} == {entry.name for entry in tmp_path.iterdir() if entry.is_dir()}
+    return str(tmp_path), dict(commands)
+
+
+def built(engine, guide, name):
+    folder, commands = guide
+    command = f"cd {shlex.quote(folder)} && {NARU} -H {engine.host} build -t {name} {commands[name]}"
+    result = engine.scope.shell(command, timeout=100)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return re.search(r"Successfully built (\w+)", result.stdout).group(1)
+
+
+def served(engine, name, url, *options):
+    """What its container answers, once it does."""
+    started = engine.client("run", "-d", "--name", "guide", *options, name)
+    assert started.returncode == 0, started.stderr
+    try:
+        deadline = time.monotonic() + 60
+        script = f"import urllib.request as r; print(r.urlopen({url!r}).read().decode())"
+        asked = ["wget", "-qO-", url] if name != "django" else ["python3", "-c", script]
+        while True:
+            answer = engine.client("exec", "guide", *asked)
+            if answer.returncode == 0:
+                return answer.stdout.strip()
+            assert time.monotonic() < deadline, answer.stderr + engine.client("logs", "guide").stderr
+            time.sleep(0.1)
+    finally:
+        engine.client("rm", "-f", "guide")
+
+
+@pytest.mark.seconds(300)
+def test_a_django_application(engine, guide):
+    if not os.path.isdir(WHEELS):
+        pytest.skip("target/wheels is made by `cargo xtask setup`")
+    os.symlink(WHEELS, os.path.join(guide[0], "wheels-of-the-setup"))
+    guide[1]["django"] = guide[1]["django"].replace("wheels=wheels", "wheels=wheels-of-the-setup")
+    first = built(engine, guide, "django")
+    assert served(engine, "django", "http://localhost:8000", "-e", "SECRET_KEY=x") == "hello from Django"
+    engine.client("builder", "prune", "-af")
+    assert built(engine, guide, "django") == first
+
+
+def test_a_configuration_from_variables(engine, guide):
+    built(engine, guide, "config")
+    assert served(engine, "config", "http://localhost:8080") == "hello from the image"
+    assert served(engine, "config", "http://localhost:8080", "-e", "GREETING=from outside") == "from outside"
+    refused = engine.client("run", "--rm", "-e", "GREETING=", "config")
+    assert refused.returncode != 0 and "say what to greet with" in refused.stderr
+
+
+def test_made_in_one_stage_and_shipped_in_another(engine, guide):
+    built(engine, guide, "pages")
+    page = served(engine, "pages", "http://localhost:8080/first.html")
+    assert page == "<h1>first</h1><p>The image that is shipped has no Python in it.</p>"
+    assert engine.client("run", "--rm", "pages", "sh", "-c", "command -v python3").returncode != 0

@@ -25,7 +25,7 @@ const FLAGS: &[Flag] = &[
     long(
         "build-context",
         List("list"),
-        "Additional build contexts (name=directory, docker-image://… or URL)",
+        "Additional build contexts (name=directory, docker-image://NAME or URL)",
     ),
     long(
         "cache-from",

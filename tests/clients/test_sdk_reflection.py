@@ -5,6 +5,7 @@ import types
 
 import pytest
 import reflection
+import endpoints
 import sdk_containers
 import sdk_images
 import sdk_networks
@@ -12,7 +13,7 @@ import sdk_swarm
 import world
 from world import differences, prove, run
 
-MODULES = [sdk_containers, sdk_images, sdk_networks, sdk_swarm]
+MODULES = [endpoints, sdk_containers, sdk_images, sdk_networks, sdk_swarm]
 SCENARIOS = [value for module in MODULES for name, value in vars(module).items()
              if isinstance(value, types.FunctionType) and value.__module__ == module.__name__ and name.startswith("scenario_")]
 

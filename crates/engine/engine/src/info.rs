@@ -30,6 +30,8 @@ impl Engine {
             logging_driver: self.options.containers.log.driver.clone(),
             proxies: self.options.registry.proxies.without_passwords(),
             is_remapped: self.options.remap.is_some(),
+            insecure_registries: self.options.registry.insecure.clone(),
+            registry_mirrors: self.options.registry.mirrors.clone(),
         }
     }
 

@@ -337,4 +337,7 @@ pub struct EngineInfo {
     pub proxies: naru_registry::Proxies,
     /// Containers have a user namespace of their own.
     pub is_remapped: bool,
+    /// Hosts and CIDRs that may be spoken to without a trusted certificate.
+    pub insecure_registries: Vec<String>,
+    pub registry_mirrors: Vec<String>,
 }

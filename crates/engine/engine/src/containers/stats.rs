@@ -52,10 +52,8 @@ fn read_usage(container: &Container, record: &ContainerRecord) -> Result<Option<
     };
     let stat = read_table(Path::new("/proc/stat"));
     let networks = match (&record.spec.network, record.pid()) {
-        (NetworkMode::Bridge | NetworkMode::Container(_), Some(pid)) => {
-            parse_interfaces(&read_table(Path::new(&format!("/proc/{pid}/net/dev"))))
-        }
-        _ => BTreeMap::new(),
+        (NetworkMode::Host | NetworkMode::None, _) | (_, None) => BTreeMap::new(),
+        (_, Some(pid)) => parse_interfaces(&read_table(Path::new(&format!("/proc/{pid}/net/dev")))),
     };
     Ok(Some(Usage {
         cgroup,

@@ -28,13 +28,15 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
         return Err(ApiError::invalid(format!("invalid filter 'type={kind}'")));
     }
     let dangling = filters.boolean("dangling")?;
+    // Since API 1.28 only an inspect shows who is on a network.
+    let with_containers = !call.version.is_at_least(28);
     let networks: Vec<Network> = call
         .engine
         .list_networks()
         .await?
         .iter()
         .filter(|view| matches(view, &filters, dangling))
-        .map(|view| wire_network(view, false))
+        .map(|view| wire_network(view, with_containers))
         .collect();
     Ok(respond::ok(&networks))
 }

@@ -108,7 +108,8 @@ const STATS_INTERVAL: Duration = Duration::from_secs(1);
 /// Readings until the container is removed, or one. A single one comes with another taken a moment before, for
 /// clients to compare, unless they say that they want none.
 pub async fn stats(call: Call) -> ApiResult<Answer> {
-    let (is_stream, one_shot) = (call.query.flag_or("stream", true), call.query.flag("one-shot"));
+    let is_stream = call.query.flag_or("stream", true);
+    let one_shot = call.version.is_at_least(41) && call.query.flag("one-shot");
     if is_stream && one_shot {
         return Err(ApiError::invalid("cannot have stream=true and one-shot=true"));
     }

@@ -86,7 +86,14 @@ pub fn version() -> Answer {
 pub async fn info(call: Call) -> Answer {
     let engine = call.engine.info().await;
     let account = disk::recent_account(&call.engine).await;
-    respond::ok(&system_info(&engine, account))
+    let info = system_info(&engine, account);
+    if call.version.is_at_least(25) {
+        return respond::ok(&info);
+    }
+    // Until API 1.24 this said which of two drivers ran processes.
+    let mut info = serde_json::to_value(info).unwrap_or_default();
+    info["ExecutionDriver"] = "<not supported>".into();
+    respond::ok(&info)
 }
 
 fn security_options(engine: &EngineInfo) -> Vec<String> {
@@ -112,6 +119,31 @@ fn operating_system() -> String {
 fn memory_bytes() -> i64 {
     let info = rustix::system::sysinfo();
     (info.totalram * u64::from(info.mem_unit.max(1))) as i64
+}
+
+/// What the daemon was told about registries. Loopback is always taken for insecure, as Docker has it.
+fn registry_config(engine: &EngineInfo) -> serde_json::Value {
+    let (mut networks, hosts): (Vec<&String>, Vec<&String>) = engine
+        .insecure_registries
+        .iter()
+        .partition(|name| name.contains('/'));
+    let loopback = "127.0.0.0/8".to_owned();
+    if !networks.contains(&&loopback) {
+        networks.push(&loopback);
+    }
+    let index = |name: &str, mirrors: &[String], is_official: bool| json!({ "Name": name, "Mirrors": mirrors, "Secure": is_official, "Official": is_official });
+    let mut indexes = serde_json::Map::new();
+    indexes.insert(
+        "docker.io".to_owned(),
+        index("docker.io", &engine.registry_mirrors, true),
+    );
+    for host in hosts {
+        indexes.insert(host.clone(), index(host, &[], false));
+    }
+    json!({
+        "AllowNondistributableArtifactsCIDRs": [], "AllowNondistributableArtifactsHostnames": [],
+        "InsecureRegistryCIDRs": networks, "IndexConfigs": indexes, "Mirrors": engine.registry_mirrors,
+    })
 }
 
 fn system_info(engine: &EngineInfo, account: DiskAccount) -> SystemInfo {
@@ -164,10 +196,7 @@ fn system_info(engine: &EngineInfo, account: DiskAccount) -> SystemInfo {
         os_type: "linux".to_owned(),
         architecture: std::env::consts::ARCH.to_owned(),
         index_server_address: "https://index.docker.io/v1/".to_owned(),
-        registry_config: json!({
-            "AllowNondistributableArtifactsCIDRs": [], "AllowNondistributableArtifactsHostnames": [],
-            "InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": [],
-        }),
+        registry_config: registry_config(engine),
         n_cpu: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as i64),
         mem_total: memory_bytes(),
         docker_root_dir: engine.data_root.to_string_lossy().into_owned(),

@@ -52,7 +52,12 @@ pub fn image_inspect(image: &Image, version: ApiVersion) -> ImageInspect {
         comment: config.comment.clone(),
         created: created_text(image.created),
         container: (!version.is_at_least(44)).then(|| config.container.clone()),
-        container_config: (!version.is_at_least(44)).then(ContainerConfig::default),
+        // Gone from Docker's API with 1.44, but docker-compose 1.29, which asks in the newest version there is, fails
+        // without it; it looks for the volumes of the image.
+        container_config: Some(ContainerConfig {
+            volumes: container_config(config).volumes,
+            ..ContainerConfig::default()
+        }),
         docker_version: config.docker_version.clone(),
         author: config.author.clone(),
         config: container_config(config),

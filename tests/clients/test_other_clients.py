@@ -153,8 +153,8 @@ def scenario_aiodocker(world):
             volume = await docker.volumes.create({"Name": "aio"})
             facts["volume"] = (await volume.show())["Driver"]
             await volume.delete()
-            await container.restart(timeout=0)
-            await container.stop(timeout=0)
+            await container.restart(t=0)
+            await container.stop(t=0)
             facts["wait"] = (await container.wait())["StatusCode"]
             with pytest.raises(aiodocker.DockerError) as caught:
                 await docker.containers.get("nosuch")

@@ -41,7 +41,6 @@ async function main() {
   const output = new PassThrough();
   const told = collect(output);
   const [result, ran] = await docker.run(IMAGE, ['sh', '-c', 'echo ran; exit 3'], output, { Tty: true });
-  output.end();
   facts.run = [result.StatusCode, String(await told)];
   await ran.remove();
 

@@ -46,7 +46,13 @@ const PYTHON_PACKAGES: &[&str] = &[
     "testcontainers",
     "spdx-tools",
     "websocket-client",
+    "h2",
+    "pyyaml",
 ];
+
+/// Docker's own description of its API is in Debian's package of its source, of which nothing else is wanted.
+const DESCRIPTION_PACKAGE: &str = "golang-github-docker-docker-dev";
+const DESCRIPTION: &str = "usr/share/gocode/src/github.com/docker/docker/api/swagger.yaml";
 
 /// What the tests of clients for Node.js require, from npm.
 const NODE_PACKAGES: &[&str] = &["dockerode@4"];
@@ -65,9 +71,36 @@ pub fn install() -> Result<(), String> {
         println!("installing {}", missing.join(" "));
         install_packages(&missing)?;
     }
+    install_description()?;
     install_python()?;
     install_wheels()?;
     install_node()
+}
+
+/// Puts it at `target/swagger/swagger.yaml`.
+fn install_description() -> Result<(), String> {
+    let folder = run::root().join("target/swagger");
+    let wanted = folder.join("swagger.yaml");
+    if wanted.exists() {
+        return Ok(());
+    }
+    let told = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let unpacked = folder.join("unpacked");
+    std::fs::create_dir_all(&unpacked).map_err(told)?;
+    let mut download = apt_get(&["download", DESCRIPTION_PACKAGE]);
+    download.current_dir(&folder).stderr(Stdio::null());
+    run::complete(download)?;
+    let entries = std::fs::read_dir(&folder).map_err(told)?;
+    let package = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .ok_or_else(|| format!("{}: no package came", folder.display()))?;
+    let mut unpack = Command::new("dpkg-deb");
+    unpack.arg("-x").arg(&package).arg(&unpacked);
+    run::complete(unpack)?;
+    std::fs::rename(unpacked.join(DESCRIPTION), &wanted).map_err(told)?;
+    std::fs::remove_dir_all(&unpacked).map_err(told)?;
+    std::fs::remove_file(&package).map_err(told)
 }
 
 fn is_on_path(program: &str) -> bool {

@@ -1,13 +1,14 @@
 //! Docker's Engine API served over the engine: decode a request, translate it, make one call, encode the answer.
 //!
 //! ```text
-//!  socket ─▶ server (HTTP, versions, panics) ─▶ handlers/<object> ─▶ Engine
+//!  socket ─▶ server (HTTP/1.1 and 2, versions, panics) ─▶ handlers/<object> ─▶ Engine
 //!                                                   │
 //!                                                   └─ translate/ (pure: wire ⇄ spec and records)
 //! ```
 //! It keeps no state of its own, and no client can end it: each request runs in a task of its own, which finishes what
 //! it began even when the client goes away.
 
+mod connection;
 mod error;
 mod handlers;
 mod metrics;

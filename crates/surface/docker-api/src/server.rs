@@ -1,5 +1,6 @@
 //! HTTP: connections, versions, the common headers, and a wall around each request.
 
+use crate::connection::{Connection, Protocol};
 use crate::error::ApiError;
 use crate::handlers;
 use crate::metrics::action_of;
@@ -7,10 +8,10 @@ use crate::request::Call;
 use crate::respond::{self, Answer};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use naru_buildkit::Builders;
 use naru_docker_wire::routes::{self, Matched};
 use naru_docker_wire::{API_VERSION, API_VERSION_MIN, ApiVersion, Query};
@@ -19,7 +20,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// How long to rest when no connection can be accepted, typically for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -34,6 +35,13 @@ pub struct Api {
     /// A build may come over another socket than its session.
     pub builders: Arc<Builders>,
 }
+
+/// How many requests one HTTP/2 connection may have in work at once, those it has given up included: giving up costs the
+/// client nothing, and what a handler began it finishes. What comes beyond waits.
+const STREAMS_MAX: usize = 100;
+
+/// All headers of one request over HTTP/2; hyper's bound for HTTP/1.1 is of the same order.
+const HEADER_BYTES_MAX: u32 = 64 * 1024;
 
 /// Serves the API on this socket until `shutdown` resolves; requests in flight get a moment to finish.
 pub async fn serve(api: Api, listener: UnixListener, shutdown: impl Future<Output = ()>) {
@@ -61,30 +69,84 @@ pub async fn serve(api: Api, listener: UnixListener, shutdown: impl Future<Outpu
 }
 
 async fn serve_connection(api: Api, stream: UnixStream, mut stopping: watch::Receiver<bool>) {
-    let service = service_fn(move |request| answer(api.clone(), request));
-    let connection = http1::Builder::new()
-        .max_headers(200)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(connection);
-    // An error means the sender is gone, which is a stop too. The guard must not live across an await.
-    let stopped = async { drop(stopping.wait_for(|stop| *stop).await) };
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = stopped => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+    let opened = tokio::select! {
+        opened = Connection::open(stream) => opened,
+        () = stopped(&mut stopping) => return,
+    };
+    let ended = match opened {
+        Ok((connection, Protocol::Http1)) => serve_http1(api, connection, stopping).await,
+        Ok((connection, Protocol::Http2)) => serve_http2(api, connection, stopping).await,
+        Err(error) => return tracing::debug!(%error, "connection ended before it began"),
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }
 }
 
+/// An error means the sender is gone, which is a stop too. The guard must not live across an await.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    drop(stopping.wait_for(|stop| *stop).await);
+}
+
+async fn serve_http1(
+    api: Api,
+    connection: Connection,
+    mut stopping: watch::Receiver<bool>,
+) -> hyper::Result<()> {
+    let service = service_fn(move |request| answer(api.clone(), request, None));
+    let connection = http1::Builder::new()
+        .max_headers(200)
+        .serve_connection(TokioIo::new(connection), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => ended,
+        () = stopped(&mut stopping) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+async fn serve_http2(
+    api: Api,
+    connection: Connection,
+    mut stopping: watch::Receiver<bool>,
+) -> hyper::Result<()> {
+    let in_work = Arc::new(Semaphore::new(STREAMS_MAX));
+    let service = service_fn(move |request| answer_in_turn(api.clone(), in_work.clone(), request));
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(STREAMS_MAX as u32)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(connection), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => ended,
+        () = stopped(&mut stopping) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+async fn answer_in_turn(
+    api: Api,
+    in_work: Arc<Semaphore>,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
+    // It is never closed.
+    let turn = in_work.acquire_owned().await.ok();
+    answer(api, request, turn).await
+}
+
 /// Never fails: whatever happens inside becomes an answer.
-async fn answer(api: Api, request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn answer(
+    api: Api,
+    request: Request<Incoming>,
+    turn: Option<OwnedSemaphorePermit>,
+) -> Result<Answer, Infallible> {
     let mut response = match prepare(api, request) {
-        Ok((matched, call)) => run(matched, call).await,
+        Ok((matched, call)) => run(matched, call, turn).await,
         Err(Refused::Error(error)) => respond::error(error.status, &error.message),
         Err(Refused::VersionTooOld(message)) => {
             respond::with_body(StatusCode::BAD_REQUEST, respond::TEXT, message)
@@ -95,10 +157,15 @@ async fn answer(api: Api, request: Request<Incoming>) -> Result<Answer, Infallib
 }
 
 /// Runs the handler in a task of its own: a panic stays in it, and what it began it finishes without its client.
-async fn run(matched: Matched, call: Call) -> Answer {
+async fn run(matched: Matched, call: Call, turn: Option<OwnedSemaphorePermit>) -> Answer {
     let endpoint = matched.endpoint;
     let (begun, engine) = (std::time::Instant::now(), Arc::clone(&call.engine));
-    match tokio::spawn(handlers::dispatch(endpoint, call)).await {
+    let handled = async move {
+        let answer = handlers::dispatch(endpoint, call).await;
+        drop(turn);
+        answer
+    };
+    match tokio::spawn(handled).await {
         Ok(Ok(response)) => {
             if let Some(action) = action_of(endpoint) {
                 engine.metrics().note_action(action, begun.elapsed());

@@ -1,5 +1,6 @@
 //! Hijacked connections: bytes between a client and a process, with each side's end passed on.
 
+use crate::connection::Connection;
 use crate::respond::{self, Answer};
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -74,12 +75,13 @@ pub fn output_only(version: ApiVersion, attached: AttachStream) -> Answer {
 }
 
 async fn copy(upgraded: Upgraded, attached: AttachStream) {
-    let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() else {
+    let Ok(parts) = upgraded.downcast::<TokioIo<Connection>>() else {
         tracing::error!("a hijacked connection is not a unix socket");
         return;
     };
-    let mut client = parts.io.into_inner();
-    if let Err(error) = copy_both(&mut client, &parts.read_buf, attached).await {
+    let (mut client, unread) = parts.io.into_inner().into_parts();
+    let typed_ahead = [parts.read_buf, unread].concat();
+    if let Err(error) = copy_both(&mut client, &typed_ahead, attached).await {
         tracing::debug!(%error, "an attached stream broke");
     }
 }

@@ -123,25 +123,35 @@ impl Engine {
         if signal == SIGKILL {
             container.stop_wanted.store(true, Ordering::Release);
         }
+        let mut phase = container.phase();
         self.signal(&container, signal, Requester::KillRequest.into())
             .await?;
         self.container_event("kill", &container, &[("signal", &signal.to_string())]);
-        Ok(())
+        if signal != SIGKILL {
+            return Ok(());
+        }
+        // As with Docker it has ended when this is answered.
+        let ended = tokio::time::timeout(KILL_TIMEOUT, phase.wait_for(|phase| !phase.is_running)).await;
+        ended.map(|_| ()).map_err(|_| survived(&container))
     }
 
     /// Sends a signal to PID 1. A frozen container is thawed for SIGKILL, which could not end it otherwise.
     async fn signal(&self, container: &Arc<Container>, signal: i32, reason: SignalReason) -> Result<()> {
         let keeper = container.running_keeper()?;
-        let (reply, _) = keeper
-            .request(
-                &Request::Signal {
-                    target: Target::Init,
-                    signal,
-                    reason,
-                },
-                &[],
-            )
-            .await
+        let request = Request::Signal {
+            target: Target::Init,
+            signal,
+            reason,
+        };
+        // Not only after the answer: paused right after its start, a container has its keeper wait for what is frozen.
+        let thawed = async {
+            if signal == SIGKILL && matches!(container.record().state, ContainerState::Paused { .. }) {
+                thaw(container)?;
+            }
+            Ok(())
+        };
+        let (replied, thawed) = tokio::join!(keeper.request(&request, &[]), thawed);
+        let (reply, _) = replied
             .map_err(|_| EngineError::conflict(format!("container {} is not running", container.id)))?;
         if let Reply::Refused { message } = reply {
             return Err(EngineError::conflict(format!(
@@ -149,10 +159,7 @@ impl Engine {
                 container.id
             )));
         }
-        if signal == SIGKILL && matches!(container.record().state, ContainerState::Paused { .. }) {
-            thaw(container)?;
-        }
-        Ok(())
+        thawed
     }
 
     pub async fn stop_container(
@@ -229,11 +236,7 @@ impl Engine {
                 .await
                 .is_err()
             {
-                return Err(EngineError::system(format!(
-                    "container {} did not end within {} s of SIGKILL: a process of it is stuck in the kernel",
-                    container.id,
-                    KILL_TIMEOUT.as_secs()
-                )));
+                return Err(survived(container));
             }
         }
         self.container_event("stop", container, &[]);
@@ -250,12 +253,7 @@ impl Engine {
         let reason = Requester::RemoveRequest.into();
         let _ = self.signal(container, SIGKILL, reason).await;
         let ended = tokio::time::timeout(KILL_TIMEOUT, phase.wait_for(|phase| !phase.is_running)).await;
-        ended.map(|_| ()).map_err(|_| {
-            EngineError::system(format!(
-                "could not kill container {}: a process of it is stuck in the kernel",
-                container.id
-            ))
-        })
+        ended.map(|_| ()).map_err(|_| survived(container))
     }
 
     pub async fn restart_container(
@@ -300,7 +298,11 @@ impl Engine {
                 start_time,
                 started_at,
             } => {
-                with_cgroup(&container, naru_cgroup::Cgroup::freeze)?;
+                // It waits for each process to leave the kernel, which one on a dead disk never does.
+                let frozen = container.clone();
+                tokio::task::spawn_blocking(move || with_cgroup(&frozen, naru_cgroup::Cgroup::freeze))
+                    .await
+                    .map_err(|error| EngineError::system(format!("freezing did not finish: {error}")))??;
                 container.change(|record| {
                     record.state = ContainerState::Paused {
                         pid,
@@ -343,6 +345,14 @@ impl Engine {
     }
 }
 
+fn survived(container: &Container) -> EngineError {
+    EngineError::system(format!(
+        "container {} did not end within {} s of SIGKILL: a process of it is stuck in the kernel",
+        container.id,
+        KILL_TIMEOUT.as_secs()
+    ))
+}
+
 fn thaw(container: &Arc<Container>) -> Result<()> {
     with_cgroup(container, naru_cgroup::Cgroup::thaw)?;
     container.change(|record| {
@@ -366,11 +376,12 @@ fn with_cgroup<T>(
     container: &Container,
     action: impl FnOnce(&naru_cgroup::Cgroup) -> std::result::Result<T, naru_cgroup::CgroupError>,
 ) -> Result<T> {
-    let run = super::lock(&container.run);
-    let run = run
+    // Not while the lock is held: freezing takes as long as the kernel likes.
+    let cgroup = super::lock(&container.run)
         .as_ref()
+        .map(|run| run.cgroup.clone())
         .ok_or_else(|| EngineError::conflict(format!("Container {} is not running", container.id)))?;
-    action(&run.cgroup).map_err(|error| EngineError::new(error.kind(), error.to_string()))
+    action(&cgroup).map_err(|error| EngineError::new(error.kind(), error.to_string()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import rows_errors
 import rows_files
+import rows_flags
 import rows_health
 import rows_images
 import rows_life
@@ -16,7 +17,7 @@ import rows_run
 import rows_volumes
 from harness import CLIENTS, compare, reference_outcome, run_row
 
-ROWS = rows_files.ROWS + rows_prune.ROWS + rows_volumes.ROWS + rows_health.ROWS + rows_run.ROWS + rows_mounts.ROWS + rows_life.ROWS + rows_networks.ROWS + rows_images.ROWS + rows_errors.ROWS
+ROWS = rows_files.ROWS + rows_prune.ROWS + rows_volumes.ROWS + rows_health.ROWS + rows_run.ROWS + rows_mounts.ROWS + rows_life.ROWS + rows_networks.ROWS + rows_flags.ROWS + rows_images.ROWS + rows_errors.ROWS
 PRESENT = [name for name, path in CLIENTS.items() if os.path.exists(path)]
 assert len({row.name for row in ROWS}) == len(ROWS), "two rows have one name"
 

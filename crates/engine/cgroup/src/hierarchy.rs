@@ -306,7 +306,7 @@ fn prepare_parent_in(root: &Root, parent: &str, limits_in: Version) -> Result<Cp
 }
 
 /// `a`, `a/b`, `a/b/c` for `a/b/c`; nothing for the root itself.
-fn levels(path: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn levels(path: &str) -> impl Iterator<Item = &str> {
     let ends = path
         .match_indices('/')
         .map(|(index, _)| index)

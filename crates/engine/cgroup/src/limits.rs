@@ -6,7 +6,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::error::{CgroupError, Result};
-use crate::hierarchy::{Version, join};
+use crate::hierarchy::{Root, Version, join, levels};
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 use rustix::io::Errno;
 
@@ -67,7 +67,17 @@ impl Cgroup {
                 needs: format!("controller {}", write.controller),
             })?;
         let file = join(self.relative(), &write.file);
-        root.write(&file, &write.value).map_err(|error| match error {
+        let mut written = root.write(&file, &write.value);
+        if written == Err(Errno::INVAL) && write.file == REALTIME_RUNTIME {
+            raise_realtime_runtime(root, self.relative(), &write.value);
+            written = root.write(&file, &write.value);
+        }
+        if written == Err(Errno::NOENT)
+            && let Some(file) = bfq_file(&write.file)
+        {
+            written = root.write(&join(self.relative(), &file), &write.value);
+        }
+        written.map_err(|error| match error {
             Errno::NOENT if root.exists(self.relative()) => CgroupError::Unsupported {
                 limit: write.file.clone(),
                 needs: format!("file {}", write.file),
@@ -79,6 +89,42 @@ impl Cgroup {
                 source: error.into(),
             },
         })
+    }
+}
+
+/// Under this name since Linux 5.0, where the scheduler BFQ is the one that knows weights.
+fn bfq_file(file: &str) -> Option<String> {
+    let name = file.strip_prefix("blkio.weight")?;
+    Some(format!("blkio.bfq.weight{name}"))
+}
+
+const REALTIME_RUNTIME: &str = "cpu.rt_runtime_us";
+const REALTIME_PERIOD: &str = "cpu.rt_period_us";
+
+/// A cgroup of version 1 has of its parent's realtime runtime what it asks for, and a new one has none to give: those
+/// above get so much more. Top down, so that what the machine has no room for changes nothing.
+fn raise_realtime_runtime(root: &Root, relative: &str, wanted_us: &str) {
+    let number = |cgroup: &str, file: &str| -> Option<i64> {
+        root.read(&join(cgroup, file)).ok()?.trim().parse().ok()
+    };
+    let (Ok(wanted_us), Some(period_us)) = (wanted_us.parse::<i64>(), number(relative, REALTIME_PERIOD))
+    else {
+        return;
+    };
+    for level in levels(relative).filter(|level| *level != relative && !level.is_empty()) {
+        let (Some(runtime_us), Some(level_period_us)) =
+            (number(level, REALTIME_RUNTIME), number(level, REALTIME_PERIOD))
+        else {
+            return;
+        };
+        let share_us = i128::from(wanted_us) * i128::from(level_period_us) / i128::from(period_us.max(1));
+        let raised_us = i128::from(runtime_us.max(0)) + share_us + 1;
+        if root
+            .write(&join(level, REALTIME_RUNTIME), &raised_us.to_string())
+            .is_err()
+        {
+            return;
+        }
     }
 }
 

@@ -309,15 +309,25 @@ pub struct ResourcesSpec {
     pub cpu_shares: Option<u64>,
     pub cpu_quota_us: Option<i64>,
     pub cpu_period_us: Option<u64>,
+    /// What programs with a realtime priority may use of each period.
+    pub cpu_realtime_runtime_us: Option<i64>,
+    pub cpu_realtime_period_us: Option<u64>,
     pub cpuset_cpus: Option<String>,
     pub cpuset_mems: Option<String>,
     /// -1 for unlimited.
     pub pids_max: Option<i64>,
     pub blkio_weight: Option<u16>,
+    pub blkio_weight_devices: Vec<WeightSpec>,
     pub blkio_read_bps: Vec<ThrottleSpec>,
     pub blkio_write_bps: Vec<ThrottleSpec>,
     pub blkio_read_iops: Vec<ThrottleSpec>,
     pub blkio_write_iops: Vec<ThrottleSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightSpec {
+    pub device: PathBuf,
+    pub weight: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

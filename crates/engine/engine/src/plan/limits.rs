@@ -1,9 +1,10 @@
 //! Limits in the words of the OCI runtime specification.
 
 use crate::error::{EngineError, Result};
-use crate::spec::{ResourcesSpec, ThrottleSpec};
+use crate::spec::{ResourcesSpec, ThrottleSpec, WeightSpec};
 use oci_spec::runtime as oci;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
 /// Up to this limit of processes one more or less makes a difference to a program.
 const PIDS_TIGHT: i64 = 16;
@@ -81,8 +82,19 @@ fn plan_cpu(wanted: &ResourcesSpec) -> Option<oci::LinuxCpu> {
     let shares = wanted.cpu_shares.filter(|shares| *shares != 0);
     let text = |list: &Option<String>| list.clone().filter(|text| !text.is_empty());
     let (cpus, mems) = (text(&wanted.cpuset_cpus), text(&wanted.cpuset_mems));
-    (quota.is_some() || period.is_some() || shares.is_some() || cpus.is_some() || mems.is_some()).then(|| {
+    let runtime = wanted.cpu_realtime_runtime_us.filter(|runtime| *runtime != 0);
+    let runtime_period = wanted.cpu_realtime_period_us.filter(|period| *period != 0);
+    let is_set = quota.is_some()
+        || period.is_some()
+        || shares.is_some()
+        || cpus.is_some()
+        || mems.is_some()
+        || runtime.is_some()
+        || runtime_period.is_some();
+    is_set.then(|| {
         let mut cpu = oci::LinuxCpu::default();
+        cpu.set_realtime_runtime(runtime);
+        cpu.set_realtime_period(runtime_period);
         cpu.set_quota(quota);
         cpu.set_period(period);
         cpu.set_shares(shares);
@@ -98,7 +110,10 @@ fn plan_block_io(wanted: &ResourcesSpec) -> Result<Option<oci::LinuxBlockIo>> {
         Ok((!list.is_empty()).then_some(list))
     };
     let mut block_io = oci::LinuxBlockIo::default();
+    let weights = wanted.blkio_weight_devices.iter().map(plan_weight);
+    let weights = weights.collect::<Result<Vec<_>>>()?;
     block_io.set_weight(wanted.blkio_weight.filter(|weight| *weight != 0));
+    block_io.set_weight_device((!weights.is_empty()).then_some(weights));
     block_io.set_throttle_read_bps_device(throttles(&wanted.blkio_read_bps)?);
     block_io.set_throttle_write_bps_device(throttles(&wanted.blkio_write_bps)?);
     block_io.set_throttle_read_iops_device(throttles(&wanted.blkio_read_iops)?);
@@ -106,16 +121,39 @@ fn plan_block_io(wanted: &ResourcesSpec) -> Result<Option<oci::LinuxBlockIo>> {
     Ok((block_io != oci::LinuxBlockIo::default()).then_some(block_io))
 }
 
+fn plan_weight(weight: &WeightSpec) -> Result<oci::LinuxWeightDevice> {
+    let (major, minor) = block_device(&weight.device)?;
+    oci::LinuxWeightDeviceBuilder::default()
+        .major(major)
+        .minor(minor)
+        .weight(weight.weight)
+        .build()
+        .map_err(|error| EngineError::invalid(error.to_string()))
+}
+
+/// Its major and minor number.
+fn block_device(path: &Path) -> Result<(i64, i64)> {
+    let shown = path.display();
+    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
+        // In these words Docker's client knows it, and ends with 127.
+        std::io::ErrorKind::NotFound => EngineError::invalid(format!("{shown}: no such file or directory")),
+        _ => EngineError::invalid(format!("{shown}: {error}")),
+    })?;
+    if !metadata.file_type().is_block_device() {
+        return Err(EngineError::invalid(format!("{shown} is not a block device")));
+    }
+    let device = metadata.rdev();
+    Ok((
+        i64::from(rustix::fs::major(device)),
+        i64::from(rustix::fs::minor(device)),
+    ))
+}
+
 fn plan_throttle(throttle: &ThrottleSpec) -> Result<oci::LinuxThrottleDevice> {
-    let metadata = std::fs::metadata(&throttle.device)
-        .ok()
-        .filter(|metadata| metadata.file_type().is_block_device())
-        .ok_or_else(|| {
-            EngineError::invalid(format!("{} is not a block device", throttle.device.display()))
-        })?;
+    let (major, minor) = block_device(&throttle.device)?;
     oci::LinuxThrottleDeviceBuilder::default()
-        .major(i64::from(rustix::fs::major(metadata.rdev())))
-        .minor(i64::from(rustix::fs::minor(metadata.rdev())))
+        .major(major)
+        .minor(minor)
         .rate(throttle.rate)
         .build()
         .map_err(|error| EngineError::invalid(error.to_string()))

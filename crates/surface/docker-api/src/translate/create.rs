@@ -5,7 +5,7 @@
 //! | `Config.*` except the following | mapped |
 //! | `Config.OnBuild`, `Shell`, `ArgsEscaped` | kept for `inspect`; they mean nothing to a running container |
 //! | `HostConfig.ContainerIDFile`, `Annotations`, `VolumeDriver` `local` | kept for `inspect` |
-//! | `Cgroup`, `CpuRealtime*`, `BlkioWeightDevice` | refused, 501 |
+//! | `Cgroup` | refused, 501 |
 //! | `StorageOpt`, `DeviceRequests`, `CpuCount`, `CpuPercent`, `IOMaximum*` | refused, 400, unless empty or the default |
 //! | `KernelMemory`, `KernelMemoryTCP` | warning: the kernel has dropped them |
 //! | `NetworkingConfig` addresses and aliases | refused, 400, as Docker does on its default networks |
@@ -209,32 +209,11 @@ fn apply_host_config(
     Ok(())
 }
 
-pub fn refuse_realtime(host: &HostConfig) -> ApiResult<()> {
-    if host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0 {
-        return Err(ApiError::not_supported(
-            "realtime CPU scheduling",
-            "limits on it are not available",
-        ));
-    }
-    Ok(())
-}
-
 fn refuse_unsupported(host: &HostConfig) -> ApiResult<()> {
     if !host.cgroup.is_empty() {
         return Err(ApiError::not_supported(
             "HostConfig.Cgroup",
             "a container always has a cgroup of its own",
-        ));
-    }
-    refuse_realtime(host)?;
-    if host
-        .blkio_weight_device
-        .as_ref()
-        .is_some_and(|list| !list.is_empty())
-    {
-        return Err(ApiError::not_supported(
-            "--blkio-weight-device",
-            "weights apply to all devices alike",
         ));
     }
     if host

@@ -190,8 +190,9 @@ fn nothing_is_silently_ignored() {
     let refused = [
         r#""VolumesFrom":["a:nonsense"]"#,
         r#""Cgroup":"x""#,
-        r#""CpuRealtimePeriod":1"#,
-        r#""BlkioWeightDevice":[{"Path":"/dev/sda","Weight":10}]"#,
+        r#""CpuRealtimePeriod":100,"CpuRealtimeRuntime":101"#,
+        r#""CpuRealtimeRuntime":-1"#,
+        r#""BlkioWeightDevice":[{"Path":"/dev/sda","Weight":9}]"#,
         r#""StorageOpt":{"size":"1G"}"#,
         r#""DeviceRequests":[{"Driver":"nvidia"}]"#,
         r#""CpuPercent":5"#,

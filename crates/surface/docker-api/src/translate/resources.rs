@@ -2,8 +2,8 @@
 
 use super::create::HostFacts;
 use crate::error::{ApiError, ApiResult};
-use naru_docker_wire::types::{HostConfig, ThrottleDevice};
-use naru_engine::spec::{DeviceSpec, ResourcesSpec, RlimitSpec, ThrottleSpec};
+use naru_docker_wire::types::{HostConfig, ThrottleDevice, WeightDevice};
+use naru_engine::spec::{DeviceSpec, ResourcesSpec, RlimitSpec, ThrottleSpec, WeightSpec};
 use std::path::PathBuf;
 
 /// Docker's `linuxMinMemory`, 6 MiB: a container with less cannot be started.
@@ -54,10 +54,7 @@ pub fn limits(host: &HostConfig, facts: HostFacts, warnings: &mut Vec<String>) -
                 .to_owned(),
         );
     }
-    check(
-        host.blkio_weight == 0 || (10..=1000).contains(&host.blkio_weight),
-        "Range of blkio weight is from 10 to 1000",
-    )?;
+    check_weight(host.blkio_weight)?;
     Ok(ResourcesSpec {
         memory_bytes: non_zero(host.memory),
         memory_swap_bytes: non_zero(host.memory_swap),
@@ -68,6 +65,8 @@ pub fn limits(host: &HostConfig, facts: HostFacts, warnings: &mut Vec<String>) -
         cpu_shares: non_zero(host.cpu_shares).map(i64::unsigned_abs),
         cpu_quota_us: non_zero(host.cpu_quota),
         cpu_period_us: non_zero(host.cpu_period).map(i64::unsigned_abs),
+        cpu_realtime_runtime_us: non_zero(host.cpu_realtime_runtime),
+        cpu_realtime_period_us: non_zero(host.cpu_realtime_period).map(i64::unsigned_abs),
         cpuset_cpus: Some(host.cpuset_cpus.clone()).filter(|text| !text.is_empty()),
         cpuset_mems: Some(host.cpuset_mems.clone()).filter(|text| !text.is_empty()),
         pids_max: host
@@ -75,6 +74,7 @@ pub fn limits(host: &HostConfig, facts: HostFacts, warnings: &mut Vec<String>) -
             .filter(|limit| *limit != 0)
             .map(|limit| limit.max(-1)),
         blkio_weight: Some(host.blkio_weight as u16).filter(|weight| *weight > 0),
+        blkio_weight_devices: weights(host.blkio_weight_device.as_ref())?,
         blkio_read_bps: throttles(host.blkio_device_read_bps.as_ref())?,
         blkio_write_bps: throttles(host.blkio_device_write_bps.as_ref())?,
         blkio_read_iops: throttles(host.blkio_device_read_iops.as_ref())?,
@@ -144,6 +144,15 @@ fn check_cpu(host: &HostConfig, facts: HostFacts) -> ApiResult<()> {
         host.cpu_quota <= 0 || host.cpu_quota >= 1_000,
         "CPU cfs quota can not be less than 1ms (i.e. 1000)",
     )?;
+    let (runtime, period) = (host.cpu_realtime_runtime, host.cpu_realtime_period);
+    check(
+        runtime >= 0 && period >= 0,
+        "CPU real-time runtime and period cannot be negative",
+    )?;
+    check(
+        period == 0 || runtime <= period,
+        "cpu real-time runtime cannot be higher than cpu real-time period",
+    )?;
     check(
         host.cpu_shares >= 0,
         format!(
@@ -181,19 +190,41 @@ fn check_cpuset(kind: &str, text: &str, count: Option<usize>) -> ApiResult<()> {
 }
 
 fn throttles(wire: Option<&Vec<ThrottleDevice>>) -> ApiResult<Vec<ThrottleSpec>> {
-    wire.into_iter()
-        .flatten()
-        .map(|throttle| {
-            check(
-                throttle.path.starts_with("/dev/"),
-                format!("bad format for device path: {}", throttle.path),
-            )?;
-            Ok(ThrottleSpec {
-                device: PathBuf::from(&throttle.path),
-                rate: throttle.rate,
-            })
+    let throttles = wire.into_iter().flatten().map(|throttle| {
+        Ok(ThrottleSpec {
+            device: device_path(&throttle.path)?,
+            rate: throttle.rate,
         })
+    });
+    throttles.collect()
+}
+
+fn weights(wire: Option<&Vec<WeightDevice>>) -> ApiResult<Vec<WeightSpec>> {
+    let weights = wire.into_iter().flatten().map(|device| {
+        check_weight(device.weight)?;
+        Ok(WeightSpec {
+            device: device_path(&device.path)?,
+            weight: device.weight as u16,
+        })
+    });
+    weights
+        .filter(|weight| !matches!(weight, Ok(WeightSpec { weight: 0, .. })))
         .collect()
+}
+
+fn check_weight(weight: u64) -> ApiResult<()> {
+    check(
+        weight == 0 || (10..=1000).contains(&weight),
+        "Range of blkio weight is from 10 to 1000",
+    )
+}
+
+fn device_path(text: &str) -> ApiResult<PathBuf> {
+    check(
+        text.starts_with("/dev/"),
+        format!("bad format for device path: {text}"),
+    )?;
+    Ok(PathBuf::from(text))
 }
 
 pub fn rlimits(host: &HostConfig) -> ApiResult<Vec<RlimitSpec>> {

@@ -17,7 +17,6 @@ pub fn update_spec(
 ) -> ApiResult<()> {
     let mut merged = <HostConfig as Deserialize>::deserialize(&spec.origin.host_config).unwrap_or_default();
     check_conflicts(&merged, wanted)?;
-    super::create::refuse_realtime(wanted)?;
     if merged.memory > 0 && merged.memory_swap == 0 {
         // The swap limit that went without saying stays what it was.
         merged.memory_swap = merged.memory.saturating_mul(2);
@@ -84,6 +83,7 @@ fn merge_limits(merged: &mut HostConfig, wanted: &HostConfig) {
         }
     }
     take(&mut merged.blkio_weight, &wanted.blkio_weight);
+    take(&mut merged.blkio_weight_device, &wanted.blkio_weight_device);
     take(&mut merged.blkio_device_read_bps, &wanted.blkio_device_read_bps);
     take(&mut merged.blkio_device_write_bps, &wanted.blkio_device_write_bps);
     take(&mut merged.blkio_device_read_iops, &wanted.blkio_device_read_iops);
@@ -94,6 +94,8 @@ fn merge_limits(merged: &mut HostConfig, wanted: &HostConfig) {
     take(&mut merged.cpu_shares, &wanted.cpu_shares);
     take(&mut merged.cpu_period, &wanted.cpu_period);
     take(&mut merged.cpu_quota, &wanted.cpu_quota);
+    take(&mut merged.cpu_realtime_period, &wanted.cpu_realtime_period);
+    take(&mut merged.cpu_realtime_runtime, &wanted.cpu_realtime_runtime);
     take(&mut merged.nano_cpus, &wanted.nano_cpus);
     take(&mut merged.cpuset_cpus, &wanted.cpuset_cpus);
     take(&mut merged.cpuset_mems, &wanted.cpuset_mems);

@@ -327,6 +327,17 @@ def measure_daemon(bench):
         engine.close()
 
 
+def measure_list(bench, engine):
+    """All of a thousand containers over the API, and by the command line."""
+    api = Api(engine.socket)
+    listed = sample(bench.samples, lambda: api.call("GET", "/containers/json?all=1"))
+    size = len(json.dumps(api.call("GET", "/containers/json?all=1")))
+    api.close()
+    bench.report.add("list of 1,000 containers", f"{statistics.median(listed):.2f} ms, {size >> 10} KiB", target="10 ms")
+    shown = sample(bench.samples, lambda: engine.client("ps", "-aq"))
+    bench.report.add("ps -aq of 1,000, whole process, nsenter included", f"{statistics.median(shown):.2f} ms")
+
+
 def measure_restore(bench, engine):
     """900 running and 100 stopped; the bridge takes 1,023, so half of them are without a network."""
     api = Api(engine.socket)
@@ -342,6 +353,7 @@ def measure_restore(bench, engine):
         count = len(Api(engine.socket).call("GET", "/containers/json?all=1"))
         if count != 1000:
             raise RuntimeError(f"{count} containers after a restart")
+    measure_list(bench, engine)
     bench.report.add("restore of 1,000 containers, 900 running", f"{statistics.median(seconds) * 1000:.0f} ms", target="1,000 ms")
 
 

@@ -1,8 +1,10 @@
 """Builds in the session form that Debian's client speaks with DOCKER_BUILDKIT=1: the same images, and only what changed travels."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -128,6 +130,27 @@ def test_the_image_is_told_and_named(build_naru, tmp_path):
     image = json.loads(build_naru.scope.shell(f"{CLIENT} -H {build_naru.host} image inspect session:b").stdout)[0]
     assert quiet.stdout.strip() == image["Id"] and set(image["RepoTags"]) == {"session:a", "session:b"} and image["Config"]["Labels"] == {"k": "v"}
     build_naru.client("rmi", "session:a", "session:b")
+
+
+def test_secrets_and_agents_are_asked_of_the_client(build_naru, tmp_path):
+    """A step's ssh-add speaks with the agent that the client forwards; a secret is shown to its step alone."""
+    folder = context(tmp_path, {"Dockerfile": B + "RUN --mount=type=secret,id=s,required cat /run/secrets/s | md5sum\nCOPY root /\nRUN --mount=type=ssh ssh-add -l || true\n"})
+    libraries = re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", "/usr/bin/ssh-add"], capture_output=True, text=True, check=True).stdout)
+    for path in ("/usr/bin/ssh-add", *libraries):
+        os.makedirs(os.path.dirname(folder + "/root" + path), exist_ok=True)
+        shutil.copy(path, folder + "/root" + path)
+    (tmp_path / "secret").write_text("words nobody sees\n")
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "of the test", "-f", str(key)], check=True)
+    agent = f"eval $(ssh-agent) >/dev/null; trap 'kill $SSH_AGENT_PID' EXIT; ssh-add -q {key};"
+    given = session_build(build_naru, folder, "--no-cache", "-t", "asked:x", f"--secret id=s,src={tmp_path}/secret", "--ssh default", before=agent)
+    assert given.returncode == 0, given.stderr
+    assert hashlib.md5(b"words nobody sees\n").hexdigest() in given.stderr and "of the test (ED25519)" in given.stderr, given.stderr
+    saved = build_naru.scope.shell(f"{CLIENT} -H {build_naru.host} save asked:x | grep -c 'words nobody'")
+    assert saved.stdout.strip() == "0"
+    missing = session_build(build_naru, folder, "--no-cache")
+    assert missing.returncode != 0 and "secret s" in missing.stderr, missing.stderr
+    build_naru.client("rmi", "asked:x")
 
 
 def test_a_failed_step_is_named(build_naru, tmp_path):

@@ -21,6 +21,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("curl", "curl"),
     ("git", "git"),
+    ("ssh-add", "openssh-client"),
     ("zstd", "zstd"),
     ("nsenter", "util-linux"),
     ("script", "bsdutils"),

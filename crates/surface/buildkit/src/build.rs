@@ -28,6 +28,8 @@ pub enum Remote {
     Client { context: String, dockerfile: String },
     /// Another request of the client's brings an archive, under the build's id.
     Upload,
+    /// The client serves an archive of it under this path.
+    Pulled { path: String },
     /// Somewhere else: the engine fetches it, the Dockerfile with it.
     Fetched,
 }
@@ -192,6 +194,7 @@ impl Builders {
                     }
                 }
                 Remote::Upload => ContextSource::Archive(self.uploads.take(&build.id).await?),
+                Remote::Pulled { path } => ContextSource::Archive(client.pull(&path).await?),
                 Remote::Fetched => ContextSource::Archive(mpsc::channel(1).1),
             };
             let client: Arc<dyn BuildClient> = Arc::new(client);

@@ -6,7 +6,7 @@ use crate::session::Session;
 use crate::trace::Fetch;
 use crate::wire::{
     AgentBytes, CheckAgentRequest, CheckAgentResponse, CredentialsRequest, CredentialsResponse,
-    GetSecretRequest, GetSecretResponse, StatusResponse,
+    GetSecretRequest, GetSecretResponse, StatusResponse, UploadBytes,
 };
 use futures_util::stream;
 use naru_build::ignore;
@@ -21,6 +21,11 @@ const SECRETS: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
 const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
 const AGENT: &str = "/moby.sshforward.v1.SSH/ForwardAgent";
 const CHECK_AGENT: &str = "/moby.sshforward.v1.SSH/CheckAgent";
+
+const UPLOAD: &str = "/moby.upload.v1.Upload/Pull";
+
+/// Pieces of an archive in flight, of 32 KiB as clients send them.
+const UPLOAD_PIECES_MAX: usize = 16;
 
 /// What an agent says at once; keys and signatures are short.
 const AGENT_BYTES: usize = 32 << 10;
@@ -169,6 +174,35 @@ impl SessionClient {
             }
             credentials
         }))
+    }
+
+    /// An archive that the client serves.
+    pub async fn pull(&self, path: &str) -> Result<Chunks> {
+        let mut question = tonic::Request::new(stream::empty::<UploadBytes>());
+        let path = path
+            .parse()
+            .map_err(|_| EngineError::invalid(format!("{path:?} is no path of a context")))?;
+        question.metadata_mut().insert("urlpath", path);
+        let mut pieces = self
+            .session
+            .channel
+            .converse::<UploadBytes, UploadBytes, _>("its context", UPLOAD, question)
+            .await?;
+        let (chunks, archive) = mpsc::channel(UPLOAD_PIECES_MAX);
+        tokio::spawn(async move {
+            loop {
+                let chunk = match pieces.message().await {
+                    Ok(None) => return,
+                    Ok(Some(piece)) => Ok(piece.data.into()),
+                    Err(status) => Err(std::io::Error::other(status.message().to_owned())),
+                };
+                let is_broken = chunk.is_err();
+                if chunks.send(chunk).await.is_err() || is_broken {
+                    return;
+                }
+            }
+        });
+        Ok(archive)
     }
 
     async fn connect_agent(&self, id: &str) -> Result<Option<Box<dyn AgentStream>>> {

@@ -3,16 +3,20 @@
 //! ```text
 //!  POST /session ─▶ h2, we call ──▶ session  ─▶ files (filesync), secrets, agents, credentials
 //!                                      ▲
+//!  POST /grpc ─▶ h2, Control, LLBBridge ┤
 //!  POST /build?version=2&session=… ────┤ build ─▶ Engine::build_image ─▶ trace (vertices, logs) ─▶ client
 //! ```
 //! It keeps what lives as long as a connection: sessions, builds under way, uploads. It knows no Dockerfile and makes no
 //! image; the engine does. It never reads a client's word for a path: the engine checks each entry.
 
+mod attributes;
 mod build;
 mod channel;
 mod client;
+mod control;
 mod error;
 mod filesync;
+mod serve;
 mod session;
 mod trace;
 mod wire;
@@ -33,6 +37,8 @@ pub struct Builders {
     /// Builds under way, by the ids that their clients gave them.
     builds: Mutex<HashMap<String, tokio::task::AbortHandle>>,
     uploads: build::Uploads,
+    /// Builds asked for over gRPC, by their refs.
+    jobs: Mutex<HashMap<String, std::sync::Arc<control::Job>>>,
 }
 
 /// A status as clients of the session form take it.

@@ -10,6 +10,15 @@ pub use bollard_buildkit_proto::moby::sshforward::v1::{
     BytesMessage as AgentBytes, CheckAgentRequest, CheckAgentResponse,
 };
 
+pub use bollard_buildkit_proto::health::HealthCheckResponse as HealthResponse;
+pub use bollard_buildkit_proto::moby::buildkit::v1 as control;
+pub use bollard_buildkit_proto::moby::buildkit::v1::apicaps::ApiCap;
+pub use bollard_buildkit_proto::moby::buildkit::v1::frontend as gateway;
+pub use bollard_buildkit_proto::moby::buildkit::v1::frontend::{Ref, Result as GatewayResult};
+pub use bollard_buildkit_proto::moby::buildkit::v1::types::{BuildkitVersion, WorkerRecord};
+pub use bollard_buildkit_proto::moby::upload::v1::BytesMessage as UploadBytes;
+pub use bollard_buildkit_proto::pb::Platform;
+
 use naru_engine::{KeptEntry, KeptKind};
 
 /// Kinds and special bits in Go's `os.FileMode`.

@@ -50,6 +50,22 @@ pub fn session(mut call: Call) -> ApiResult<Answer> {
     Ok(switch_to_h2c())
 }
 
+/// `POST /grpc`: BuildKit's own interface.
+pub fn grpc(mut call: Call) -> ApiResult<Answer> {
+    let upgrade = wanted_upgrade(&mut call)?;
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => {
+                if let Err(error) = call.builders.serve_grpc(call.engine, connection).await {
+                    tracing::debug!(%error, "a client of BuildKit's interface ended");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "a client left before its calls began"),
+        }
+    });
+    Ok(switch_to_h2c())
+}
+
 fn wanted_upgrade(call: &mut Call) -> ApiResult<hyper::upgrade::OnUpgrade> {
     if !names_h2c(&call.headers) {
         return Err(ApiError::invalid("upgrade to h2c, and speak HTTP/2 from then on"));

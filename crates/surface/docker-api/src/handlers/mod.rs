@@ -83,6 +83,7 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::BuildPrune => build::prune(call).await,
         Endpoint::BuildCancel => Ok(buildkit::cancel(&call)),
         Endpoint::Session => buildkit::session(call),
+        Endpoint::Grpc => buildkit::grpc(call),
 
         Endpoint::VolumeList => volumes::list(call).await,
         Endpoint::VolumeCreate => volumes::create(call).await,

@@ -74,7 +74,6 @@ fn is_swarm(endpoint: Endpoint) -> bool {
 fn what(endpoint: Endpoint) -> &'static str {
     use Endpoint as E;
     match endpoint {
-        E::Grpc => "building with buildx (set DOCKER_BUILDKIT=0)",
         E::PluginPrivileges | E::PluginPull | E::PluginCreate => "installing plugins",
         E::SwarmInit | E::SwarmJoin => "swarm mode",
         _ => "this operation",

@@ -1,0 +1,338 @@
+//! BuildKit's own interface: `Control`, by which builds are asked for, and `LLBBridge`, by which buildx steers one.
+//!
+//! ```text
+//!  Control/Solve, frontend dockerfile.v0 ─────────────────────────────▶ a build ─▶ its image's digest
+//!  Control/Solve, no frontend ─▶ waits … LLBBridge/Solve ─▶ a build; LLBBridge/Return ─▶ the digest
+//!  Control/Status ─▶ the build's vertices and logs, under the same ref
+//! ```
+//! One frontend is known, the Dockerfile's; raw LLB and other frontends are refused.
+
+use crate::attributes::read_options;
+use crate::build::{SessionBuild, Told};
+use crate::error::{KitError, Result};
+use crate::wire::{
+    ApiCap, BuildkitVersion, GatewayResult, Platform, Ref, StatusResponse, WorkerRecord, control, gateway,
+};
+use crate::{Builders, lock};
+use naru_base::{Digest, ErrorKind};
+use naru_engine::{BuildRequest, Engine};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tonic::{Code, Status};
+
+/// Vertices and logs kept for a client that does not ask; the oldest are forgotten.
+const STATUSES_MAX: usize = 4096;
+
+/// How long a build that has ended can still be asked of.
+const MEMORY: Duration = Duration::from_secs(10);
+
+/// How long a client may take to steer a build that it has announced.
+const STEERED: Duration = Duration::from_secs(60 * 60);
+
+const FRONTEND: &str = "dockerfile.v0";
+
+/// What buildx checks before it uses a call; BuildKit's own names.
+const GATEWAY_CAPABILITIES: &[&str] = &[
+    "solve.base",
+    "solve.inlinereturn",
+    "return",
+    "returnmap",
+    "frontend.inputs",
+];
+
+/// A build under its client's ref.
+#[derive(Debug, Default)]
+pub struct Job {
+    statuses: Mutex<VecDeque<StatusResponse>>,
+    /// A status came, or the end.
+    moved: Notify,
+    is_done: watch::Sender<bool>,
+    /// What `Control/Solve` said, where `LLBBridge` does the rest.
+    steered: Mutex<Option<Steered>>,
+    returned: watch::Sender<Option<Result<(), String>>>,
+    built: Mutex<Option<Digest>>,
+}
+
+#[derive(Debug, Clone)]
+struct Steered {
+    session: String,
+    names: Vec<String>,
+}
+
+impl Job {
+    fn tell(&self, status: StatusResponse) {
+        let mut statuses = lock(&self.statuses);
+        if statuses.len() >= STATUSES_MAX {
+            statuses.pop_front();
+        }
+        statuses.push_back(status);
+        drop(statuses);
+        self.moved.notify_waiters();
+    }
+
+    /// The next status; nothing when the build has ended and all was told.
+    pub async fn next_status(&self) -> Option<StatusResponse> {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            if let Some(status) = lock(&self.statuses).pop_front() {
+                return Some(status);
+            }
+            if *self.is_done.borrow() {
+                return None;
+            }
+            moved.await;
+        }
+    }
+
+    fn end(&self) {
+        self.is_done.send_replace(true);
+        self.moved.notify_waiters();
+    }
+}
+
+/// Ends a job whichever way its solve ends; forgotten a little later.
+struct Ending {
+    builders: Arc<Builders>,
+    name: String,
+    job: Arc<Job>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.job.end();
+        let (builders, name) = (Arc::clone(&self.builders), std::mem::take(&mut self.name));
+        tokio::spawn(async move {
+            tokio::time::sleep(MEMORY).await;
+            lock(&builders.jobs).remove(&name);
+        });
+    }
+}
+
+pub fn status_of(error: &KitError) -> Status {
+    let code = match error {
+        KitError::NotSupported(..) => Code::Unimplemented,
+        KitError::NoSession(_) => Code::NotFound,
+        KitError::Engine(error) => match error.kind {
+            ErrorKind::InvalidParameter => Code::InvalidArgument,
+            ErrorKind::NotFound => Code::NotFound,
+            ErrorKind::NotImplemented => Code::Unimplemented,
+            _ => Code::Unknown,
+        },
+        _ => Code::Unknown,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// Under which names the image is wanted; nothing else can be made of it yet.
+fn read_exporter(request: &control::SolveRequest) -> Result<Vec<String>> {
+    let old = (!request.exporter_deprecated.is_empty())
+        .then_some((&request.exporter_deprecated, &request.exporter_attrs_deprecated));
+    let new = request
+        .exporters
+        .iter()
+        .map(|exporter| (&exporter.r#type, &exporter.attrs));
+    let mut names = Vec::new();
+    for (kind, attributes) in new.chain(old.filter(|_| request.exporters.is_empty())) {
+        if !matches!(kind.as_str(), "moby" | "image") {
+            return Err(KitError::NotSupported(
+                format!("the output {kind}"),
+                "build an image, and use `docker save` or `docker cp`",
+            ));
+        }
+        if attributes.get("push").is_some_and(|push| push == "true") {
+            return Err(KitError::NotSupported(
+                "pushing while building".to_owned(),
+                "use `docker push`",
+            ));
+        }
+        let given = attributes.get("name").map(String::as_str).unwrap_or_default();
+        names.extend(
+            given
+                .split(',')
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned),
+        );
+    }
+    Ok(names)
+}
+
+fn check_frontend(name: &str, has_definition: bool) -> Result<()> {
+    if has_definition {
+        return Err(KitError::NotSupported(
+            "a definition in LLB".to_owned(),
+            "build from a Dockerfile",
+        ));
+    }
+    if name != FRONTEND {
+        return Err(KitError::NotSupported(
+            format!("the frontend {name:?}"),
+            "use dockerfile.v0",
+        ));
+    }
+    Ok(())
+}
+
+impl Builders {
+    pub(crate) fn job(&self, name: &str) -> Arc<Job> {
+        Arc::clone(lock(&self.jobs).entry(name.to_owned()).or_default())
+    }
+
+    pub(crate) async fn solve(
+        self: &Arc<Self>,
+        engine: Arc<Engine>,
+        request: control::SolveRequest,
+    ) -> Result<control::SolveResponse> {
+        let job = self.job(&request.r#ref);
+        let _ending = Ending {
+            builders: Arc::clone(self),
+            name: request.r#ref.clone(),
+            job: Arc::clone(&job),
+        };
+        let names = read_exporter(&request)?;
+        let id = if request.frontend.is_empty() && request.definition.is_none() {
+            Self::await_steering(&job, request.session.clone(), names.clone()).await?
+        } else {
+            check_frontend(&request.frontend, request.definition.is_some())?;
+            let (build, remote) = read_options(&request.frontend_attrs)?;
+            let build = SessionBuild {
+                id: request.r#ref.clone(),
+                session: request.session.clone(),
+                remote,
+                request: BuildRequest {
+                    names: names.clone(),
+                    ..build
+                },
+            };
+            Some(self.run_job(engine, build, &job).await?)
+        };
+        let mut exporter_response = HashMap::new();
+        if let Some(id) = id {
+            for key in ["containerimage.digest", "containerimage.config.digest"] {
+                exporter_response.insert(key.to_owned(), id.to_string());
+            }
+        }
+        if !names.is_empty() {
+            exporter_response.insert("image.name".to_owned(), names.join(","));
+        }
+        Ok(control::SolveResponse { exporter_response })
+    }
+
+    /// Lets the client steer the build and waits for its word that all is done.
+    async fn await_steering(job: &Job, session: String, names: Vec<String>) -> Result<Option<Digest>> {
+        *lock(&job.steered) = Some(Steered { session, names });
+        let mut returned = job.returned.subscribe();
+        let waiting = tokio::time::timeout(STEERED, returned.wait_for(Option::is_some)).await;
+        let outcome = waiting
+            .ok()
+            .and_then(|waited| waited.ok().and_then(|outcome| outcome.clone()))
+            .unwrap_or_else(|| Err("nobody steered it".to_owned()));
+        outcome.map_err(|reason| KitError::broken("the build", reason))?;
+        Ok(lock(&job.built).clone())
+    }
+
+    async fn run_job(
+        self: &Arc<Self>,
+        engine: Arc<Engine>,
+        build: SessionBuild,
+        job: &Job,
+    ) -> Result<Digest> {
+        let mut running = self.begin(engine, build).await?;
+        while let Some(told) = running.told.recv().await {
+            match told {
+                Told::Trace(status) => job.tell(status),
+                Told::Built(id) => {
+                    *lock(&job.built) = Some(id.clone());
+                    return Ok(id);
+                }
+                Told::Failed(error) => return Err(error),
+            }
+        }
+        Err(KitError::broken("the build", "it was ended"))
+    }
+
+    /// `LLBBridge/Solve`, for the build of this ref.
+    pub(crate) async fn steer(
+        self: &Arc<Self>,
+        engine: Arc<Engine>,
+        name: &str,
+        request: gateway::SolveRequest,
+    ) -> Result<gateway::SolveResponse> {
+        let job = self.job(name);
+        let steered = lock(&job.steered)
+            .clone()
+            .ok_or_else(|| KitError::broken("the build", "there is none of this ref"))?;
+        check_frontend(&request.frontend, request.definition.is_some())?;
+        let (build, remote) = read_options(&request.frontend_opt)?;
+        let build = SessionBuild {
+            id: name.to_owned(),
+            session: steered.session,
+            remote,
+            request: BuildRequest {
+                names: steered.names,
+                ..build
+            },
+        };
+        let id = self.run_job(engine, build, &job).await?;
+        let made = Ref {
+            id: id.to_string(),
+            def: None,
+        };
+        Ok(gateway::SolveResponse {
+            r#ref: String::new(),
+            result: Some(GatewayResult {
+                result: Some(gateway::result::Result::Ref(made)),
+                ..GatewayResult::default()
+            }),
+        })
+    }
+
+    /// `LLBBridge/Return`: the client has all it wanted, or gives up.
+    pub(crate) fn take_return(&self, name: &str, request: gateway::ReturnRequest) {
+        let outcome = match request.error {
+            Some(error) => Err(error.message),
+            None => Ok(()),
+        };
+        self.job(name).returned.send_replace(Some(outcome));
+    }
+}
+
+pub fn pong() -> gateway::PongResponse {
+    let capabilities = GATEWAY_CAPABILITIES.iter().map(|name| ApiCap {
+        id: (*name).to_owned(),
+        enabled: true,
+        ..ApiCap::default()
+    });
+    gateway::PongResponse {
+        frontend_api_caps: capabilities.collect(),
+        llb_caps: Vec::new(),
+        workers: vec![worker()],
+    }
+}
+
+pub fn version() -> BuildkitVersion {
+    BuildkitVersion {
+        package: "naru".to_owned(),
+        version: format!("v{}", env!("CARGO_PKG_VERSION")),
+        revision: String::new(),
+    }
+}
+
+/// The one that does all work: this engine.
+pub fn worker() -> WorkerRecord {
+    let host = naru_engine::oci::Platform::host();
+    WorkerRecord {
+        id: "naru".to_owned(),
+        platforms: vec![Platform {
+            os: host.os,
+            architecture: host.architecture,
+            variant: host.variant,
+            ..Platform::default()
+        }],
+        buildkit_version: Some(version()),
+        ..WorkerRecord::default()
+    }
+}

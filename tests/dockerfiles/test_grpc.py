@@ -1,0 +1,74 @@
+"""BuildKit's own interface (`/grpc` and `/session`), by a client on the published Rust bindings, as buildx's driver for Docker uses it."""
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+from test_build import CLIENT, write_context
+from testkit.engine import ROOT
+
+B = "FROM busybox:test\n"
+
+
+@pytest.fixture(scope="session")
+def program():
+    """Built once; it is no part of the product's workspace."""
+    target = os.path.join(ROOT, "target", "buildkit-client")
+    built = subprocess.run(["cargo", "build", "--quiet", "--locked", "--manifest-path", f"{ROOT}/tests/buildkit-client/Cargo.toml", "--target-dir", target], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return target + "/debug/buildkit-client"
+
+
+def grpc_build(engine, program, tmp_path, files, name, *options, **more):
+    folder = str(tmp_path / "context")
+    if not os.path.exists(folder):
+        write_context(folder, files)
+    subprocess.run(["tar", "-C", folder, "-cf", folder + ".tar", "."], check=True)
+    return engine.scope.run(program, engine.host.removeprefix("unix://"), folder + ".tar", name, *options, **more)
+
+
+def inspect(engine, name):
+    return json.loads(engine.scope.shell(f"{CLIENT} -H {engine.host} image inspect {name}").stdout)[0]
+
+
+@pytest.mark.seconds(600)
+def test_the_published_client_builds_what_the_classic_one_builds(build_naru, program, tmp_path):
+    files = {"Dockerfile": B + "ARG A\nCOPY . /c\nRUN --mount=type=secret,id=s md5sum /run/secrets/s >/sum; echo $A >/a\nFROM busybox:test\nRUN touch /never\n", "a": "1", "d/b": "2"}
+    (tmp_path / "secret").write_text("secret")
+    result = grpc_build(build_naru, program, tmp_path, files, "grpc:x", "arg:A=argument", "label:k=v", "target=0", "nocache=1", f"secret:s={tmp_path}/secret")
+    assert result.returncode == 0, result.stderr
+    image = inspect(build_naru, "grpc:x")
+    assert image["RepoTags"] == ["grpc:x"] and image["Config"]["Labels"] == {"k": "v"}
+    shown = build_naru.client("run", "--rm", "grpc:x", "sh", "-c", "cat /a /c/a /c/d/b; cut -c-32 /sum")
+    assert shown.stdout == "argument\n125ebe2294ecd0e0f08eab7690d2a6ee69\n", shown
+    # The same image as by any other way.
+    command = f"DOCKER_BUILDKIT=1 {CLIENT} -H {build_naru.host} build -q --target 0 --build-arg A=argument --label k=v --secret id=s,src={tmp_path}/secret {tmp_path}/context"
+    other = build_naru.scope.shell(command)
+    assert other.stdout.strip() == image["Id"], other
+    build_naru.client("rmi", "grpc:x")
+
+
+def test_what_goes_wrong_is_told(build_naru, program, tmp_path):
+    files = {"Dockerfile": B + "RUN exit 9\n"}
+    failed = grpc_build(build_naru, program, tmp_path, files, "grpc:failed")
+    assert failed.returncode == 1 and "code: 9" in failed.stderr, failed.stderr
+    missing = grpc_build(build_naru, program, tmp_path, files, "grpc:failed", "target=nosuch")
+    assert missing.returncode == 1 and "nosuch" in missing.stderr, missing.stderr
+
+
+def test_a_client_that_leaves_ends_its_build(build_naru, program, tmp_path):
+    folder = str(tmp_path / "context")
+    write_context(folder, {"Dockerfile": B + "RUN touch /begun; sleep 1000\n"})
+    subprocess.run(["tar", "-C", folder, "-cf", folder + ".tar", "."], check=True)
+    client = subprocess.Popen(build_naru.scope.command(program, build_naru.host.removeprefix("unix://"), folder + ".tar", "grpc:left"))
+    deadline = time.monotonic() + 60
+    while not build_naru.client("ps", "-q").stdout:
+        assert time.monotonic() < deadline and client.poll() is None, "the step does not begin"
+        time.sleep(0.05)
+    client.kill()
+    client.wait()
+    while build_naru.client("ps", "-aq").stdout or os.listdir(build_naru.data_root + "/builds/work"):
+        assert time.monotonic() < deadline, "the step's container is still there"
+        time.sleep(0.05)

@@ -107,3 +107,14 @@ def test_manual_pages_are_whole(tmp_path):
         checked = subprocess.run(["groff", "-man", "-Tutf8", "-ww", *sorted((tmp_path / "man1").iterdir())], capture_output=True, text=True)
         assert checked.stderr == "" and "naru-container-run" in checked.stdout
     assert subprocess.run([NARU, "man", "frobnicate"], capture_output=True).returncode == 1
+
+
+def test_a_closed_standard_error_is_no_fault(engine):
+    """What nobody reads is not told; the exit code is as ever."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(engine.scope.command(NARU, "-H", engine.host, "rm", "nosuch"), stderr=writer, stdin=subprocess.DEVNULL, timeout=60)
+    finally:
+        os.close(writer)
+    assert done.returncode == 1

@@ -18,7 +18,6 @@ NO_COMMANDS = {
     "checkpoint": "experimental in Docker too",
     "buildx": "a plugin of Docker's; it speaks to the engine's API",
     "compose": "a plugin of Docker's; it speaks to the engine's API",
-    "builder prune": "not there yet",
 }
 # Left out on purpose: flags, by command; the last word of a command is enough.
 KUBERNETES = "Kubernetes left Docker's command line with version 21"

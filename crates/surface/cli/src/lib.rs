@@ -103,11 +103,11 @@ fn report(program: &str, error: &CliError) -> u8 {
     match error {
         CliError::Status(_) => {}
         CliError::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {}
-        CliError::Usage { .. } | CliError::Daemon { .. } => eprintln!("{error}"),
-        _ => eprintln!("{program}: {error}"),
+        CliError::Usage { .. } | CliError::Daemon { .. } => crate::output::tell!("{error}"),
+        _ => crate::output::tell!("{program}: {error}"),
     }
     if let Some(hint) = error.hint(program) {
-        eprintln!("hint: {hint}");
+        crate::output::tell!("hint: {hint}");
     }
     error.exit_code()
 }
@@ -151,7 +151,7 @@ fn run(program: &str, args: Vec<OsString>, hooks: Hooks) -> Result<u8> {
             "'{name}' is not supported yet: this version has no part that does it"
         ))),
         commands::Found::Nothing => {
-            eprintln!("{}", commands::unknown(program, &rest[0]));
+            crate::output::tell!("{}", commands::unknown(program, &rest[0]));
             Err(CliError::Status(1))
         }
     }
@@ -190,9 +190,10 @@ fn invoke(
         return Ok(0);
     }
     if let Some(complaint) = command.arity.complaint(arguments.positional.len()) {
-        eprintln!(
+        crate::output::tell!(
             "\"{path}\" {complaint}.\nSee '{path} --help'.\n\nUsage:  {path} {}\n\n{}",
-            command.usage, command.about
+            command.usage,
+            command.about
         );
         return Err(CliError::Status(1));
     }

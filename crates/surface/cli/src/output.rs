@@ -1,7 +1,16 @@
-//! Printing to standard output.
+//! Printing to standard output, and telling on standard error.
 
 use crate::error::{CliError, Result};
 use std::io::{self, Write};
+
+/// `eprintln!` that minds nothing: who closed standard error does not want to be told, least of all by a panic.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+pub(crate) use tell;
 
 /// Writes text at once; a reader that has gone away is an error which ends the command quietly.
 pub fn print(text: &str) -> Result<()> {
@@ -24,7 +33,7 @@ pub fn for_each_name(names: &[String], mut act: impl FnMut(&str) -> Result<()>) 
             Ok(()) => {}
             Err(error @ (CliError::Output(_) | CliError::Connect { .. })) => return Err(error),
             Err(error) => {
-                eprintln!("{error}");
+                crate::output::tell!("{error}");
                 code = 1;
             }
         }

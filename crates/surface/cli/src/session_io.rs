@@ -141,7 +141,7 @@ pub fn read_exit_code(mut answer: impl Read) -> Result<u8> {
     let value = Value::parse(&bytes).map_err(|error| CliError::Protocol(format!("wait: {error}")))?;
     let error = value.at(&["Error", "Message"]).text();
     if !error.is_empty() {
-        eprintln!("Error waiting for container: {error}");
+        crate::output::tell!("Error waiting for container: {error}");
         return Ok(125);
     }
     Ok(value.get("StatusCode").integer() as u8)

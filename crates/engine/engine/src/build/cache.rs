@@ -11,7 +11,7 @@ use naru_base::{ContainerId, Digest, Timestamp};
 use naru_content::Image;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -127,28 +127,38 @@ impl Engine {
         Ok(naru_store::write(&path, &record)?)
     }
 
-    /// Deletes what builds keep; returns the keys of the records and the bytes of layers that are gone.
-    pub async fn prune_builds(self: &Arc<Self>) -> Result<(Vec<String>, u64)> {
+    /// Deletes what builds keep and `is_meant` chooses by when it was made; returns the keys of the records and the bytes
+    /// that are free now. Contexts go when everything does.
+    pub async fn prune_builds(
+        self: &Arc<Self>,
+        is_meant: impl Fn(Option<Timestamp>) -> bool + Send + 'static,
+    ) -> Result<(Vec<String>, u64)> {
         let engine = Arc::clone(self);
         crate::archive::blocking(move || {
-            let mut keys = Vec::new();
+            let (mut keys, mut kept) = (Vec::new(), HashSet::new());
             let records = engine.builds_directory().join("cache");
             for entry in std::fs::read_dir(&records).into_iter().flatten().flatten() {
-                if std::fs::remove_file(entry.path()).is_ok() {
+                let record = naru_store::read::<CacheRecord>(&entry.path()).ok();
+                if !is_meant(record.as_ref().map(|record| record.made_at)) {
+                    kept.extend(record.map(|record| record.image));
+                } else if std::fs::remove_file(entry.path()).is_ok() {
                     keys.push(entry.file_name().to_string_lossy().into_owned());
                 }
             }
-            let steps: Vec<Digest> = engine
-                .content
-                .step_images()
-                .iter()
+            let steps = engine.content.step_images().into_iter();
+            let steps: Vec<Digest> = steps
                 .map(|image| image.id.clone())
+                .filter(|id| !kept.contains(id))
                 .collect();
             let bytes = engine
                 .content
                 .forget_steps(&steps)
                 .map_err(crate::images::error)?;
-            let contexts = engine.bound_kept_contexts(0, 0);
+            let contexts = if kept.is_empty() {
+                engine.bound_kept_contexts(0, 0)
+            } else {
+                0
+            };
             Ok((keys, bytes + contexts))
         })
         .await

@@ -156,7 +156,7 @@ fn create(session: &Session, arguments: &Arguments) -> Result<u8> {
     let context = with_options(session, context, arguments)?;
     store(session).write(&context)?;
     output::print_line(name)?;
-    eprintln!("Successfully created context {name:?}");
+    crate::output::tell!("Successfully created context {name:?}");
     Ok(0)
 }
 
@@ -166,7 +166,7 @@ fn update(session: &Session, arguments: &Arguments) -> Result<u8> {
     let context = with_options(session, store(session).read(name)?, arguments)?;
     store(session).write(&context)?;
     output::print_line(name)?;
-    eprintln!("Successfully updated context {name:?}");
+    crate::output::tell!("Successfully updated context {name:?}");
     Ok(0)
 }
 
@@ -343,9 +343,9 @@ fn choose(session: &Session, arguments: &Arguments) -> Result<u8> {
     find(session, name)?;
     store(session).set_current(name)?;
     output::print_line(name)?;
-    eprintln!("Current context is now {name:?}");
+    crate::output::tell!("Current context is now {name:?}");
     if name != DEFAULT && std::env::var_os("DOCKER_HOST").is_some_and(|host| !host.is_empty()) {
-        eprintln!(
+        crate::output::tell!(
             "Warning: DOCKER_HOST environment variable overrides the active context. To use {name:?}, either set the global --context flag, or unset DOCKER_HOST environment variable."
         );
     }
@@ -386,7 +386,7 @@ fn export(session: &Session, arguments: &Arguments) -> Result<u8> {
     let mut file = std::fs::File::create_new(&path)
         .map_err(|error| CliError::message(format!("create {path}: {error}")))?;
     file.write_all(&bytes).map_err(failed)?;
-    eprintln!("Written file {path:?}");
+    crate::output::tell!("Written file {path:?}");
     Ok(0)
 }
 
@@ -411,7 +411,7 @@ fn import(session: &Session, arguments: &Arguments) -> Result<u8> {
         ..context
     })?;
     output::print_line(name)?;
-    eprintln!("Successfully imported context {name:?}");
+    crate::output::tell!("Successfully imported context {name:?}");
     Ok(0)
 }
 

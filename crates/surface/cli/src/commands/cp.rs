@@ -420,7 +420,7 @@ fn plain(error: &io::Error) -> String {
 
 fn report(arguments: &Arguments, bytes: u64, target: &str) {
     if !arguments.is_set("quiet") {
-        eprintln!(
+        crate::output::tell!(
             "Successfully copied {} to {target}",
             units::human_size(bytes as f64)
         );

@@ -64,7 +64,7 @@ fn create_with_image(session: &Session, plan: &CreatePlan) -> Result<String> {
             if plan.pull == PullPolicy::Missing && message.to_ascii_lowercase().contains("no such image") =>
         {
             if !plan.is_quiet {
-                eprintln!(
+                crate::output::tell!(
                     "Unable to find image '{}' locally",
                     reference::familiar(&plan.image)
                 );
@@ -83,7 +83,7 @@ fn request(session: &Session, plan: &CreatePlan) -> Result<String> {
         .build();
     let answer = session.client.json("POST", &path, Body::Json(&plan.body))?;
     for warning in answer.get("Warnings").items() {
-        eprintln!("WARNING: {}", warning.text());
+        crate::output::tell!("WARNING: {}", warning.text());
     }
     match answer.get("Id") {
         Value::Text(id) => Ok(id.clone()),

@@ -68,7 +68,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     output::print(&text)?;
     match limit {
         Some(limit) if limit.is_exceeded(&report) => {
-            eprintln!(
+            crate::output::tell!(
                 "{} of {image} are wasted ({:.1}%), more than --wasted-max {}",
                 units::human_size(report.wasted_bytes as f64),
                 report.wasted_percent(),

@@ -81,7 +81,7 @@ fn describe(info: &Value) -> String {
         &info.get("LiveRestoreEnabled").is_true().to_string(),
     );
     for warning in info.get("Warnings").items() {
-        eprintln!("{}", warning.text());
+        crate::output::tell!("{}", warning.text());
     }
     text
 }

@@ -102,7 +102,7 @@ fn inspect(session: &Session, arguments: &Arguments, kind: &str) -> Result<u8> {
     };
     output::print(&text)?;
     for error in &errors {
-        eprintln!("{error}");
+        crate::output::tell!("{error}");
     }
     Ok(u8::from(!errors.is_empty()))
 }

@@ -7,7 +7,7 @@ use crate::credentials::{self, Credentials, HUB};
 use crate::error::{CliError, Result};
 use crate::http::Body;
 use crate::{Arguments, Session, output, terminal};
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Read, Write};
 
 const FLAGS: &[Flag] = &[
     flag(
@@ -45,7 +45,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         ..given
     };
     if let Some(path) = credentials::store(&session.config, &registry, &kept)? {
-        eprintln!(
+        crate::output::tell!(
             "\nWARNING! Your credentials are stored unencrypted in '{}'.\nConfigure a credential helper to remove this \
              warning.\n",
             path.display()
@@ -89,7 +89,7 @@ fn gather(arguments: &Arguments, known: Option<Credentials>) -> Result<Credentia
         return Ok(with_password(username, text.trim_end_matches(['\r', '\n'])));
     }
     if !password.is_empty() {
-        eprintln!("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
+        crate::output::tell!("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
         if !username.is_empty() {
             return Ok(with_password(username, password));
         }
@@ -109,7 +109,7 @@ fn gather(arguments: &Arguments, known: Option<Credentials>) -> Result<Credentia
     let password = if password.is_empty() {
         let _quiet = terminal::Quiet::enter().map_err(CliError::Transport)?;
         let typed = ask("Password: ")?;
-        eprintln!();
+        crate::output::tell!();
         typed
     } else {
         password.to_owned()
@@ -129,7 +129,8 @@ fn with_password(username: &str, password: &str) -> Credentials {
 }
 
 fn ask(prompt: &str) -> Result<String> {
-    eprint!("{prompt}");
+    // Without a standard error nobody is asked; the answer may be there all the same.
+    let _ = write!(io::stderr(), "{prompt}");
     let mut line = String::new();
     io::stdin()
         .lock()

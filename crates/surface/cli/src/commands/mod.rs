@@ -130,6 +130,7 @@ static COMMANDS: &[&Command] = &[
     &prune::IMAGE,
     &prune::VOLUME,
     &prune::SYSTEM,
+    &prune::BUILDER,
     &ps::COMMAND,
     &rename::COMMAND,
     &stop::RESTART,
@@ -281,7 +282,7 @@ pub fn describe_group(program: &str, group: &str, word: Option<&str>) -> Result<
         let suggestion = nearest(word, names)
             .map(|name| format!(" Did you mean '{group} {name}'?"))
             .unwrap_or_default();
-        eprintln!(
+        crate::output::tell!(
             "{program}: '{group} {word}' is not a {program} command.{suggestion}\nSee '{program} {group} --help'"
         );
         return Err(CliError::Status(1));

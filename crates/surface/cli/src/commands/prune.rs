@@ -1,7 +1,7 @@
 //! `prune`: removes what nothing uses.
 
 use super::{Arity, Command};
-use crate::args::Kind::{Bool, List};
+use crate::args::Kind::{Bool, List, Text};
 use crate::args::{Flag, Order, flag, long};
 use crate::error::{CliError, Result};
 use crate::http::{Body, Query};
@@ -65,6 +65,34 @@ pub const NETWORK: Command = Command {
     },
     ..CONTAINER
 };
+pub const BUILDER: Command = Command {
+    names: &["builder prune"],
+    about: "Remove build cache",
+    flags: &[&[
+        FORCE,
+        FILTER,
+        ALL,
+        long(
+            "keep-storage",
+            Text("bytes"),
+            "Amount of disk space to keep for cache",
+        ),
+    ]],
+    run: |session, arguments| {
+        let keep = arguments.text("keep-storage").unwrap_or("0");
+        if units::parse_ram_bytes(keep).is_err() {
+            return Err(CliError::message(format!("--keep-storage: {keep:?} is no size")));
+        }
+        if keep != "0" {
+            return Err(CliError::message(
+                "--keep-storage is not supported yet; --filter until=24h keeps what is younger",
+            ));
+        }
+        let all = arguments.is_set("all");
+        run_one(session, arguments, "build", what_cache(all))
+    },
+    ..CONTAINER
+};
 pub const SYSTEM: Command = Command {
     names: &["system prune"],
     about: "Remove unused data",
@@ -83,6 +111,14 @@ fn what_images(all: bool) -> &'static str {
         "all images without at least one container associated to them"
     } else {
         "all dangling images"
+    }
+}
+
+fn what_cache(all: bool) -> &'static str {
+    if all {
+        "all build cache"
+    } else {
+        "unused build cache"
     }
 }
 
@@ -111,6 +147,7 @@ fn run_system(session: &Session, arguments: &Arguments) -> Result<u8> {
     // Without `all`: the daemon then takes anonymous volumes alone.
     kinds.extend(with_volumes.then_some(("volumes", false)));
     kinds.push(("images", all));
+    kinds.push(("build", all));
     prune(session, &kinds, &filters)
 }
 
@@ -124,12 +161,14 @@ fn prune(session: &Session, kinds: &[(&str, bool)], filters: &[(String, Value)])
             "volumes" if *all => filters.push(("all".to_owned(), Value::from(vec!["true".to_owned()]))),
             _ => {}
         }
-        let path = Query::new(&format!("/{kind}/prune")).set_some(
-            "filters",
-            (!filters.is_empty())
-                .then(|| Value::Map(filters).to_json())
-                .as_deref(),
-        );
+        let path = Query::new(&format!("/{kind}/prune"))
+            .set_if(*kind == "build" && *all, "all", "1")
+            .set_some(
+                "filters",
+                (!filters.is_empty())
+                    .then(|| Value::Map(filters).to_json())
+                    .as_deref(),
+            );
         let report = session.client.json("POST", &path.build(), Body::Empty)?;
         freed += report.get("SpaceReclaimed").float();
         output::print(&describe(kind, &report))?;
@@ -153,11 +192,7 @@ fn describe_system(filters: &[(String, Value)], all: bool, with_volumes: bool) -
         line("all anonymous volumes not used by at least one container");
     }
     line(what_images(all));
-    line(if all {
-        "all build cache"
-    } else {
-        "unused build cache"
-    });
+    line(what_cache(all));
     let named = filters.iter().flat_map(|(name, values)| {
         let values = values.items().iter();
         values.map(move |value| format!("  - {name}={}\n", value.text()))
@@ -178,6 +213,7 @@ fn describe(kind: &str, report: &Value) -> String {
         "containers" => ("Deleted Containers:", "ContainersDeleted"),
         "volumes" => ("Deleted Volumes:", "VolumesDeleted"),
         "networks" => ("Deleted Networks:", "NetworksDeleted"),
+        "build" => ("Deleted build cache objects:", "CachesDeleted"),
         _ => ("Deleted Images:", "ImagesDeleted"),
     };
     let lines: String = report

@@ -46,7 +46,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         match session.client.call("DELETE", &path, Body::Empty) {
             // What is not there needs no force; Docker says so and goes on.
             Err(error) if force && error.status() == Some(404) => {
-                eprintln!("{error}");
+                crate::output::tell!("{error}");
                 Ok(())
             }
             Err(error) => Err(error),

@@ -128,7 +128,7 @@ fn refused(session: &Session, error: &CliError) -> CliError {
     }
     let program = &session.program;
     let text = error.to_string();
-    eprintln!(
+    crate::output::tell!(
         "{program}: {}.\nSee '{program} run --help'.",
         text.trim_end_matches('.')
     );
@@ -142,14 +142,14 @@ fn refused(session: &Session, error: &CliError) -> CliError {
 
 fn start_failed(session: &Session, error: &CliError) -> CliError {
     let text = error.to_string();
-    eprintln!("{}: {}.", session.program, text.trim_end_matches('.'));
+    crate::output::tell!("{}: {}.", session.program, text.trim_end_matches('.'));
     tell_hint(session, error);
     CliError::Status(start_exit_code(&text))
 }
 
 fn tell_hint(session: &Session, error: &CliError) {
     if let Some(hint) = error.hint(&session.program) {
-        eprintln!("hint: {hint}");
+        crate::output::tell!("hint: {hint}");
     }
 }
 

@@ -56,7 +56,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         print_line(name)
     })?;
     if code != 0 {
-        eprintln!("Error: failed to start containers: {}", names.join(", "));
+        crate::output::tell!("Error: failed to start containers: {}", names.join(", "));
     }
     Ok(code)
 }

@@ -87,7 +87,7 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         let path = format!("{}/update", container_path(name));
         let answer = session.client.json("POST", &path, Body::Json(&body))?;
         for warning in answer.get("Warnings").items() {
-            eprintln!("{}", warning.text());
+            crate::output::tell!("{}", warning.text());
         }
         output::print_line(name)
     })

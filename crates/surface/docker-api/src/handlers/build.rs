@@ -5,6 +5,7 @@ use super::containers::host_facts;
 use crate::error::{ApiError, ApiResult};
 use crate::request::{Call, parse_json};
 use crate::respond::{self, Answer, json_line};
+use crate::translate::prune::PruneFilters;
 use crate::translate::resources;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -73,7 +74,18 @@ pub async fn build(call: Call) -> ApiResult<Answer> {
 
 /// `POST /build/prune`.
 pub async fn prune(call: Call) -> ApiResult<Answer> {
-    let (keys, bytes) = call.engine.prune_builds().await?;
+    let filters = PruneFilters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
+    if call.query.get("keep-storage").is_some_and(|bytes| bytes != "0") {
+        return Err(ApiError::not_supported(
+            "keep-storage",
+            "a filter such as until=24h keeps what is younger",
+        ));
+    }
+    let no_labels = BTreeMap::new();
+    let (keys, bytes) = call
+        .engine
+        .prune_builds(move |made_at| filters.is_meant(&no_labels, made_at))
+        .await?;
     Ok(respond::ok(
         &json!({ "CachesDeleted": keys, "SpaceReclaimed": bytes }),
     ))

@@ -6,7 +6,7 @@
 //! <data-root>/builds/cache/<key>    which step's image a step made before (see `cache`)
 //! <data-root>/builds/mounts/<id>/   contents of `RUN --mount=type=cache`
 //! <data-root>/builds/fetched/<url>/ what `ADD` fetched, and by what its server tells that it is still the same
-//! /dev/shm/<engine>-secrets/<n>/    a secret or an agent's socket, as long as the step that mounts it runs
+//! /dev/shm/<engine>-secret-<id>/    a secret or an agent's socket, as long as the step that mounts it runs
 //! ```
 //! A stage is its configuration, in memory, and a step's image that holds its layers. Steps that change files each make
 //! one layer; the others change the configuration alone. The same inputs make the same layers and the same image: times
@@ -167,17 +167,25 @@ impl Engine {
         self.options.data_root.join("builds")
     }
 
-    /// Secrets of steps that run, in memory; only root may enter.
-    pub(crate) fn secrets_directory(&self) -> PathBuf {
-        let name = HostNames::of(&self.options.exec_root).table;
-        PathBuf::from("/dev/shm").join(format!("{name}-secrets"))
+    /// How the directories of secrets begin, in memory.
+    pub(crate) fn secrets_prefix(&self) -> String {
+        format!("{}-secret-", HostNames::of(&self.options.exec_root).table)
     }
 
     /// Makes the directories of builds, without what builds of a daemon before this one were at.
     pub(crate) fn clear_builds(&self) -> Result<()> {
         let root = self.builds_directory();
         naru_sys::file::remove_tree(&root.join("work"))?;
-        naru_sys::file::remove_tree(&self.secrets_directory())?;
+        let prefix = self.secrets_prefix();
+        for entry in std::fs::read_dir(mounts::MEMORY).into_iter().flatten().flatten() {
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(prefix.as_bytes())
+            {
+                naru_sys::file::remove_tree(&entry.path())?;
+            }
+        }
         for name in ["work", "cache", "contexts", "fetched", "mounts"] {
             naru_sys::file::make_directories(&root.join(name), 0o700)?;
         }

@@ -11,10 +11,12 @@ use crate::archive::tape::Tape;
 use crate::archive::{ChunkReader, blocking, stream};
 use crate::error::{EngineError, Result};
 use crate::spec::{MountSource, MountSpec};
+use naru_base::ContainerId;
 use naru_build::configure::joined_path;
 use naru_build::{Instruction, Line};
 use naru_sys::file;
 use rustix::fs::{AtFlags, Gid, Mode, Uid};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +25,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
 /// Where files are in memory, on every Linux that follows the hierarchy standard.
-const MEMORY: &str = "/dev/shm";
+pub(super) const MEMORY: &str = "/dev/shm";
 
 /// Writers of one `private` cache at once; as many directories may come to be.
 const PRIVATE_MAX: usize = 64;
@@ -296,9 +298,17 @@ impl Builder {
                 "secrets are kept in memory alone, and {MEMORY} is not a tmpfs"
             )));
         }
-        let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
-        let directory = self.engine.secrets_directory().join(ordinal.to_string());
-        file::make_directories(&directory, 0o700)?;
+        // A new one, of a name nobody can foretell: everybody may make files there, and what is there is never used.
+        let name = format!(
+            "{}{}",
+            self.engine.secrets_prefix(),
+            ContainerId::generate().short()
+        );
+        let directory = Path::new(MEMORY).join(name);
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .map_err(file::FileError::at("make directory", &directory))?;
         Ok(directory)
     }
 

@@ -43,7 +43,9 @@ pub fn read_variables(
 pub fn plan_labels(arguments: &Arguments) -> Outcome<Vec<(String, Value)>> {
     let mut lines = Vec::new();
     for path in arguments.list("label-file") {
-        lines.extend(read_lines(path)?);
+        // A name alone takes its value from the environment, which labels have none from.
+        let read = read_lines(path)?.into_iter();
+        lines.extend(read.filter(|line| line.contains('=')));
     }
     for text in arguments.list("label") {
         if text.is_empty() || text.starts_with('=') {

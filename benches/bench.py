@@ -1,7 +1,7 @@
 """Measures naru against Debian's Docker, Podman and the bare runtimes, and prints medians and ratios.
 
     cargo xtask bench            everything
-    cargo xtask bench lifecycle  one of: lifecycle flags row64 cli exec runtimes many ports memory daemon pull load
+    cargo xtask bench lifecycle  one of: lifecycle flags row64 cli exec runtimes many ports memory daemon pull load build
 
 Each engine runs in network and mount namespaces of its own. Requests go over the unix socket by a client that keeps
 its connection, so that the client's own cost stays out. NARU_BENCH_N is the number of samples, 30 unless told.

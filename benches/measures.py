@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 
+from build_measures import measure_build
 from image_measures import measure_load, measure_pull
 from testkit.api import Api
 from testkit.engine import Naru, Scope
@@ -370,4 +371,5 @@ MEASURES = {
     "daemon": measure_daemon,
     "pull": measure_pull,
     "load": measure_load,
+    "build": measure_build,
 }

@@ -43,6 +43,7 @@ def builders(bench, folder, state):
     found = {
         "naru": lambda *flags: naru.scope.run(NARU, "-H", naru.host, "build", *flags, folder, timeout=300),
         "naru by docker's client": by_docker(naru, "0"),
+        "naru by docker's client, BuildKit": by_docker(naru, "1"),
         "docker": by_docker(docker, "0"),
         "docker's BuildKit": by_docker(docker, "1"),
     }

@@ -43,6 +43,9 @@ const STREAMS_MAX: usize = 100;
 /// All headers of one request over HTTP/2; hyper's bound for HTTP/1.1 is of the same order.
 const HEADER_BYTES_MAX: u32 = 64 * 1024;
 
+/// What is kept of an answer over HTTP/2 for a client that does not read.
+const STREAM_BUFFER_BYTES: usize = 64 * 1024;
+
 /// Serves the API on this socket until `shutdown` resolves; requests in flight get a moment to finish.
 pub async fn serve(api: Api, listener: UnixListener, shutdown: impl Future<Output = ()>) {
     let (stop, stopping) = watch::channel(false);
@@ -118,6 +121,7 @@ async fn serve_http2(
     let connection = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(STREAMS_MAX as u32)
         .max_header_list_size(HEADER_BYTES_MAX)
+        .max_send_buf_size(STREAM_BUFFER_BYTES)
         .serve_connection(TokioIo::new(connection), service);
     tokio::pin!(connection);
     tokio::select! {

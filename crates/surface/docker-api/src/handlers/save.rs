@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 /// One piece of the archive on its way.
 const PIECE_BYTES: usize = 128 << 10;
-/// Pieces in flight: 1 MiB, the bound on memory.
-const PIECES_MAX: usize = 8;
+/// Pieces in flight: 384 KiB, the bound on memory for a reader that does not read.
+const PIECES_MAX: usize = 3;
 const TAR: HeaderValue = HeaderValue::from_static("application/x-tar");
 
 pub async fn save(call: Call) -> ApiResult<Answer> {

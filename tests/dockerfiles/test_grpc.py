@@ -69,6 +69,6 @@ def test_a_client_that_leaves_ends_its_build(build_naru, program, tmp_path):
         time.sleep(0.05)
     client.kill()
     client.wait()
-    while build_naru.client("ps", "-aq").stdout or os.listdir(build_naru.data_root + "/builds/work"):
+    while build_naru.client("ps", "-aq").stdout or os.listdir(build_naru.data_root + "/builds/running"):
         assert time.monotonic() < deadline, "the step's container is still there"
         time.sleep(0.05)

@@ -159,7 +159,7 @@ def test_a_client_that_leaves_ends_its_build(build_naru, tmp_path):
     while engine.client("ps", "-aq").stdout:
         assert time.monotonic() < deadline, "the step's container is still there"
         time.sleep(0.05)
-    assert os.listdir(engine.data_root + "/builds/work") == []
+    assert os.listdir(engine.data_root + "/builds/running") == []
 
 
 @pytest.mark.seconds(400)
@@ -183,7 +183,7 @@ def test_a_daemon_killed_while_building_leaves_nothing_corrupt(fresh_naru, tmp_p
         client.wait()
         engine.start()
         assert engine.client("ps", "-aq").stdout == "", f"round {kill}, seed {seed}"
-        assert os.listdir(engine.data_root + "/builds/work") == []
+        assert os.listdir(engine.data_root + "/builds/running") == []
         arguments = ["--no-cache"] if kill % 2 else []
         assert built(engine, folder, *arguments) == expected, f"round {kill}, seed {seed}"
         count = engine.client("run", "--rm", expected, "sh", "-c", "cat /count; cat /app/sub/* | wc -c; cat /made")
@@ -298,7 +298,7 @@ def test_bad_contexts_are_refused_and_leave_nothing(build_naru):
         text = response.text
         assert response.status_code in (400, 404, 500, 501) or "errorDetail" in text, (parameters, response.status_code, text)
         assert response.status_code != 500, (parameters, text)
-    assert os.listdir(build_naru.data_root + "/builds/work") == []
+    assert os.listdir(build_naru.data_root + "/builds/running") == []
     api.close()
 
 

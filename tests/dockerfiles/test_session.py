@@ -171,7 +171,7 @@ def test_a_client_that_leaves_ends_its_build(build_naru, tmp_path, how):
     client.wait()
     client.stderr.close()
     deadline = time.monotonic() + 20
-    while engine.client("ps", "-aq").stdout or os.listdir(engine.data_root + "/builds/work"):
+    while engine.client("ps", "-aq").stdout or os.listdir(engine.data_root + "/builds/running"):
         assert time.monotonic() < deadline, "the step's container is still there"
         time.sleep(0.05)
 

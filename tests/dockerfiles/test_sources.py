@@ -227,7 +227,7 @@ COPY --from=made /o/p/f /eight
     image = built(build_naru, folder)
     assert shown(build_naru, image, "cat /one /two /three /four /five /six /seven /eight").splitlines() == [
         "inside", "inside", "changed", "/m/busybox", "of the context", "inside", "700:5", "2", "inside"]
-    assert os.listdir(build_naru.data_root + "/builds/work") == []
+    assert os.listdir(build_naru.data_root + "/builds/running") == []
     with open(folder + "/c.txt", "w") as file:
         file.write("new\n")
     assert build(build_naru, folder).stdout.count("Using cache") == 5

@@ -1,7 +1,7 @@
 //! Building an image from a Dockerfile: crate `naru-build` says what the file means, this module does it.
 //!
 //! ```text
-//! <data-root>/builds/work/<n>/      one build's scripts and copies for mounts; gone with the build, or when a daemon starts
+//! <data-root>/builds/running/<n>/   one build's scripts and copies for mounts; gone with the build, or when a daemon starts
 //! <data-root>/builds/contexts/      contexts of clients that send only what has changed (see `kept`)
 //! <data-root>/builds/cache/<key>    which step's image a step made before (see `cache`)
 //! <data-root>/builds/mounts/<id>/   contents of `RUN --mount=type=cache`
@@ -131,7 +131,7 @@ impl Engine {
             naru_oci::Reference::parse(name).map_err(|error| EngineError::invalid(error.to_string()))?;
         }
         let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
-        let directory = self.builds_directory().join("work").join(ordinal.to_string());
+        let directory = self.builds_directory().join("running").join(ordinal.to_string());
         let work = WorkDirectory::make(directory)?;
         let mut request = request;
         let archive = match (&request.remote, context) {
@@ -175,7 +175,7 @@ impl Engine {
     /// Makes the directories of builds, without what builds of a daemon before this one were at.
     pub(crate) fn clear_builds(&self) -> Result<()> {
         let root = self.builds_directory();
-        naru_sys::file::remove_tree(&root.join("work"))?;
+        naru_sys::file::remove_tree(&root.join("running"))?;
         let prefix = self.secrets_prefix();
         for entry in std::fs::read_dir(mounts::MEMORY).into_iter().flatten().flatten() {
             if entry
@@ -186,7 +186,7 @@ impl Engine {
                 naru_sys::file::remove_tree(&entry.path())?;
             }
         }
-        for name in ["work", "cache", "contexts", "fetched", "mounts"] {
+        for name in ["running", "cache", "contexts", "fetched", "mounts"] {
             naru_sys::file::make_directories(&root.join(name), 0o700)?;
         }
         Ok(())

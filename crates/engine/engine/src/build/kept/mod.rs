@@ -116,7 +116,7 @@ impl Place {
         }
         let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
         Self {
-            directory: builds.join("work").join(format!("context-{ordinal}")),
+            directory: builds.join("running").join(format!("context-{ordinal}")),
             is_temporary: true,
         }
     }

@@ -205,10 +205,28 @@ fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
     })
 }
 
-/// The extended attributes that archives carry: capabilities and the user's own.
+/// The extended attributes that archives carry: capabilities and the user's own. Those of a link are its own.
 pub fn read_attributes(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    read_attributes_by(
+        |names| rustix::fs::llistxattr(path, names),
+        |name, value| rustix::fs::lgetxattr(path, name, value),
+    )
+}
+
+/// As [`read_attributes`], for a path whose last part is a link to the file meant, as in `/proc/self/fd`.
+pub fn read_attributes_through(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    read_attributes_by(
+        |names| rustix::fs::listxattr(path, names),
+        |name, value| rustix::fs::getxattr(path, name, value),
+    )
+}
+
+fn read_attributes_by(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
+) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut names = vec![0; 64 << 10];
-    let Ok(length) = rustix::fs::llistxattr(path, &mut names[..]) else {
+    let Ok(length) = list(&mut names[..]) else {
         return Vec::new();
     };
     let mut found: Vec<(Vec<u8>, Vec<u8>)> = names[..length]
@@ -216,7 +234,7 @@ pub fn read_attributes(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
         .filter(|name| *name == b"security.capability" || name.starts_with(b"user."))
         .filter_map(|name| {
             let mut value = vec![0; 64 << 10];
-            let length = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
+            let length = get(name, &mut value[..]).ok()?;
             value.truncate(length);
             Some((name.to_vec(), value))
         })

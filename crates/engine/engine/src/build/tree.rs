@@ -4,7 +4,7 @@
 //! leads out of its tree: the kernel resolves those of directories, and a packed tree has nothing but its own names.
 
 use super::packed::PackedTree;
-use crate::archive::place::{self, Asked, open_plain, read_attributes};
+use crate::archive::place::{self, Asked, open_plain, read_attributes_through};
 use crate::archive::tape::{Member, Tape};
 use naru_base::Digest;
 use rustix::fs::{Dir, FileType, OFlags, Stat};
@@ -249,9 +249,8 @@ impl Listing {
             _ => {}
         }
         if is_directory || member.kind == tar::EntryType::Regular {
-            let own = if is_directory { "/." } else { "" };
-            let path = format!("/proc/self/fd/{}{own}", found.as_raw_fd());
-            member.attributes = attributes_of(Path::new(&path), is_directory);
+            let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+            member.attributes = read_attributes_through(Path::new(&path));
         }
         let inode = (stat.st_nlink > 1 && !is_directory).then_some((stat.st_dev, stat.st_ino));
         self.listed.push((Listed { member, content }, inode));
@@ -279,29 +278,6 @@ impl Listing {
         });
         linked.collect()
     }
-}
-
-/// Of a file by its descriptor's own link, which must be followed; of a directory by the way through it.
-fn attributes_of(path: &Path, is_directory: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
-    if is_directory {
-        return read_attributes(path);
-    }
-    let mut names = vec![0; 64 << 10];
-    let Ok(length) = rustix::fs::listxattr(path, &mut names[..]) else {
-        return Vec::new();
-    };
-    let mut found: Vec<(Vec<u8>, Vec<u8>)> = names[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| *name == b"security.capability" || name.starts_with(b"user."))
-        .filter_map(|name| {
-            let mut value = vec![0; 64 << 10];
-            let length = rustix::fs::getxattr(path, name, &mut value[..]).ok()?;
-            value.truncate(length);
-            Some((name.to_vec(), value))
-        })
-        .collect();
-    found.sort();
-    found
 }
 
 fn open_level(parent: &OwnedFd, name: &Path, path: PathBuf) -> io::Result<Level> {

@@ -7,6 +7,7 @@
 pub mod configure;
 pub mod dockerfile;
 mod error;
+pub mod excerpt;
 mod glob;
 pub mod ignore;
 pub mod stages;

@@ -1,7 +1,7 @@
 //! Which stages a target needs, what each stands on, and in which order they can be built.
 
 use crate::dockerfile::{Dockerfile, Instruction};
-use crate::error::{DockerfileError, Place, Result};
+use crate::error::{DockerfileError, Place, Result, nearest};
 use crate::words::{self, Variables};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,9 +64,11 @@ pub fn plan(file: &Dockerfile, options: &PlanOptions) -> Result<StagePlan> {
     let target = match options.target.filter(|target| !target.is_empty()) {
         None => file.stages.len() - 1,
         Some(name) => find_stage(file, name).ok_or_else(|| {
+            let hint =
+                stage_meant(file, name).map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
             DockerfileError::new(
                 Place::default(),
-                format!("target stage {name:?} could not be found"),
+                format!("target stage {name:?} could not be found{hint}"),
             )
         })?,
     };
@@ -81,6 +83,27 @@ pub fn plan(file: &Dockerfile, options: &PlanOptions) -> Result<StagePlan> {
     Ok(StagePlan {
         stages: done.into_iter().map(|index| planned[index].clone()).collect(),
         arguments,
+    })
+}
+
+/// The stage whose name is near to one that no stage has.
+pub fn stage_meant<'a>(file: &'a Dockerfile, name: &str) -> Option<&'a str> {
+    let names: Vec<&str> = file
+        .stages
+        .iter()
+        .filter_map(|stage| stage.name.as_deref())
+        .collect();
+    nearest(name, &names)
+}
+
+/// What to say of an instruction that failed because it copies from, or mounts, what is no stage.
+pub fn hint_for(file: &Dockerfile, instruction: &Instruction, contexts: &BTreeSet<String>) -> Option<String> {
+    froms(instruction).iter().find_map(|from| {
+        let Source::Image(name) = copy_source(file, from, contexts) else {
+            return None;
+        };
+        let near = stage_meant(file, &name)?;
+        Some(format!("no stage is called {name} (did you mean {near}?)"))
     })
 }
 
@@ -255,6 +278,15 @@ mod tests {
                 .message
                 .contains("could not be found")
         );
+        assert!(
+            order(text, Some("twoo"))
+                .unwrap_err()
+                .message
+                .contains("mean two")
+        );
+        let file = parse(b"FROM a AS made\nCOPY --from=mdae /x /\n").unwrap();
+        let hint = hint_for(&file, &file.stages[0].instructions[0].value, &BTreeSet::new());
+        assert!(hint.unwrap().contains("did you mean made?"));
     }
 
     #[test]

@@ -293,10 +293,17 @@ impl State {
         if prefix.is_empty() || !prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return None;
         }
-        let listed = self.images.iter().filter(|(_, image)| image.is_listed);
-        let mut matching = listed.map(|(id, _)| id).filter(|id| id.hex().starts_with(prefix));
-        let first = matching.next()?;
-        matching.next().is_none().then(|| first.clone())
+        let find = |is_listed| {
+            let images = self
+                .images
+                .iter()
+                .filter(|(_, image)| image.is_listed == is_listed);
+            let mut matching = images.map(|(id, _)| id).filter(|id| id.hex().starts_with(prefix));
+            let first = matching.next()?;
+            matching.next().is_none().then(|| first.clone())
+        };
+        // A build tells its steps' images by such ids: one can look around in them as with Docker.
+        find(true).or_else(|| find(false))
     }
 
     /// Layers that nothing needs.

@@ -105,12 +105,16 @@ pub fn show(response: Response, sink: &mut Sink) -> Result<()> {
     show_each(response, sink, |_| ())
 }
 
-/// Shows how a build goes; returns the image's id.
-pub fn show_build(response: Response, sink: &mut Sink) -> Result<String> {
+/// Shows how a build goes; returns the image's id. `left` gets that of what a failed step left.
+pub fn show_build(response: Response, sink: &mut Sink, left: &mut String) -> Result<String> {
     let mut id = String::new();
     show_each(response, sink, |message| {
         let stream = message.get("stream").text().trim();
         let aux = message.at(&["aux", "ID"]).text();
+        let kept = message.at(&["aux", "Left"]).text();
+        if !kept.is_empty() {
+            kept.clone_into(left);
+        }
         if !aux.is_empty() {
             aux.clone_into(&mut id);
         } else if id.is_empty() && stream.starts_with("sha256:") {

@@ -22,6 +22,8 @@ pub struct Line<T> {
 /// A whole file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dockerfile {
+    /// The file as it was read.
+    pub text: String,
     /// `\` or `` ` ``: what continues lines and takes a character's meaning away.
     pub escape: char,
     /// The frontend that `# syntax=` names. Instructions are always read by this crate.

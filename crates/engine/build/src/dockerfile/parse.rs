@@ -13,6 +13,7 @@ pub fn parse(bytes: &[u8]) -> Result<Dockerfile> {
     let (directives, lines) = lines::read(bytes)?;
     let escape = directives.escape;
     let mut file = Dockerfile {
+        text: String::from_utf8_lossy(bytes).into_owned(),
         escape,
         syntax: directives.syntax,
         arguments: Vec::new(),

@@ -135,6 +135,7 @@ impl Engine {
     ) -> Result<(Vec<String>, u64)> {
         let engine = Arc::clone(self);
         crate::archive::blocking(move || {
+            engine.clear_failed()?;
             let (mut keys, mut kept) = (Vec::new(), HashSet::new());
             let records = engine.builds_directory().join("cache");
             for entry in std::fs::read_dir(&records).into_iter().flatten().flatten() {

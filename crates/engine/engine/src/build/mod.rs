@@ -4,6 +4,7 @@
 //! <data-root>/builds/running/<n>/   one build's scripts and copies for mounts; gone with the build, or when a daemon starts
 //! <data-root>/builds/contexts/      contexts of clients that send only what has changed (see `kept`)
 //! <data-root>/builds/cache/<key>    which step's image a step made before (see `cache`)
+//! <data-root>/builds/failed/<key>   images to look around in where a build failed (see `failed`)
 //! <data-root>/builds/mounts/<id>/   contents of `RUN --mount=type=cache`
 //! <data-root>/builds/fetched/<url>/ what `ADD` fetched, and by what its server tells that it is still the same
 //! /dev/shm/<engine>-secret-<id>/    a secret or an agent's socket, as long as the step that mounts it runs
@@ -17,6 +18,7 @@ mod bring;
 mod cache;
 mod client;
 mod context;
+mod failed;
 mod git;
 mod kept;
 mod layer;
@@ -41,6 +43,7 @@ use crate::{Engine, HostNames};
 use bytes::Bytes;
 use context::{Context, WorkDirectory};
 use naru_base::Digest;
+use naru_build::Place;
 use naru_registry::Credentials;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -78,6 +81,8 @@ pub struct BuildRequest {
     pub credentials: BTreeMap<String, Credentials>,
     /// Further contexts, by the names that `FROM` and `--from` have for them.
     pub contexts: BTreeMap<String, NamedContext>,
+    /// Keep what a failed `RUN` left, so that it can be looked at.
+    pub keep_failed: bool,
     /// Whoever can be asked for secrets and the like; nobody, where the protocol has no way back.
     pub client: Option<Arc<dyn BuildClient>>,
 }
@@ -109,6 +114,8 @@ pub enum BuildStep {
     Made(String),
     Output(Bytes),
     Note(String),
+    /// What a failed step left, as an image; where that was asked for.
+    Left(Digest),
     /// The image is there, under these names.
     Built {
         id: Digest,
@@ -156,7 +163,15 @@ impl Engine {
                 (context, HashMap::new(), dockerfile)
             }
         };
-        let file = naru_build::parse(&text)?;
+        let file = naru_build::parse(&text).map_err(|error| {
+            let place = error.place;
+            located(
+                &request.dockerfile,
+                &String::from_utf8_lossy(&text),
+                place,
+                error.into(),
+            )
+        })?;
         let builder = solve::Builder::new(Arc::clone(self), request, context, file, Teller::new(steps))
             .with_named(parts);
         // It holds all that a step's start does.
@@ -186,10 +201,29 @@ impl Engine {
                 naru_sys::file::remove_tree(&entry.path())?;
             }
         }
-        for name in ["running", "cache", "contexts", "fetched", "mounts"] {
+        for name in ["running", "cache", "contexts", "failed", "fetched", "mounts"] {
             naru_sys::file::make_directories(&root.join(name), 0o700)?;
         }
         Ok(())
+    }
+}
+
+/// What people call the Dockerfile: one that is not in its context, or comes from standard input, has a name of its
+/// client's making.
+fn dockerfile_name(given: &str) -> &str {
+    match given {
+        "" => "Dockerfile",
+        name if name.starts_with(".dockerfile.") => "Dockerfile",
+        name => name,
+    }
+}
+
+/// An error with the place in the Dockerfile that it is about.
+fn located(dockerfile: &str, text: &str, place: Place, error: EngineError) -> EngineError {
+    let file = dockerfile_name(dockerfile);
+    EngineError {
+        message: naru_build::excerpt::locate(&error.message, file, text, place),
+        ..error
     }
 }
 

@@ -1,8 +1,9 @@
 //! `RUN`: a container runs the command on a stage's layers, and what it writes becomes the next one.
 
+use super::failed::{Failed, Tail};
 use super::mounts::{Mounted, bind};
 use super::solve::{Builder, Stage, wrong};
-use super::{BuildStep, Teller, cache};
+use super::{BuildStep, Teller, cache, dockerfile_name};
 use crate::Engine;
 use crate::archive::tape::{Tape, Times};
 use crate::archive::walk::{Form, Walk};
@@ -13,7 +14,7 @@ use crate::views::{AttachRequest, RemoveOptions, WaitCondition};
 use bytes::Bytes;
 use naru_base::ContainerId;
 use naru_build::configure::{PREDEFINED_ARGUMENTS, words_of};
-use naru_build::{Instruction, Line, dockerfile};
+use naru_build::{Instruction, Line, dockerfile, excerpt};
 use naru_content::Image;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
@@ -99,6 +100,7 @@ impl Builder {
         for mount in mounts {
             mounted.push(self.apply_mount(line, mount).await?);
         }
+        let tried_environment = environment.clone();
         let mut environment = environment;
         environment.extend(mounted.iter().filter_map(|mount| mount.variable.clone()));
         let mut spec = self.step_spec(stage, &words, environment, network);
@@ -117,15 +119,25 @@ impl Builder {
         teller
             .tell(BuildStep::Running(container.id.short().to_owned()))
             .await;
-        let exit_code = container.run(teller).await?;
+        let mut last_output = Tail::default();
+        let exit_code = container.run(teller, &mut last_output).await?;
         drop(mounted);
         if exit_code != 0 {
-            let shown = words.join(" ");
-            let message = format!("The command '{shown}' returned a non-zero code: {exit_code}");
-            return Err(EngineError::invalid(format!(
-                "{message} (line {} of the Dockerfile)",
-                line.place.line
-            )));
+            let message = format!(
+                "The command '{}' returned a non-zero code: {exit_code}",
+                words.join(" ")
+            );
+            let (word, name) = ("RUN", dockerfile_name(&self.request.dockerfile));
+            let message = excerpt::locate_word(&message, word, name, &self.file.text, line.place);
+            let mut error = EngineError::invalid(message);
+            error.message.push_str(&last_output.shown());
+            let failed = Failed {
+                stage,
+                environment: tried_environment,
+                container: &container.id,
+            };
+            error.message.push_str(&self.keep_failed(failed).await);
+            return Err(error);
         }
         let image = self.adopt(&container.id, stage.time).await?;
         teller
@@ -280,7 +292,7 @@ impl StepContainer {
     }
 
     /// Runs it to its end and passes on what it says.
-    async fn run(&self, teller: &Teller) -> Result<i32> {
+    async fn run(&self, teller: &Teller, last_output: &mut Tail) -> Result<i32> {
         let request = AttachRequest {
             stdout: true,
             stderr: true,
@@ -294,7 +306,7 @@ impl StepContainer {
             .await?;
         self.engine.start_container(self.id.as_str()).await?;
         if let Some(output) = attached.socket {
-            pass_on(output, teller).await;
+            pass_on(output, teller, last_output).await;
         }
         let outcome = waiter.await?;
         match outcome.error.filter(|error| !error.is_empty()) {
@@ -333,7 +345,7 @@ impl Drop for StepContainer {
 }
 
 /// Docker's frames: stream, three zero bytes, length, bytes.
-async fn pass_on(mut output: UnixStream, teller: &Teller) {
+async fn pass_on(mut output: UnixStream, teller: &Teller, last_output: &mut Tail) {
     let mut head = [0; 8];
     while output.read_exact(&mut head).await.is_ok() {
         let mut left = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
@@ -347,6 +359,7 @@ async fn pass_on(mut output: UnixStream, teller: &Teller) {
             }
             piece.truncate(length);
             left -= length;
+            last_output.push(&piece);
             teller.tell(BuildStep::Output(Bytes::from(piece))).await;
         }
     }

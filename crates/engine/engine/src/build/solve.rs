@@ -113,6 +113,37 @@ impl Builder {
         self.request.contexts.keys().cloned().collect()
     }
 
+    /// An error with the place in the Dockerfile that it is about.
+    pub(super) fn located(&self, place: Place, error: EngineError) -> EngineError {
+        super::located(&self.request.dockerfile, &self.file.text, place, error)
+    }
+
+    /// A step's error with its place, and the stage that may have been meant.
+    fn step_failed(&self, line: &Line<Instruction>, place: Place, mut error: EngineError) -> EngineError {
+        if naru_build::excerpt::is_located(&error.message) {
+            return error;
+        }
+        if let Some(hint) = stages::hint_for(&self.file, &line.value, &self.context_names()) {
+            error.message = format!("{}: {hint}", error.message);
+        }
+        self.located(place, error)
+    }
+
+    /// As [`Self::step_failed`], for a stage that cannot begin.
+    fn base_failed(&self, planned: &PlannedStage, mut error: EngineError) -> EngineError {
+        let stage = &self.file.stages[planned.index];
+        if let Source::Image(name) = &planned.base
+            && let Some(near) = stages::stage_meant(&self.file, name)
+            && stage.name.as_deref() != Some(near)
+        {
+            error.message = format!(
+                "{}: no stage is called {name} (did you mean {near}?)",
+                error.message
+            );
+        }
+        self.located(stage.place, error)
+    }
+
     pub(super) async fn run(self) -> Result<Digest> {
         let given = self.request.arguments.iter();
         let options = PlanOptions {
@@ -123,7 +154,11 @@ impl Builder {
             platform_arguments: base::platform_arguments(self.request.platform.as_ref()),
             contexts: self.context_names(),
         };
-        let plan = Arc::new(stages::plan(&self.file, &options)?);
+        let plan = stages::plan(&self.file, &options).map_err(|error| {
+            let place = error.place;
+            self.located(place, error.into())
+        })?;
+        let plan = Arc::new(plan);
         let declared = self.file.arguments.iter().map(|line| line.value.0.clone());
         self.known().arguments_used.extend(declared);
         let builder = Arc::new(self);
@@ -149,7 +184,9 @@ impl Builder {
         let target = plan.stages.last().map_or(0, |planned| planned.index);
         builder.warn_of_unused_arguments().await;
         let stage = builder.stage_done(target)?;
-        builder.finish(stage).await
+        let id = builder.finish(stage).await?;
+        builder.forget_failed().await?;
+        Ok(id)
     }
 
     async fn warn_of_unused_arguments(&self) {
@@ -356,17 +393,20 @@ impl StageWork {
         let builder = Arc::clone(&self.builder);
         let file = &builder.file.stages[self.planned.index];
         self.tell_step(&file.text).await;
-        let mut stage = builder.begin_stage(&self.planned, &self.teller).await?;
+        let begun = builder.begin_stage(&self.planned, &self.teller).await;
+        let mut stage = begun.map_err(|error| builder.base_failed(&self.planned, error))?;
         self.tell_made(&stage).await;
         for trigger in std::mem::take(&mut stage.state.config.config.on_build) {
             let note = format!("# Executing build trigger: {trigger}\n");
             self.teller.tell(BuildStep::Note(note)).await;
             let line = parse_instruction(&trigger, Place::default())?;
-            builder.step(&mut stage, &line, &self.plan).await?;
+            let made = builder.step(&mut stage, &line, &self.plan).await;
+            made.map_err(|error| builder.step_failed(&line, file.place, error))?;
         }
         for line in &file.instructions {
             self.tell_step(&line.text).await;
-            builder.step(&mut stage, line, &self.plan).await?;
+            let made = builder.step(&mut stage, line, &self.plan).await;
+            made.map_err(|error| builder.step_failed(line, line.place, error))?;
             self.tell_made(&stage).await;
         }
         Ok(stage)

@@ -1,15 +1,15 @@
 //! `build`: an image from a Dockerfile and the files it may copy.
 
-use super::{Arity, Command, build_extras as extras};
+use super::{Arity, Command, build_extras as extras, run};
 use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Int, List, Text};
-use crate::args::{Flag, Order, flag, long};
+use crate::args::{self, Flag, Order, flag, long};
 use crate::error::{CliError, Result};
 use crate::http::{Body, Query};
 use crate::json::Value;
 use crate::options;
 use crate::progress::{self, Sink};
 use crate::tarball::Pack;
-use crate::{Arguments, Session, credentials};
+use crate::{Arguments, Session, credentials, terminal};
 use naru_build::ignore::Ignore;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -58,6 +58,11 @@ const FLAGS: &[Flag] = &[
         "cpuset-mems",
         Text("string"),
         "MEMs in which to allow execution (0-3, 0,1)",
+    ),
+    long(
+        "enter",
+        Bool,
+        "Keep what a failed RUN left and, in a terminal, open a shell in it",
     ),
     flag(
         "file",
@@ -129,13 +134,13 @@ pub const COMMAND: Command = Command {
     flags: &[FLAGS],
     order: Order::Mixed,
     arity: Arity::Exactly(1),
-    run,
+    run: build,
 };
 
 /// What is sent when a Dockerfile comes from outside the context: a name that no context has.
 const FOREIGN_DOCKERFILE: &str = ".dockerfile.naru";
 
-fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
+fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
     let source = &arguments.positional[0];
     let mut extras = extras::read(arguments)?;
     let (context, dockerfile) = match source.as_str() {
@@ -155,11 +160,25 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     let body = Body::Context(&mut *context, &header, &own);
     let response = session.client.send("POST", &path, body)?;
     let mut sink = Sink::standard_output();
-    let id = progress::show_build(response, &mut sink)?;
+    let mut left = String::new();
+    let id = progress::show_build(response, &mut sink, &mut left);
+    let id = id.or_else(|error| enter(session, &left, error))?;
     if let Some(file) = arguments.text("iidfile") {
         std::fs::write(file, &id).map_err(|error| CliError::message(format!("write {file}: {error}")))?;
     }
     Ok(0)
+}
+
+/// After a failure: a shell in what the failed step left, if somebody is there to use it. The build failed all the same.
+fn enter(session: &Session, left: &str, error: CliError) -> Result<String> {
+    if left.is_empty() || !terminal::stdin_is_terminal() {
+        return Err(error);
+    }
+    crate::output::tell!("{}: {error}", session.program);
+    let words = ["--rm", "-it", left].map(str::to_owned);
+    let arguments = args::parse(run::COMMAND.flags, run::COMMAND.order, &words).map_err(CliError::message)?;
+    (run::COMMAND.run)(session, &arguments)?;
+    Err(CliError::Status(1))
 }
 
 fn query(arguments: &Arguments, dockerfile: &str, is_quiet: bool) -> Result<String> {

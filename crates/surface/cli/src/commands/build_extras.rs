@@ -22,6 +22,8 @@ pub struct Extras {
     secrets: Vec<(String, Value)>,
     contexts: Vec<(String, Value)>,
     directories: Vec<PathBuf>,
+    /// What a failed step left is wanted.
+    keep_failed: bool,
 }
 
 /// Whether the engine fetches this context.
@@ -33,7 +35,10 @@ pub fn is_address(source: &str) -> bool {
 
 /// Reads `--secret` and `--build-context`.
 pub fn read(arguments: &Arguments) -> Result<Extras> {
-    let mut extras = Extras::default();
+    let mut extras = Extras {
+        keep_failed: arguments.is_set("enter"),
+        ..Extras::default()
+    };
     let mut bytes = 0;
     for text in arguments.list("secret") {
         let (id, content) = read_secret(text)?;
@@ -121,12 +126,13 @@ impl Extras {
 
     /// The header's value; empty where there is nothing to tell.
     pub fn header(&self) -> String {
-        if self.secrets.is_empty() && self.contexts.is_empty() {
+        if self.secrets.is_empty() && self.contexts.is_empty() && !self.keep_failed {
             return String::new();
         }
         let all = Value::object([
             ("secrets".to_owned(), Value::object(self.secrets.clone())),
             ("contexts".to_owned(), Value::object(self.contexts.clone())),
+            ("keep_failed".to_owned(), Value::from(self.keep_failed)),
         ]);
         BASE64_STANDARD.encode(all.to_json())
     }

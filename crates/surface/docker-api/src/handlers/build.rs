@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::stream;
+use naru_base::Digest;
 use naru_docker_wire::types::{ErrorDetail, HostConfig, ProgressLine};
 use naru_engine::Answer as Reply;
 use naru_engine::archive::Chunks;
@@ -152,10 +153,16 @@ pub(super) fn said(text: impl Into<String>) -> Bytes {
     json_line(&json!({ "stream": text.into() }))
 }
 
+/// For programs: what a failed step left.
+fn left(id: &Digest) -> Bytes {
+    json_line(&json!({ "aux": { "Left": id.to_string() } }))
+}
+
 /// A step in Docker's words, each line an object.
 fn lines(step: BuildStep, is_quiet: bool) -> Vec<Bytes> {
     if is_quiet {
         return match step {
+            BuildStep::Left(id) => vec![left(&id)],
             BuildStep::Built { id, .. } => vec![said(format!("{id}\n"))],
             _ => Vec::new(),
         };
@@ -170,6 +177,7 @@ fn lines(step: BuildStep, is_quiet: bool) -> Vec<Bytes> {
         BuildStep::Made(image) => vec![said(format!(" ---> {image}\n"))],
         BuildStep::Output(bytes) => vec![said(String::from_utf8_lossy(&bytes))],
         BuildStep::Note(text) => vec![said(text)],
+        BuildStep::Left(id) => vec![left(&id)],
         BuildStep::Built { id, names } => {
             let mut all = vec![
                 json_line(&json!({ "aux": { "ID": id.to_string() } })),
@@ -204,6 +212,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
     Ok(BuildRequest {
         remote: text("remote").filter(|remote| remote != "client-session"),
         contexts: extras.contexts(),
+        keep_failed: extras.keep_failed,
         client: Some(Arc::new(extras)),
         dockerfile: text("dockerfile").unwrap_or_default(),
         names,
@@ -252,6 +261,8 @@ struct Extras {
     /// By name: `docker-image://…`, a URL, or `archive:` and a directory of the context's archive.
     #[serde(default)]
     contexts: BTreeMap<String, String>,
+    #[serde(default)]
+    keep_failed: bool,
 }
 
 /// Secrets are shown to nobody.

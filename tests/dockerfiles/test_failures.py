@@ -1,0 +1,56 @@
+"""What a build that cannot be done tells: where, what was meant, and where to look around."""
+
+import re
+
+import pytest
+from test_build import CLIENT
+from test_promises import NARU, build, write
+from test_session import session_build
+from test_sources import said
+
+B = "FROM busybox:test\n"
+
+
+@pytest.mark.parametrize("text,place,words", [
+    (B + "\n  COPPY a b\n", "3:3", "COPY"),
+    (B + "COPY --form=x \\\n  a b\n", "2:6", "did you mean from"),
+    (B + "RUN true\nCOPY \\\n  nosuch /\n", "4:3", "not found"),
+    (B.replace("\n", " AS made\n") + B + "COPY --from=mdae /etc /x\n", "3:13", "did you mean made"),
+    (B.replace("\n", " AS made\n") + "FROM mdae\n", "2:6", "did you mean made"),
+    (B + "ENV A=${NAME:?nothing}\n", "2:15", "nothing"),
+    ("ARG NAME\nFROM $NAME\n", "2:7", "blank"),
+])
+def test_an_error_names_its_place(build_naru, tmp_path, text, place, words):
+    folder = write(str(tmp_path / "c"), {"Dockerfile": text})
+    result = build(build_naru, folder)
+    marked = re.search(r"--> Dockerfile:(\S+)\n.*\^", said(result), re.S)
+    assert result.returncode == 1 and marked and marked[1] == place and words in said(result), said(result)
+
+
+def test_a_failed_command_can_be_looked_at(build_naru, tmp_path):
+    """By every client; what it left is kept where that was asked for, and goes with the next success."""
+    engine = build_naru
+    text = "FROM busybox:test AS made\nARG V=1\nENV E=2\nWORKDIR /w\nRUN echo before >/b\nRUN \\\n echo $V >left; seq 1 30; echo why >&2; exit 7\n"
+    folder = write(str(tmp_path / "c"), {"Dockerfile": text})
+    result = build(engine, folder)
+    assert "returned a non-zero code: 7\n  --> Dockerfile:6:1\n" in result.stderr and "    30\n    why\n" in result.stderr and "    21\n" not in result.stderr, result.stderr
+    session = session_build(engine, folder)
+    assert "Dockerfile:6:1" in session.stderr.split("ERROR")[-1] + session.stderr.split("failed")[-1] and "naru run" in session.stderr, session.stderr
+
+    def look(failed, words, client=NARU):
+        image = re.search(f"in what it {words}: naru run --rm -it (\\w+)", failed.stderr)
+        shell = f"echo 'cat /b; ls; echo $E $V $PWD' | {client} -H {engine.host} run --rm -i {image[1]}" if image else "false"
+        return engine.scope.shell(shell).stdout.split()
+
+    assert look(result, "ran on") == look(session, "ran on", CLIENT) == ["before", "2", "1", "/w"]
+    entered = build(engine, folder, "--enter")
+    assert look(entered, "ran on") == ["before", "2", "1", "/w"]
+    assert look(entered, "left") == ["before", "left", "2", "1", "/w"]
+    # In a terminal the shell comes by itself.
+    command = f"(sleep 0.5; echo 'ls -l /w; exit') | script -qec '{NARU} -H {engine.host} build --enter {folder}' /dev/null"
+    shown = engine.scope.shell(command)
+    assert shown.returncode == 1 and re.search(r"-rw-r--r--.*left", shown.stdout), shown
+    with open(folder + "/Dockerfile", "w") as file:
+        file.write(text.replace("exit 7", "exit 0"))
+    assert build(engine, folder).returncode == 0
+    assert look(entered, "ran on") == look(entered, "left") == []

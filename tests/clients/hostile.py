@@ -112,7 +112,7 @@ class Maker:
             value = str(int(value) if isinstance(value, bool) else value)[:3000]
         # A stop that waits for ever is what its client asks for.
         if name == "t" and not value.isdigit():
-            value = self.random.choice(["x", "99999999999999999999", "-2"])
+            value = self.random.choice(["x", "99999999999999999999", "-99999999999999999999"])
         elif name == "t":
             value = str(min(int(value), 1))
         return quote(value.encode("utf-8", "surrogatepass"))

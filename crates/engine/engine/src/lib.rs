@@ -211,7 +211,6 @@ impl Engine {
         let stops = self.registry.all().into_iter().map(|container| {
             let engine = Arc::clone(self);
             tokio::spawn(async move {
-                let _operation = container.operation.lock().await;
                 let own = container.record().spec.stop_timeout_seconds;
                 let timeout = own.or(engine.options.shutdown_timeout_seconds);
                 let _ = engine

@@ -117,11 +117,17 @@ impl Engine {
         let aftermath = decide_aftermath(&container.record(), &facts);
         let end = run_end(container, &exit, started_at, witness, aftermath.clone());
         let mut ended_run = None;
+        let mut was_paused = false;
         let record = container.change(|record| {
             record.last_end = Some(end);
+            was_paused = matches!(record.state, ContainerState::Paused { .. });
             record.state = ContainerState::Exited { exit: summary };
             ended_run = record.run.take();
         });
+        if was_paused && let Some(resources) = &resources {
+            // What is left of the run could not leave its cgroup.
+            resources.cgroup.thaw().ok();
+        }
         container.fail_execs();
         if exit.oom_killed {
             self.container_event("oom", container, &[]);
@@ -143,7 +149,7 @@ impl Engine {
                     record.state = ContainerState::Restarting { exit };
                 }
             });
-        } else if record.spec.auto_remove {
+        } else if record.spec.auto_remove && container.restarts_wanted.load(Ordering::Acquire) == 0 {
             // Before the removal: who waits for that is told this code.
             container.set_phase(|phase| phase.exit_code = exit.exit_code);
             self.finish_auto_remove(container, resources);

@@ -1,25 +1,23 @@
 //! Signals, stopping, pausing.
 
 use super::Container;
+use super::running::RunningNow;
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::record::ContainerState;
 use crate::views::{WaitCondition, WaitOutcome, Waiter};
 use crate::why::{Aftermath, StartedBy, policy_text};
 use naru_base::ErrorKind;
+use naru_cgroup::Cgroup;
 use naru_keeper::cause::{Requester, SignalReason};
-use naru_keeper::protocol::{Reply, Request, Target};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Seconds between the stop signal and SIGKILL where nobody says otherwise.
 const STOP_TIMEOUT_DEFAULT_SECONDS: i64 = 10;
 
-/// How long SIGKILL may take: a process in an uninterruptible wait does not die sooner for being asked again.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-
-const SIGKILL: i32 = 9;
+pub(super) const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
 /// Without `SIG`.
@@ -123,43 +121,14 @@ impl Engine {
         if signal == SIGKILL {
             container.stop_wanted.store(true, Ordering::Release);
         }
-        let mut phase = container.phase();
-        self.signal(&container, signal, Requester::KillRequest.into())
-            .await?;
+        let mut run = RunningNow::of(&container);
+        run.signal(signal, Requester::KillRequest.into()).await?;
         self.container_event("kill", &container, &[("signal", &signal.to_string())]);
         if signal != SIGKILL {
             return Ok(());
         }
         // As with Docker it has ended when this is answered.
-        let ended = tokio::time::timeout(KILL_TIMEOUT, phase.wait_for(|phase| !phase.is_running)).await;
-        ended.map(|_| ()).map_err(|_| survived(&container))
-    }
-
-    /// Sends a signal to PID 1. A frozen container is thawed for SIGKILL, which could not end it otherwise.
-    async fn signal(&self, container: &Arc<Container>, signal: i32, reason: SignalReason) -> Result<()> {
-        let keeper = container.running_keeper()?;
-        let request = Request::Signal {
-            target: Target::Init,
-            signal,
-            reason,
-        };
-        // Not only after the answer: paused right after its start, a container has its keeper wait for what is frozen.
-        let thawed = async {
-            if signal == SIGKILL && matches!(container.record().state, ContainerState::Paused { .. }) {
-                thaw(container)?;
-            }
-            Ok(())
-        };
-        let (replied, thawed) = tokio::join!(keeper.request(&request, &[]), thawed);
-        let (reply, _) = replied
-            .map_err(|_| EngineError::conflict(format!("container {} is not running", container.id)))?;
-        if let Reply::Refused { message } = reply {
-            return Err(EngineError::conflict(format!(
-                "Cannot kill container {}: {message}",
-                container.id
-            )));
-        }
-        thawed
+        run.ended_by_kill().await
     }
 
     pub async fn stop_container(
@@ -169,12 +138,13 @@ impl Engine {
         signal: Option<String>,
     ) -> Result<()> {
         let container = self.registry.find(name)?;
-        let _operation = container.operation.lock().await;
         self.stop(&container, timeout_seconds, signal, Requester::StopRequest)
             .await
     }
 
-    /// Stops a container whose operation lock the caller holds. A stop request keeps the restart policy off for good.
+    /// Stops a container. A stop request keeps the restart policy off for good; a timeout below zero never kills.
+    ///
+    /// Nothing else has to wait for the end with it: a stop may take for ever, and a kill or a removal ends that.
     pub(crate) async fn stop(
         &self,
         container: &Arc<Container>,
@@ -182,6 +152,31 @@ impl Engine {
         signal: Option<String>,
         by: Requester,
     ) -> Result<()> {
+        let operation = container.operation.lock().await;
+        let Some(mut run) = self.ask_to_stop(container, signal, by).await? else {
+            return Ok(());
+        };
+        drop(operation);
+        let timeout = timeout_seconds
+            .or(container.record().spec.stop_timeout_seconds)
+            .unwrap_or(STOP_TIMEOUT_DEFAULT_SECONDS);
+        let after_seconds = u64::try_from(timeout).ok();
+        if !run.ended_within(after_seconds.map(Duration::from_secs)).await {
+            let _ = run.signal(SIGKILL, SignalReason { by, after_seconds }).await;
+            run.ended_by_kill().await?;
+        }
+        self.container_event("stop", container, &[]);
+        Ok(())
+    }
+
+    /// Sends the stop signal, with the operation lock held by the caller, and returns the run that is to end; `None` if
+    /// it was between two runs, of which the second does not come now.
+    async fn ask_to_stop(
+        &self,
+        container: &Arc<Container>,
+        signal: Option<String>,
+        by: Requester,
+    ) -> Result<Option<RunningNow>> {
         let record = container.record();
         let signal = signal
             .filter(|text| !text.is_empty())
@@ -203,7 +198,7 @@ impl Engine {
                 }
             });
             self.write_record(container)?;
-            return Ok(());
+            return Ok(None);
         }
         if !record.is_running() {
             return Err(EngineError::new(
@@ -214,46 +209,20 @@ impl Engine {
         if matches!(record.state, ContainerState::Paused { .. }) {
             thaw(container)?;
         }
-        let timeout = timeout_seconds
-            .or(record.spec.stop_timeout_seconds)
-            .unwrap_or(STOP_TIMEOUT_DEFAULT_SECONDS);
-        let mut phase = container.phase();
-        let _ = self.signal(container, signal, by.into()).await;
-        let ended = phase.wait_for(|phase| !phase.is_running);
-        let is_ended = match u64::try_from(timeout) {
-            Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), ended)
-                .await
-                .is_ok(),
-            Err(_) => ended.await.is_ok(),
-        };
-        if !is_ended {
-            let reason = SignalReason {
-                by,
-                after_seconds: u64::try_from(timeout).ok(),
-            };
-            let _ = self.signal(container, SIGKILL, reason).await;
-            if tokio::time::timeout(KILL_TIMEOUT, phase.wait_for(|phase| !phase.is_running))
-                .await
-                .is_err()
-            {
-                return Err(survived(container));
-            }
-        }
-        self.container_event("stop", container, &[]);
-        Ok(())
+        let run = RunningNow::of(container);
+        let _ = run.signal(signal, by.into()).await;
+        Ok(Some(run))
     }
 
     /// Sends SIGKILL and waits for the end, for a forced removal.
     pub(super) async fn kill_and_wait(&self, container: &Arc<Container>) -> Result<()> {
         container.stop_wanted.store(true, Ordering::Release);
-        let mut phase = container.phase();
         if !container.record().is_running() {
             return Ok(());
         }
-        let reason = Requester::RemoveRequest.into();
-        let _ = self.signal(container, SIGKILL, reason).await;
-        let ended = tokio::time::timeout(KILL_TIMEOUT, phase.wait_for(|phase| !phase.is_running)).await;
-        ended.map(|_| ()).map_err(|_| survived(container))
+        let mut run = RunningNow::of(container);
+        let _ = run.signal(SIGKILL, Requester::RemoveRequest.into()).await;
+        run.ended_by_kill().await
     }
 
     pub async fn restart_container(
@@ -274,10 +243,23 @@ impl Engine {
         signal: Option<String>,
         by: Requester,
     ) -> Result<()> {
+        let kept = KeptForRestart::of(container);
+        let stopped = self.stop(container, timeout_seconds, signal, by).await;
         let _operation = container.operation.lock().await;
-        match self.stop(container, timeout_seconds, signal, by).await {
+        drop(kept);
+        match stopped {
             Err(error) if error.kind != ErrorKind::NotModified => return Err(error),
             _ => {}
+        }
+        // Somebody may have removed it meanwhile, or started it.
+        if container.phase().borrow().is_removed {
+            return Err(EngineError::not_found(format!(
+                "No such container: {}",
+                container.id
+            )));
+        }
+        if container.record().is_running() {
+            return Ok(());
         }
         container.change(|record| record.stopped_by_client = false);
         let started_by = match by {
@@ -299,17 +281,28 @@ impl Engine {
                 started_at,
             } => {
                 // It waits for each process to leave the kernel, which one on a dead disk never does.
-                let frozen = container.clone();
-                tokio::task::spawn_blocking(move || with_cgroup(&frozen, naru_cgroup::Cgroup::freeze))
+                let cgroup = running_cgroup(&container)?;
+                let freezing = cgroup.clone();
+                tokio::task::spawn_blocking(move || freezing.freeze())
                     .await
-                    .map_err(|error| EngineError::system(format!("freezing did not finish: {error}")))??;
+                    .map_err(|error| EngineError::system(format!("freezing did not finish: {error}")))?
+                    .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
+                let mut has_ended = false;
                 container.change(|record| {
-                    record.state = ContainerState::Paused {
-                        pid,
-                        start_time,
-                        started_at,
+                    has_ended = !matches!(record.state, ContainerState::Running { .. });
+                    if !has_ended {
+                        record.state = ContainerState::Paused {
+                            pid,
+                            start_time,
+                            started_at,
+                        };
                     }
                 });
+                if has_ended {
+                    // What is left of the run could not leave its cgroup.
+                    cgroup.thaw().ok();
+                    return Err(not_running(&container));
+                }
             }
             ContainerState::Paused { .. } => {
                 return Err(EngineError::conflict(format!(
@@ -317,12 +310,7 @@ impl Engine {
                     container.id
                 )));
             }
-            _ => {
-                return Err(EngineError::conflict(format!(
-                    "Container {} is not running",
-                    container.id
-                )));
-            }
+            _ => return Err(not_running(&container)),
         }
         self.write_record(&container)?;
         self.container_event("pause", &container, &[]);
@@ -345,16 +333,10 @@ impl Engine {
     }
 }
 
-fn survived(container: &Container) -> EngineError {
-    EngineError::system(format!(
-        "container {} did not end within {} s of SIGKILL: a process of it is stuck in the kernel",
-        container.id,
-        KILL_TIMEOUT.as_secs()
-    ))
-}
-
-fn thaw(container: &Arc<Container>) -> Result<()> {
-    with_cgroup(container, naru_cgroup::Cgroup::thaw)?;
+pub(super) fn thaw(container: &Arc<Container>) -> Result<()> {
+    running_cgroup(container)?
+        .thaw()
+        .map_err(|error| EngineError::new(error.kind(), error.to_string()))?;
     container.change(|record| {
         if let ContainerState::Paused {
             pid,
@@ -372,16 +354,32 @@ fn thaw(container: &Arc<Container>) -> Result<()> {
     Ok(())
 }
 
-fn with_cgroup<T>(
-    container: &Container,
-    action: impl FnOnce(&naru_cgroup::Cgroup) -> std::result::Result<T, naru_cgroup::CgroupError>,
-) -> Result<T> {
-    // Not while the lock is held: freezing takes as long as the kernel likes.
-    let cgroup = super::lock(&container.run)
-        .as_ref()
+/// Its present run's, without the lock: freezing takes as long as the kernel likes.
+fn running_cgroup(container: &Container) -> Result<Cgroup> {
+    let run = super::lock(&container.run);
+    run.as_ref()
         .map(|run| run.cgroup.clone())
-        .ok_or_else(|| EngineError::conflict(format!("Container {} is not running", container.id)))?;
-    action(&cgroup).map_err(|error| EngineError::new(error.kind(), error.to_string()))
+        .ok_or_else(|| not_running(container))
+}
+
+fn not_running(container: &Container) -> EngineError {
+    EngineError::conflict(format!("Container {} is not running", container.id))
+}
+
+/// While it lives, `--rm` leaves the container alone.
+struct KeptForRestart<'a>(&'a AtomicU32);
+
+impl<'a> KeptForRestart<'a> {
+    fn of(container: &'a Container) -> Self {
+        container.restarts_wanted.fetch_add(1, Ordering::AcqRel);
+        Self(&container.restarts_wanted)
+    }
+}
+
+impl Drop for KeptForRestart<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[cfg(test)]

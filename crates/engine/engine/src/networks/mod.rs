@@ -204,6 +204,17 @@ impl Engine {
     }
 
     fn remove_unused(&self, record: &NetworkRecord) -> Result<()> {
+        // First of all nobody finds it any more: without its bridge it would look like one that could not be made.
+        self.networks.remove(&record.id);
+        if let Err(error) = self.take_down(record) {
+            self.networks.insert(record.clone());
+            return Err(error);
+        }
+        self.network_event("destroy", record.id.as_str(), record.name());
+        Ok(())
+    }
+
+    fn take_down(&self, record: &NetworkRecord) -> Result<()> {
         // A network that is not up has only its record.
         if let Some(bridge) = self.network.find_bridge(&record.bridge.name) {
             self.network.remove_bridge(&bridge).map_err(network_error)?;
@@ -211,8 +222,6 @@ impl Engine {
         let path = self.networks.path(&record.id);
         self.syncer.forget(&path);
         std::fs::remove_file(&path).map_err(file::FileError::at("remove", &path))?;
-        self.networks.remove(&record.id);
-        self.network_event("destroy", record.id.as_str(), record.name());
         Ok(())
     }
 

@@ -54,3 +54,28 @@ def test_a_failed_command_can_be_looked_at(build_naru, tmp_path):
         file.write(text.replace("exit 7", "exit 0"))
     assert build(engine, folder).returncode == 0
     assert look(entered, "ran on") == look(entered, "left") == []
+
+
+def test_checks_tell_what_is_probably_not_meant(build_naru, tmp_path):
+    """Without building anything; a build tells the same, and fails of it where the file says so."""
+    engine = build_naru
+    text = "from busybox:test AS Made\nENV A 1\nCOPY left.md /\nENV B=$PATH:$NOSUCH\nMAINTAINER me\n"
+    folder = write(str(tmp_path / "c"), {"Dockerfile": text, "left.md": "", ".dockerignore": "*.md\n"})
+    rules = ["ConsistentInstructionCasing", "FromAsCasing", "StageNameCasing", "LegacyKeyValueFormat", "CopyIgnoredFile", "UndefinedVar", "MaintainerDeprecated"]
+    for flags in (["--check"], ["--call", "check"]):
+        checked = build(engine, folder, *flags)
+        assert checked.returncode == 1 and re.findall(r"^warning: (\w+): .*\n  --> Dockerfile:\d+:\d+$", checked.stdout, re.M) == rules, checked
+    assert "Step" not in checked.stdout and "7 warnings found" in checked.stdout
+    skipped = build(engine, folder, "--check", "--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=all")
+    assert skipped.returncode == 0 and "no warnings" in skipped.stdout, skipped
+    typed = engine.scope.shell(f"printf 'FROM x\\nMAINTAINER y\\n' | {NARU} -H {engine.host} build --check -")
+    assert typed.returncode == 1 and "MaintainerDeprecated" in typed.stdout, typed
+    wrong = build(engine, write(str(tmp_path / "d"), {"Dockerfile": "FROM x\nRUM y\n"}), "--check")
+    assert wrong.returncode == 1 and "did you mean RUN" in wrong.stderr and "Dockerfile:2:1" in wrong.stderr, wrong
+    text = "FROM busybox:test AS Made\nENV A 1\n"
+    folder = write(str(tmp_path / "e"), {"Dockerfile": text})
+    for told in (said(build(engine, folder, program=CLIENT)), said(session_build(engine, folder))):
+        assert "Dockerfile:1: StageNameCasing" in told and "Dockerfile:2: LegacyKeyValueFormat" in told, told
+    folder = write(str(tmp_path / "f"), {"Dockerfile": "# check=skip=StageNameCasing;error=true\n" + text})
+    for refused in (build(engine, folder, program=CLIENT), session_build(engine, folder)):
+        assert refused.returncode != 0 and "LegacyKeyValueFormat" in refused.stderr and "StageNameCasing" not in refused.stderr, refused

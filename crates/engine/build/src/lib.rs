@@ -4,6 +4,7 @@
 //! Pure decoding and deciding. This crate does no I/O: it never reads a context, starts a container or makes a layer;
 //! the engine does, step by step, as this crate has decided.
 
+pub mod check;
 pub mod configure;
 pub mod dockerfile;
 mod error;

@@ -3,7 +3,7 @@
 use naru_build::configure::StageState;
 use naru_build::ignore::Ignore;
 use naru_build::stages::{self, PlanOptions};
-use naru_build::{Dockerfile, parse, words};
+use naru_build::{Dockerfile, check, excerpt, parse, words};
 use naru_fuzz::{feed, feed_text};
 
 const EXAMPLES: &[&str] = &[
@@ -12,6 +12,7 @@ const EXAMPLES: &[&str] = &[
     "ARG V=1\nARG W=${V:-2}\nFROM ${W}:${V%.*}\nARG V\nLABEL a=${V//1/2} b=${NONE:?gone}\n",
     "FROM x\nRUN <<EOF\n#!/bin/sh\necho hi\nEOF\nCOPY <<-\"one\" <<two /d/\n\ta\none\nb\ntwo\n",
     "FROM x\nHEALTHCHECK --interval=1m30s --retries=2 CMD [\"a\", \"b\"]\nEXPOSE 80/tcp 90-95/udp\nVOLUME [\"/a\", \"/b\"]\nSHELL [\"/bin/sh\"]\nONBUILD ADD . /src\nSTOPSIGNAL 9\nCMD x\nENTRYPOINT [\"y\"]\nUSER u:g\nWORKDIR ../w\nMAINTAINER m\n",
+    "# check=skip=FromAsCasing;error=true\nARG V\nFROM a:$V as B\nWORKDIR x\nENV a b\nEXPOSE 1:2/TCP\nRUN a \\\n\n b\nCMD a\nCMD b\nARG KEY\n",
     "FROM --platform=$BUILDPLATFORM x\nADD --checksum=sha256:00 --keep-git-dir=false --unpack http://h/f /t\n",
 ];
 
@@ -28,6 +29,9 @@ fn use_file(file: &Dockerfile) {
             seen.insert(stage.index);
         }
     }
+    let report = check::check(file, &check::Facts::default()).unwrap_or_default();
+    let shown = check::shown(&report.findings, "Dockerfile", &file.text);
+    assert!(shown.lines().count() < 8 + 12 * report.findings.len(), "{shown}");
     let mut state = StageState::default();
     for line in file.stages.iter().flat_map(|stage| &stage.instructions) {
         if let Err(error) = state.apply(line, file.escape) {
@@ -43,10 +47,14 @@ fn dockerfiles() {
         let lines = bytes.split(|byte| *byte == b'\n').count();
         match parse(bytes) {
             Ok(file) => use_file(&file),
-            Err(error) => assert!(
-                error.place.line <= lines && !error.message.is_empty(),
-                "{error} of {lines} lines"
-            ),
+            Err(error) => {
+                assert!(
+                    error.place.line <= lines && !error.message.is_empty(),
+                    "{error} of {lines} lines"
+                );
+                let text = String::from_utf8_lossy(bytes);
+                excerpt::locate(&error.message, "Dockerfile", &text, error.place);
+            }
         }
     });
 }

@@ -1,5 +1,6 @@
 //! Logical lines: continuations joined, comments dropped, here-documents gathered.
 
+use super::Line;
 use super::instruction::Heredoc;
 use crate::error::{DockerfileError, Place, Result};
 use crate::words;
@@ -13,6 +14,8 @@ pub(super) struct LogicalLine {
     pub place: Place,
     pub text: String,
     pub heredocs: Vec<RawHeredoc>,
+    /// The first of its lines that is empty, though the one before goes on.
+    pub empty: Option<usize>,
 }
 
 /// A here-document, and how its end was written.
@@ -28,6 +31,7 @@ pub(super) struct RawHeredoc {
 pub(super) struct Directives {
     pub escape: char,
     pub syntax: Option<String>,
+    pub check: Option<Line<String>>,
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<(Directives, Vec<LogicalLine>)> {
@@ -66,6 +70,7 @@ fn read_directives(physical: &[&str]) -> Result<Directives> {
     let mut directives = Directives {
         escape: '\\',
         syntax: None,
+        check: None,
     };
     let mut seen = Vec::new();
     for (index, line) in physical.iter().enumerate() {
@@ -101,7 +106,13 @@ fn read_directives(physical: &[&str]) -> Result<Directives> {
                 }
             }
             "syntax" => directives.syntax = Some(value.to_owned()),
-            "check" => {}
+            "check" => {
+                directives.check = Some(Line {
+                    place,
+                    text: (*line).to_owned(),
+                    value: value.to_owned(),
+                });
+            }
             // An ordinary comment ends the directives.
             _ => break,
         }
@@ -124,7 +135,7 @@ impl<'a> Gathering<'a> {
             if trimmed.trim_end().is_empty() || trimmed.starts_with('#') {
                 continue;
             }
-            let text = self.join(trimmed);
+            let (text, empty) = self.join(trimmed);
             let heredocs = self.heredocs(&text, first)?;
             lines.push(LogicalLine {
                 place: Place {
@@ -133,6 +144,7 @@ impl<'a> Gathering<'a> {
                 },
                 text: text.trim_end().to_owned(),
                 heredocs,
+                empty,
             });
         }
         Ok(lines)
@@ -145,22 +157,23 @@ impl<'a> Gathering<'a> {
         Some((self.next, line))
     }
 
-    /// Adds continuation lines; comments and empty lines among them do not end the instruction.
-    fn join(&mut self, first: &str) -> String {
-        let mut text = String::new();
+    /// Adds continuation lines; comments and empty lines among them do not end the instruction. The first empty one is told.
+    fn join(&mut self, first: &str) -> (String, Option<usize>) {
+        let (mut text, mut empty) = (String::new(), None);
         let mut piece = first;
         while let Some(continued) = continued(piece, self.escape) {
             text.push_str(continued);
             piece = loop {
                 match self.take() {
-                    None => return text,
-                    Some((_, line)) if line.trim().is_empty() || line.trim_start().starts_with('#') => {}
+                    None => return (text, empty),
+                    Some((number, line)) if line.trim().is_empty() => drop(empty.get_or_insert(number)),
+                    Some((_, line)) if line.trim_start().starts_with('#') => {}
                     Some((_, line)) => break line,
                 }
             };
         }
         text.push_str(piece);
-        text
+        (text, empty)
     }
 
     fn heredocs(&mut self, text: &str, first: usize) -> Result<Vec<RawHeredoc>> {

@@ -28,6 +28,10 @@ pub struct Dockerfile {
     pub escape: char,
     /// The frontend that `# syntax=` names. Instructions are always read by this crate.
     pub syntax: Option<String>,
+    /// What `# check=` says.
+    pub check: Option<Line<String>>,
+    /// The lines, counted from 1, that are empty inside an instruction; the first of each.
+    pub empty_continuations: Vec<usize>,
     /// Arguments declared before the first stage, for `FROM` lines.
     pub arguments: Vec<Line<(String, Option<String>)>>,
     /// At least one.

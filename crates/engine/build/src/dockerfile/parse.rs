@@ -16,6 +16,8 @@ pub fn parse(bytes: &[u8]) -> Result<Dockerfile> {
         text: String::from_utf8_lossy(bytes).into_owned(),
         escape,
         syntax: directives.syntax,
+        check: directives.check,
+        empty_continuations: lines.iter().filter_map(|line| line.empty).collect(),
         arguments: Vec::new(),
         stages: Vec::new(),
     };

@@ -101,10 +101,8 @@ impl Builder {
         if self.request.keep_failed {
             let written = self.adopt(failed.container, failed.stage.time).await?;
             let left = self.shell_image(&written, &failed).await?;
-            words += &format!(
-                "\nTo look around in what it left: naru run --rm -it {}",
-                left.short()
-            );
+            words.push_str("\nTo look around in what it left: naru run --rm -it ");
+            words.push_str(left.short());
             record.images.extend([left.clone(), written.id.clone()]);
             self.teller.tell(BuildStep::Left(left)).await;
         }

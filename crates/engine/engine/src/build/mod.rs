@@ -114,6 +114,8 @@ pub enum BuildStep {
     Made(String),
     Output(Bytes),
     Note(String),
+    /// What is probably not meant in the Dockerfile: a line without its end.
+    Warning(String),
     /// What a failed step left, as an image; where that was asked for.
     Left(Digest),
     /// The image is there, under these names.

@@ -11,6 +11,7 @@ use crate::error::{EngineError, Result};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, try_join_all};
 use naru_base::{Digest, Timestamp};
+use naru_build::check::{self, Facts};
 use naru_build::configure::{PREDEFINED_ARGUMENTS, StageState};
 use naru_build::stages::{self, PlanOptions, PlannedStage, Source, StagePlan};
 use naru_build::{Dockerfile, Instruction, Line, Place, parse_instruction};
@@ -20,6 +21,12 @@ use naru_runtime::view::View;
 use rustix::fs::OFlags;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// What takes the place of a file's `# check=`; BuildKit's name for it.
+const CHECK_ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
+/// Warnings told at the end of a build; all of them are told by a check alone.
+const WARNINGS_MAX: usize = 20;
 
 /// A stage as far as it has come.
 #[derive(Debug, Clone)]
@@ -159,6 +166,7 @@ impl Builder {
             self.located(place, error.into())
         })?;
         let plan = Arc::new(plan);
+        let warnings = self.check_file()?;
         let declared = self.file.arguments.iter().map(|line| line.value.0.clone());
         self.known().arguments_used.extend(declared);
         let builder = Arc::new(self);
@@ -183,10 +191,45 @@ impl Builder {
         try_join_all(building.into_values()).await?;
         let target = plan.stages.last().map_or(0, |planned| planned.index);
         builder.warn_of_unused_arguments().await;
+        for warning in warnings {
+            builder.teller.tell(BuildStep::Warning(warning)).await;
+        }
         let stage = builder.stage_done(target)?;
         let id = builder.finish(stage).await?;
         builder.forget_failed().await?;
         Ok(id)
+    }
+
+    /// What the file is warned of; an error where it, or whoever builds, wants none.
+    fn check_file(&self) -> Result<Vec<String>> {
+        let environment = |name: &str| {
+            let image = self.engine.content.image(name).ok()?;
+            Some(image.config.config.env.clone())
+        };
+        let given = self.request.arguments.get(CHECK_ARGUMENT);
+        let facts = Facts {
+            environment: Some(&environment),
+            contexts: self.context_names(),
+            directive: given.and_then(|value| value.as_deref()),
+            ..Facts::default()
+        };
+        let report = check::check(&self.file, &facts).map_err(|error| {
+            let place = error.place;
+            self.located(place, error.into())
+        })?;
+        let file = super::dockerfile_name(&self.request.dockerfile);
+        if report.is_error {
+            return Err(EngineError::invalid(check::shown(
+                &report.findings,
+                file,
+                &self.file.text,
+            )));
+        }
+        let count = report.findings.len();
+        let more = (count > WARNINGS_MAX).then(|| format!("… and {} more", count - WARNINGS_MAX));
+        let findings = report.findings.iter().take(WARNINGS_MAX);
+        let told = findings.map(|one| format!("{file}:{}: {}: {}", one.place.line, one.rule, one.message));
+        Ok(told.chain(more).collect())
     }
 
     async fn warn_of_unused_arguments(&self) {
@@ -194,7 +237,7 @@ impl Builder {
         let is_unused = |name: &&String| {
             !used.contains(*name)
                 && !PREDEFINED_ARGUMENTS.contains(&name.as_str())
-                && *name != "SOURCE_DATE_EPOCH"
+                && !["SOURCE_DATE_EPOCH", CHECK_ARGUMENT].contains(&name.as_str())
         };
         let unused: Vec<&str> = self
             .request

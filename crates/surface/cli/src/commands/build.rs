@@ -1,6 +1,6 @@
 //! `build`: an image from a Dockerfile and the files it may copy.
 
-use super::{Arity, Command, build_extras as extras, run};
+use super::{Arity, Command, build_check, build_extras as extras, run};
 use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Int, List, Text};
 use crate::args::{self, Flag, Order, flag, long};
 use crate::error::{CliError, Result};
@@ -36,6 +36,16 @@ const FLAGS: &[Flag] = &[
         "cgroup-parent",
         Text("string"),
         "Set the parent cgroup for the RUN instructions during build",
+    ),
+    long(
+        "call",
+        Text("string"),
+        "What to do with the Dockerfile: build, or check it (default build)",
+    ),
+    long(
+        "check",
+        Bool,
+        "Check the Dockerfile for what is probably not meant, and build nothing",
     ),
     long("compress", Bool, "Compress the build context using gzip"),
     long(
@@ -142,6 +152,16 @@ const FOREIGN_DOCKERFILE: &str = ".dockerfile.naru";
 
 fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
     let source = &arguments.positional[0];
+    match arguments.text("call") {
+        Some("check") => return build_check::check(session, arguments),
+        Some(other) if other != "build" => {
+            return Err(CliError::message(format!(
+                "--call={other} is not supported: use build or check"
+            )));
+        }
+        _ if arguments.is_set("check") => return build_check::check(session, arguments),
+        _ => {}
+    }
     let mut extras = extras::read(arguments)?;
     let (context, dockerfile) = match source.as_str() {
         "-" => from_standard_input(arguments)?,
@@ -271,7 +291,27 @@ fn single_file(name: &str, content: &[u8]) -> Result<Vec<u8>> {
         .map_err(|error| CliError::message(format!("pack {name}: {error}")))
 }
 
+/// Where a Dockerfile is.
+pub(super) enum Place {
+    /// In the context, under this name.
+    Inside(String),
+    /// Elsewhere; its text, and what it is called.
+    Outside(Vec<u8>, String),
+}
+
 fn from_directory(directory: &Path, dockerfile: Option<&str>) -> Result<Context> {
+    let (root, place) = find_dockerfile(directory, dockerfile)?;
+    match place {
+        Place::Outside(text, _) => with_foreign(&root, &text),
+        Place::Inside(name) => {
+            let ignore = read_ignore(&root, &name)?;
+            Ok((Box::new(pack(&root, ignore)?), name))
+        }
+    }
+}
+
+/// The context's directory, and its Dockerfile.
+pub(super) fn find_dockerfile(directory: &Path, dockerfile: Option<&str>) -> Result<(PathBuf, Place)> {
     let failed = |path: &Path, error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => CliError::message(format!(
             "unable to prepare context: path \"{}\" not found",
@@ -293,7 +333,7 @@ fn from_directory(directory: &Path, dockerfile: Option<&str>) -> Result<Context>
         io::stdin()
             .read_to_end(&mut text)
             .map_err(|error| failed(Path::new("-"), error))?;
-        return with_foreign(&root, &text);
+        return Ok((root, Place::Outside(text, "Dockerfile".to_owned())));
     }
     let given = dockerfile.map_or_else(|| root.join("Dockerfile"), PathBuf::from);
     let found = given
@@ -308,11 +348,10 @@ fn from_directory(directory: &Path, dockerfile: Option<&str>) -> Result<Context>
     })?;
     let Ok(inside) = found.strip_prefix(&root) else {
         let text = std::fs::read(&found).map_err(|error| failed(&found, error))?;
-        return with_foreign(&root, &text);
+        return Ok((root, Place::Outside(text, given.display().to_string())));
     };
     let name = inside.to_string_lossy().into_owned();
-    let ignore = read_ignore(&root, &name)?;
-    Ok((Box::new(pack(&root, ignore)?), name))
+    Ok((root, Place::Inside(name)))
 }
 
 /// A context and a Dockerfile that is not in it.
@@ -334,7 +373,7 @@ fn pack(root: &Path, ignore: Ignore) -> Result<Pack> {
 }
 
 /// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`. The Dockerfile itself is always sent.
-fn read_ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
+pub(super) fn read_ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
     let own = root.join(format!("{dockerfile}.dockerignore"));
     let path = if own.is_file() {
         own

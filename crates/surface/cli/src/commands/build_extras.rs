@@ -7,6 +7,7 @@ use crate::json::Value;
 use crate::tarball::Pack;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -163,4 +164,12 @@ impl Extras {
 
 fn place_of(number: usize) -> String {
     format!("{PLACE}/{number}")
+}
+
+/// The names that `--build-context` gives.
+pub fn names_of_contexts(arguments: &Arguments) -> BTreeSet<String> {
+    let contexts = arguments.list("build-context");
+    contexts
+        .filter_map(|text| Some(text.split_once('=')?.0.to_owned()))
+        .collect()
 }

@@ -59,4 +59,5 @@ pub use save::SavePlan;
 pub use send::{Parcel, ParcelLayer};
 pub use snapshot::{EmptySnapshot, Snapshot};
 pub use stage::{Compression, StagedLayer, decompress};
+pub use step::StepLayer;
 pub use store::ContentStore;

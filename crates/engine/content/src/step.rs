@@ -16,6 +16,7 @@ use crate::unpack::Unpacked;
 use naru_base::{ContainerId, Digest};
 use naru_oci::{ImageConfig, Reference};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -23,6 +24,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// A layer of an image that a build made on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepLayer {
+    /// The chain id of the layer below.
+    pub parent: Option<Digest>,
+    pub bytes: u64,
+    /// An image that users see has it too.
+    pub is_shared: bool,
+}
 
 /// The kernel's name for the time since it was started.
 pub(crate) fn boot_id() -> String {
@@ -113,6 +124,24 @@ impl ContentStore {
         let state = self.read();
         let steps = state.images.iter().filter(|(_, image)| image.is_step);
         steps.filter_map(|(id, _)| state.view(id)).map(Arc::new).collect()
+    }
+
+    /// The layers of builds' own images, by chain id.
+    pub fn step_layers(&self) -> HashMap<Digest, StepLayer> {
+        let state = self.read();
+        let listed = state.images.values().filter(|image| image.is_listed);
+        let shared: HashSet<&Digest> = listed.flat_map(|image| &image.chain_ids).collect();
+        let steps = state.images.values().filter(|image| image.is_step);
+        let layer = |chain: &Digest| {
+            let layer = state.layers.get(chain);
+            let found = StepLayer {
+                bytes: layer.map_or(0, |layer| layer.bytes),
+                is_shared: shared.contains(chain),
+                parent: layer.and_then(|layer| layer.parent.clone()),
+            };
+            (chain.clone(), found)
+        };
+        steps.flat_map(|image| &image.chain_ids).map(layer).collect()
     }
 
     /// Lets go of images that builds kept; those nobody sees are deleted, with layers that only they needed. Returns the

@@ -166,6 +166,9 @@ impl ContentStore {
         let state = self.read();
         let users = state.images_by_layer();
         let bytes_of = |chain: &Digest| state.layers.get(chain).map_or(0, |layer| layer.bytes);
+        // What only steps have is told with the cache of builds.
+        let steps = state.images.values().filter(|image| image.is_step);
+        let steps: HashSet<&Digest> = steps.flat_map(|image| &image.chain_ids).collect();
         let listed = state.images.iter().filter(|(_, image)| image.is_listed);
         let images = listed.map(|(id, image)| ImageUsage {
             id: id.clone(),
@@ -173,12 +176,17 @@ impl ContentStore {
             shared_bytes: image
                 .chain_ids
                 .iter()
-                .filter(|chain| users[chain] > 1)
+                .filter(|chain| users.get(chain).is_some_and(|count| *count > 1))
                 .map(bytes_of)
                 .sum(),
         });
         DiskUsage {
-            layers_bytes: state.layers.values().map(|l| l.bytes).sum(),
+            layers_bytes: state
+                .layers
+                .iter()
+                .filter(|(chain, _)| users.contains_key(chain) || !steps.contains(chain))
+                .map(|(_, layer)| layer.bytes)
+                .sum(),
             images: images.collect(),
         }
     }
@@ -196,10 +204,11 @@ impl ContentStore {
 }
 
 impl State {
-    /// How many images have each layer.
+    /// How many images that users see have each layer.
     fn images_by_layer(&self) -> HashMap<&Digest, usize> {
         let mut users: HashMap<&Digest, usize> = HashMap::new();
-        for chain in self.images.values().flat_map(|image| &image.chain_ids) {
+        let listed = self.images.values().filter(|image| image.is_listed);
+        for chain in listed.flat_map(|image| &image.chain_ids) {
             *users.entry(chain).or_default() += 1;
         }
         users

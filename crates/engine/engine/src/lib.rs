@@ -38,8 +38,9 @@ mod volumes;
 mod why;
 
 pub use build::{
-    AgentStream, Answer, BuildClient, BuildRequest, BuildStep, ContextSource, ContextUpdate, KeptContext,
-    KeptEntry, KeptKind, NamedContext,
+    AgentStream, Answer, BuildClient, BuildRequest, BuildStep, CacheEntry, CacheFilter, CacheKind,
+    ContextSource, ContextUpdate, KeptContext, KeptEntry, KeptKind, NamedContext, PruneCacheRequest,
+    is_matched,
 };
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
 pub use error::{EngineError, Result};

@@ -10,6 +10,7 @@
 use crate::attributes::read_options;
 use crate::build::{SessionBuild, Told};
 use crate::error::{KitError, Result};
+use crate::history::StepCounts;
 use crate::wire::{
     ApiCap, BuildkitVersion, GatewayResult, Platform, Ref, StatusResponse, WorkerRecord, control, gateway,
 };
@@ -53,6 +54,7 @@ pub struct Job {
     steered: Mutex<Option<Steered>>,
     returned: watch::Sender<Option<Result<(), String>>>,
     built: Mutex<Option<Digest>>,
+    steps: Mutex<StepCounts>,
 }
 
 #[derive(Debug, Clone)]
@@ -63,6 +65,16 @@ struct Steered {
 
 impl Job {
     fn tell(&self, status: StatusResponse) {
+        let mut steps = lock(&self.steps);
+        for vertex in &status.vertexes {
+            match vertex.completed {
+                None => steps.begun += 1,
+                Some(_) => steps.completed += 1,
+            }
+            steps.cached += i32::from(vertex.completed.is_some() && vertex.cached);
+        }
+        steps.begun = steps.begun.max(steps.completed);
+        drop(steps);
         let mut statuses = lock(&self.statuses);
         if statuses.len() >= STATUSES_MAX {
             statuses.pop_front();
@@ -115,7 +127,7 @@ impl Drop for Ending {
 pub fn status_of(error: &KitError) -> Status {
     let code = match error {
         KitError::NotSupported(..) => Code::Unimplemented,
-        KitError::NoSession(_) => Code::NotFound,
+        KitError::NoSession(_) | KitError::NoBuild(_) => Code::NotFound,
         KitError::Engine(error) => match error.kind {
             ErrorKind::InvalidParameter => Code::InvalidArgument,
             ErrorKind::NotFound => Code::NotFound,
@@ -192,9 +204,28 @@ impl Builders {
             name: request.r#ref.clone(),
             job: Arc::clone(&job),
         };
+        self.history.begin(&request);
+        let name = request.r#ref.clone();
+        let outcome = self.solve_job(engine, request, &job).await;
+        let steps = *lock(&job.steps);
+        match &outcome {
+            Ok(response) => self
+                .history
+                .complete(&name, steps, Ok(&response.exporter_response)),
+            Err(error) => self.history.complete(&name, steps, Err(&status_of(error))),
+        }
+        outcome
+    }
+
+    async fn solve_job(
+        self: &Arc<Self>,
+        engine: Arc<Engine>,
+        request: control::SolveRequest,
+        job: &Job,
+    ) -> Result<control::SolveResponse> {
         let names = read_exporter(&request)?;
         let id = if request.frontend.is_empty() && request.definition.is_none() {
-            Self::await_steering(&job, request.session.clone(), names.clone()).await?
+            Self::await_steering(job, request.session.clone(), names.clone()).await?
         } else {
             check_frontend(&request.frontend, request.definition.is_some())?;
             let (build, remote) = read_options(&request.frontend_attrs)?;
@@ -207,7 +238,7 @@ impl Builders {
                     ..build
                 },
             };
-            Some(self.run_job(engine, build, &job).await?)
+            Some(self.run_job(engine, build, job).await?)
         };
         let mut exporter_response = HashMap::new();
         if let Some(id) = id {

@@ -19,6 +19,8 @@ pub enum KitError {
     Broken { what: &'static str, reason: String },
     #[error("failed to read dockerfile: open {0}: no such file or directory")]
     NoDockerfile(String),
+    #[error("there is no build {0} in the history")]
+    NoBuild(String),
     #[error("{0} is not supported: {1}")]
     NotSupported(String, &'static str),
     #[error(transparent)]

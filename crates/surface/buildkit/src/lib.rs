@@ -14,8 +14,10 @@ mod build;
 mod channel;
 mod client;
 mod control;
+mod disk;
 mod error;
 mod filesync;
+mod history;
 mod serve;
 mod session;
 mod trace;
@@ -39,6 +41,7 @@ pub struct Builders {
     uploads: build::Uploads,
     /// Builds asked for over gRPC, by their refs.
     jobs: Mutex<HashMap<String, std::sync::Arc<control::Job>>>,
+    history: history::History,
 }
 
 /// A status as clients of the session form take it.

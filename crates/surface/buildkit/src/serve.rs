@@ -2,8 +2,10 @@
 
 use crate::Builders;
 use crate::control::{Job, pong, status_of, version, worker};
+use crate::disk;
 use crate::error::{KitError, Result};
 use crate::wire::{HealthResponse, control, gateway};
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
@@ -13,9 +15,10 @@ use hyper_util::rt::TokioExecutor;
 use naru_engine::Engine;
 use prost::Message;
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
+use tokio::sync::broadcast::error::RecvError;
 use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Request, Response, Status};
@@ -54,9 +57,46 @@ async fn route(builders: Arc<Builders>, engine: Arc<Engine>, request: HttpReques
             .await
         }
         "/moby.buildkit.v1.Control/Status" => {
-            let mut grpc =
-                Grpc::new(ProstCodec::<control::StatusResponse, control::StatusRequest>::default());
-            grpc.server_streaming(StatusCall(builders), request).await
+            streaming(request, move |asked: control::StatusRequest| {
+                let job = builders.job(&asked.r#ref);
+                Box::pin(ready(Ok(status_stream(job))))
+            })
+            .await
+        }
+        "/moby.buildkit.v1.Control/DiskUsage" => {
+            unary(request, move |asked: Request<control::DiskUsageRequest>| {
+                let engine = Arc::clone(&engine);
+                async move { answer(disk::usage(engine, asked.into_inner()).await) }
+            })
+            .await
+        }
+        "/moby.buildkit.v1.Control/Prune" => {
+            streaming(request, move |asked: control::PruneRequest| {
+                let engine = Arc::clone(&engine);
+                Box::pin(async move {
+                    let gone = disk::prune(engine, asked).await;
+                    let gone = gone.map_err(|error| status_of(&error))?;
+                    Ok(stream::iter(gone.into_iter().map(Ok)).boxed())
+                })
+            })
+            .await
+        }
+        "/moby.buildkit.v1.Control/ListenBuildHistory" => {
+            streaming(request, move |asked: control::BuildHistoryRequest| {
+                Box::pin(ready(history_stream(&builders, asked)))
+            })
+            .await
+        }
+        "/moby.buildkit.v1.Control/UpdateBuildHistory" => {
+            unary(
+                request,
+                move |asked: Request<control::UpdateBuildHistoryRequest>| {
+                    let updated = builders.history.update(asked.get_ref());
+                    let updated = updated.map(|()| control::UpdateBuildHistoryResponse {});
+                    ready(answer(updated))
+                },
+            )
+            .await
         }
         "/moby.buildkit.v1.Control/ListWorkers" => {
             unary(request, |_: Request<control::ListWorkersRequest>| async {
@@ -116,14 +156,42 @@ fn build_of<T>(asked: &Request<T>) -> String {
     id.unwrap_or_default().to_owned()
 }
 
-type Statuses = BoxStream<'static, Result<control::StatusResponse, Status>>;
+type Messages<A> = BoxStream<'static, Result<A, Status>>;
 
-fn status_stream(job: Arc<Job>) -> Statuses {
+fn status_stream(job: Arc<Job>) -> Messages<control::StatusResponse> {
     let statuses = stream::unfold(job, |job| async move {
         let status = job.next_status().await?;
         Some((Ok(status), job))
     });
     statuses.boxed()
+}
+
+/// What is known of builds, and then what becomes of them.
+fn history_stream(
+    builders: &Builders,
+    asked: control::BuildHistoryRequest,
+) -> Result<Messages<control::BuildHistoryEvent>, Status> {
+    let listened = builders.history.listen(&asked);
+    let (known, coming) = listened.map_err(|error| status_of(&error))?;
+    let known = stream::iter(known.into_iter().map(Ok));
+    let Some(coming) = coming else {
+        return Ok(known.boxed());
+    };
+    let coming = stream::unfold(coming, |mut coming| async move {
+        loop {
+            match coming.recv().await {
+                Ok(event) => return Some((Ok(event), coming)),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    let is_wanted = move |event: &Result<control::BuildHistoryEvent, Status>| {
+        let record = event.as_ref().ok().and_then(|event| event.record.as_ref());
+        let is_wanted = asked.r#ref.is_empty() || record.is_some_and(|record| record.r#ref == asked.r#ref);
+        ready(is_wanted)
+    };
+    Ok(known.chain(coming.filter(is_wanted)).boxed())
 }
 
 async fn unary<Q, A, F, T>(request: HttpRequest, call: F) -> HttpResponse
@@ -153,15 +221,32 @@ where
     }
 }
 
-struct StatusCall(Arc<Builders>);
+/// Messages on their way. Boxed, as is the answer: of a closure's own type the compiler cannot tell that it may be sent.
+type Streamed<A> = BoxFuture<'static, Result<Messages<A>, Status>>;
 
-impl ServerStreamingService<control::StatusRequest> for StatusCall {
-    type Response = control::StatusResponse;
-    type ResponseStream = Statuses;
-    type Future = Ready<Result<Response<Statuses>, Status>>;
+fn streaming<Q, A, F>(request: HttpRequest, call: F) -> BoxFuture<'static, HttpResponse>
+where
+    Q: Message + Default + Send + Sync + 'static,
+    A: Message + Send + Sync + 'static,
+    F: FnMut(Q) -> Streamed<A> + Send + 'static,
+{
+    let mut grpc = Grpc::new(ProstCodec::<A, Q>::default());
+    Box::pin(async move { grpc.server_streaming(Streaming(call), request).await })
+}
 
-    fn call(&mut self, asked: Request<control::StatusRequest>) -> Self::Future {
-        let job = self.0.job(&asked.get_ref().r#ref);
-        ready(Ok(Response::new(status_stream(job))))
+struct Streaming<F>(F);
+
+impl<F, Q, A> ServerStreamingService<Q> for Streaming<F>
+where
+    A: Message + Send + Sync + 'static,
+    F: FnMut(Q) -> Streamed<A>,
+{
+    type Response = A;
+    type ResponseStream = Messages<A>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Messages<A>>, Status>> + Send>>;
+
+    fn call(&mut self, asked: Request<Q>) -> Self::Future {
+        let answered = (self.0)(asked.into_inner());
+        Box::pin(async move { answered.await.map(Response::new) })
     }
 }

@@ -3,7 +3,9 @@
 pub use bollard_buildkit_proto::fsutil::types::packet::PacketType;
 pub use bollard_buildkit_proto::fsutil::types::{Packet, Stat};
 pub use bollard_buildkit_proto::google::protobuf::Timestamp;
+pub use bollard_buildkit_proto::google::rpc::Status as RpcStatus;
 pub use bollard_buildkit_proto::moby::buildkit::secrets::v1::{GetSecretRequest, GetSecretResponse};
+pub use bollard_buildkit_proto::moby::buildkit::v1::BuildHistoryEventType as HistoryEventType;
 pub use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog, VertexStatus};
 pub use bollard_buildkit_proto::moby::filesync::v1::{CredentialsRequest, CredentialsResponse};
 pub use bollard_buildkit_proto::moby::sshforward::v1::{

@@ -1,9 +1,11 @@
 //! What a step made before, found by everything that could change it.
 //!
 //! A key is the digest of a step's inputs: the layers it stands on, what it does, the words and files it does it with. A
-//! record names the step's image; one whose image is gone is no record. Nothing here is synced: after a power loss the
+//! record names the step's image; one whose image is gone is no record. Each use adds a line end to it (see `account`). Nothing here is synced: after a power loss the
 //! content store has forgotten the images too.
 
+use super::account::add_use;
+use super::in_use::{InUse, Uses};
 use crate::Engine;
 use crate::error::Result;
 use crate::record::ContainerRecord;
@@ -11,7 +13,7 @@ use naru_base::{ContainerId, Digest, Timestamp};
 use naru_content::Image;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -31,6 +33,7 @@ pub(crate) struct Builds {
     mounts: Turns<String>,
     /// Variables of steps' containers that are in no record.
     secrets: Mutex<HashMap<ContainerId, Vec<String>>>,
+    pub(super) in_use: InUse,
 }
 
 /// A lock for each key that somebody uses.
@@ -111,10 +114,16 @@ pub(super) fn key_of(inputs: &impl Serialize) -> Digest {
 }
 
 impl Engine {
-    pub(super) fn cached_step(&self, key: &Digest) -> Option<Arc<Image>> {
+    /// What a step made before, held for the build that uses it.
+    pub(super) fn cached_step(&self, key: &Digest, uses: &Uses) -> Option<Arc<Image>> {
         let path = self.builds_directory().join("cache").join(key.hex());
         let record: CacheRecord = naru_store::read(&path).ok()?;
-        self.content.image(record.image.as_str()).ok()
+        if !uses.hold(&record.image) {
+            return None;
+        }
+        let image = self.content.image(record.image.as_str()).ok()?;
+        add_use(&path);
+        Some(image)
     }
 
     pub(super) fn note_step(&self, key: &Digest, image: &Digest, description: &str) -> Result<()> {
@@ -124,45 +133,9 @@ impl Engine {
             made_at: Timestamp::now(),
         };
         let path = self.builds_directory().join("cache").join(key.hex());
-        Ok(naru_store::write(&path, &record)?)
-    }
-
-    /// Deletes what builds keep and `is_meant` chooses by when it was made; returns the keys of the records and the bytes
-    /// that are free now. Contexts go when everything does.
-    pub async fn prune_builds(
-        self: &Arc<Self>,
-        is_meant: impl Fn(Option<Timestamp>) -> bool + Send + 'static,
-    ) -> Result<(Vec<String>, u64)> {
-        let engine = Arc::clone(self);
-        crate::archive::blocking(move || {
-            engine.clear_failed()?;
-            let (mut keys, mut kept) = (Vec::new(), HashSet::new());
-            let records = engine.builds_directory().join("cache");
-            for entry in std::fs::read_dir(&records).into_iter().flatten().flatten() {
-                let record = naru_store::read::<CacheRecord>(&entry.path()).ok();
-                if !is_meant(record.as_ref().map(|record| record.made_at)) {
-                    kept.extend(record.map(|record| record.image));
-                } else if std::fs::remove_file(entry.path()).is_ok() {
-                    keys.push(entry.file_name().to_string_lossy().into_owned());
-                }
-            }
-            let steps = engine.content.step_images().into_iter();
-            let steps: Vec<Digest> = steps
-                .map(|image| image.id.clone())
-                .filter(|id| !kept.contains(id))
-                .collect();
-            let bytes = engine
-                .content
-                .forget_steps(&steps)
-                .map_err(crate::images::error)?;
-            let contexts = if kept.is_empty() {
-                engine.bound_kept_contexts(0, 0)
-            } else {
-                0
-            };
-            Ok((keys, bytes + contexts))
-        })
-        .await
+        naru_store::write(&path, &record)?;
+        add_use(&path);
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 //! <data-root>/builds/contexts/      contexts of clients that send only what has changed (see `kept`)
 //! <data-root>/builds/cache/<key>    which step's image a step made before (see `cache`)
 //! <data-root>/builds/failed/<key>   images to look around in where a build failed (see `failed`)
-//! <data-root>/builds/mounts/<id>/   contents of `RUN --mount=type=cache`
+//! <data-root>/builds/mounts/<id>/   contents of `RUN --mount=type=cache`; <id>.use: how often and when it was used
 //! <data-root>/builds/fetched/<url>/ what `ADD` fetched, and by what its server tells that it is still the same
 //! /dev/shm/<engine>-secret-<id>/    a secret or an agent's socket, as long as the step that mounts it runs
 //! ```
@@ -13,6 +13,7 @@
 //! one layer; the others change the configuration alone. The same inputs make the same layers and the same image: times
 //! are those of the base image, or of `SOURCE_DATE_EPOCH`, and never the clock's.
 
+mod account;
 mod base;
 mod bring;
 mod cache;
@@ -20,11 +21,13 @@ mod client;
 mod context;
 mod failed;
 mod git;
+mod in_use;
 mod kept;
 mod layer;
 mod mounts;
 mod named;
 mod packed;
+mod prune;
 mod remote;
 mod run;
 mod solve;
@@ -32,9 +35,11 @@ mod teller;
 mod transfer;
 mod tree;
 
+pub use account::{CacheEntry, CacheKind};
 pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
 pub use kept::{KeptContext, KeptEntry, KeptKind, Update as ContextUpdate};
+pub use prune::{CacheFilter, PruneCacheRequest, is_matched};
 
 use crate::archive::Chunks;
 use crate::error::{EngineError, Result};

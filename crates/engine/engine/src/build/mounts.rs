@@ -4,9 +4,10 @@
 //! or handed to the process as a variable that no record holds. No secret and no agent is part of a step's key.
 
 use super::client::BuildClient;
+use super::in_use::MountUse;
 use super::solve::{Builder, Stage, wrong};
 use super::tree::SourceTree;
-use super::{cache, transfer};
+use super::{account, cache, transfer};
 use crate::archive::tape::Tape;
 use crate::archive::{ChunkReader, blocking, stream};
 use crate::error::{EngineError, Result};
@@ -46,6 +47,7 @@ pub(super) struct Mounted {
 /// What ends with the step.
 enum Held {
     Directory(PathBuf),
+    Use(#[expect(dead_code, reason = "held for its drop")] MountUse),
     Turn(#[expect(dead_code, reason = "held for its drop")] OwnedMutexGuard<()>),
     Agent(JoinHandle<()>),
 }
@@ -54,7 +56,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         match self {
             Self::Directory(path) => drop(file::remove_tree(path)),
-            Self::Turn(_) => {}
+            Self::Turn(_) | Self::Use(_) => {}
             Self::Agent(task) => task.abort(),
         }
     }
@@ -220,8 +222,18 @@ impl Builder {
         let (tree, source) = (decided.tree, words.source.clone());
         let begun = self.own_directory();
         let at = path.clone();
+        let used = self.engine.builds.in_use.mount(&name);
         blocking(move || make_cache(&at, &begun, tree.as_deref(), &source, mode, owner)).await?;
-        let mounted = Mounted::of(decided.target, bind(path), words.read_only.unwrap_or(false));
+        let record = path.with_file_name(format!("{name}.use"));
+        account::note_use(&record, || {
+            format!("cached mount {} with id {id:?}", decided.target)
+        });
+        let mounted = Mounted::of(
+            decided.target.clone(),
+            bind(path),
+            words.read_only.unwrap_or(false),
+        );
+        let mounted = mounted.holding(Held::Use(used));
         Ok(match turn {
             Some(turn) => mounted.holding(Held::Turn(turn)),
             None => mounted,

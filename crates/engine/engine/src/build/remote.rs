@@ -2,6 +2,7 @@
 //!
 //! A file that was fetched before is kept, and its server asked whether it is still the same.
 
+use super::account::note_use;
 use super::cache;
 use super::git::{GitAddress, fetch_repository};
 use super::solve::Builder;
@@ -122,6 +123,7 @@ impl Engine {
             .join("fetched")
             .join(cache::key_of(&url).hex());
         let (record_path, content_path) = (kept.join("record"), kept.join("content"));
+        let use_path = kept.join("use");
         let known: Option<FetchedRecord> = naru_store::read(&record_path).ok();
         let validators =
             known
@@ -142,6 +144,7 @@ impl Engine {
             let digest = blocking(move || copy_and_hash(&from, &to)).await?;
             // Whoever changed it is not asked: it is fetched again.
             if known.is_some_and(|known| known.digest == digest) {
+                note_use(&use_path, || format!("fetched from {url}"));
                 return Ok(digest);
             }
             file::remove_tree(&kept)?;
@@ -158,10 +161,12 @@ impl Engine {
                 digest: digest.clone(),
             };
             let from = path.to_owned();
+            let description = format!("fetched from {url}");
             blocking(move || {
                 file::remove_tree(&kept)?;
                 file::make_directories(&kept, 0o700)?;
                 copy_and_hash(&from, &content_path)?;
+                note_use(&use_path, || description);
                 Ok(naru_store::write(&record_path, &record)?)
             })
             .await?;

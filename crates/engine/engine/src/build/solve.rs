@@ -2,6 +2,7 @@
 
 use super::cache::{self, PendingStep};
 use super::context::Context;
+use super::in_use::Uses;
 use super::packed::PackedTree;
 use super::{BuildRequest, BuildStep, Teller, base, layer};
 use crate::Engine;
@@ -61,6 +62,8 @@ pub(super) struct Builder {
     /// Named contexts that were fetched.
     pub named: tokio::sync::Mutex<HashMap<String, Arc<PackedTree>>>,
     known: Mutex<Known>,
+    /// What nobody may prune meanwhile.
+    uses: Uses,
 }
 
 /// What stages have found out, for each other.
@@ -82,6 +85,7 @@ impl Builder {
         teller: Teller,
     ) -> Self {
         Self {
+            uses: engine.builds.in_use.begin(),
             engine,
             request,
             context,
@@ -326,7 +330,7 @@ impl Builder {
         if self.request.no_cache {
             return None;
         }
-        let image = self.engine.cached_step(&step.key)?;
+        let image = self.engine.cached_step(&step.key, &self.uses)?;
         teller.tell(BuildStep::Cached(image.id.short().to_owned())).await;
         Some(image)
     }
@@ -350,7 +354,9 @@ impl Builder {
     async fn make_working_directory(&self, stage: &mut Stage, line: &Line<Instruction>) -> Result<bool> {
         let path = stage.state.config.config.working_dir.clone();
         let key = cache::key_of(&("workdir", stage.layers(), &path, stage.time));
-        if let Some(image) = self.engine.cached_step(&key).filter(|_| !self.request.no_cache) {
+        if !self.request.no_cache
+            && let Some(image) = self.engine.cached_step(&key, &self.uses)
+        {
             return Ok(stage.advance(image));
         }
         let make = move |view: &View| {

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::json::Value;
 use crate::table::{self, Column};
 use crate::{Arguments, Session, output, units};
+use naru_base::Timestamp;
 
 const DF_FLAGS: &[Flag] = &[
     long("format", Text("string"), "Format output using a custom template"),
@@ -74,7 +75,8 @@ fn disk_usage(session: &Session, arguments: &Arguments) -> Result<u8> {
     let volume_size = |volume: &Value| volume.at(&["UsageData", "Size"]).float().max(0.0);
     let in_use = |volume: &&Value| volume.at(&["UsageData", "RefCount"]).integer() > 0;
     let caches = usage.get("BuildCache").items();
-    let size_of = |cache: &Value| cache.get("Size").float();
+    // A layer that an image has too counts with the images.
+    let size_of = own_bytes;
     let rows = vec![
         row(
             "Images",
@@ -234,12 +236,7 @@ fn print_details(usage: &Value, format: Option<&str>) -> Result<()> {
         &["Name", "Links", "Size"],
         volumes,
     )?;
-    let cache_bytes: f64 = usage
-        .get("BuildCache")
-        .items()
-        .iter()
-        .map(|cache| cache.get("Size").float())
-        .sum();
+    let cache_bytes: f64 = usage.get("BuildCache").items().iter().map(own_bytes).sum();
     let heading = format!("\nBuild cache usage: {}", units::precise_size(cache_bytes));
     let shown = [
         "ID",
@@ -277,16 +274,26 @@ fn volume_row(volume: &Value) -> Value {
     ])
 }
 
+fn own_bytes(cache: &Value) -> f64 {
+    if cache.get("Shared").is_true() {
+        0.0
+    } else {
+        cache.get("Size").float()
+    }
+}
+
 fn cache_row(cache: &Value) -> Value {
+    let id = cache.get("ID").text();
+    let age = |key: &str| match Timestamp::parse_partial(cache.get(key).text()) {
+        Ok(time) if time.as_second() > 0 => Value::Text(units::human_age(time.as_second())),
+        _ => Value::from(""),
+    };
     Value::object([
-        ("ID", cache.get("ID").clone()),
+        ("ID", Value::from(id.get(..12).unwrap_or(id))),
         ("CacheType", cache.get("Type").clone()),
-        (
-            "Size",
-            Value::Text(units::precise_size(cache.get("Size").float())),
-        ),
-        ("CreatedSince", cache.get("CreatedAt").clone()),
-        ("LastUsedSince", cache.get("LastUsedAt").clone()),
+        ("Size", Value::Text(units::human_size(cache.get("Size").float()))),
+        ("CreatedSince", age("CreatedAt")),
+        ("LastUsedSince", age("LastUsedAt")),
         (
             "UsageCount",
             Value::Text(cache.get("UsageCount").integer().to_string()),

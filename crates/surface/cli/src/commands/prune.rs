@@ -1,7 +1,7 @@
 //! `prune`: removes what nothing uses.
 
 use super::{Arity, Command};
-use crate::args::Kind::{Bool, List, Text};
+use crate::args::Kind::{Bool, Bytes, List};
 use crate::args::{Flag, Order, flag, long};
 use crate::error::{CliError, Result};
 use crate::http::{Body, Query};
@@ -74,23 +74,26 @@ pub const BUILDER: Command = Command {
         ALL,
         long(
             "keep-storage",
-            Text("bytes"),
-            "Amount of disk space to keep for cache",
+            Bytes,
+            "Amount of disk space to keep for cache (another name of --reserved-space)",
+        ),
+        long(
+            "reserved-space",
+            Bytes,
+            "Amount of disk space to always keep for cache",
+        ),
+        long(
+            "max-used-space",
+            Bytes,
+            "Maximum amount of disk space allowed to keep for cache",
+        ),
+        long(
+            "min-free-space",
+            Bytes,
+            "Target amount of free disk space after pruning",
         ),
     ]],
-    run: |session, arguments| {
-        let keep = arguments.text("keep-storage").unwrap_or("0");
-        if units::parse_ram_bytes(keep).is_err() {
-            return Err(CliError::message(format!("--keep-storage: {keep:?} is no size")));
-        }
-        if keep != "0" {
-            return Err(CliError::message(
-                "--keep-storage is not supported yet; --filter until=24h keeps what is younger",
-            ));
-        }
-        let all = arguments.is_set("all");
-        run_one(session, arguments, "build", what_cache(all))
-    },
+    run: |session, arguments| run_one(session, arguments, "build", what_cache(arguments.is_set("all"))),
     ..CONTAINER
 };
 pub const SYSTEM: Command = Command {
@@ -128,7 +131,20 @@ fn run_one(session: &Session, arguments: &Arguments, kind: &str, what: &str) -> 
         return Ok(0);
     }
     let all = arguments.is_set("all");
-    prune(session, &[(kind, all)], &filters)
+    prune(session, &[(kind, all)], &filters, &bounds_of(arguments))
+}
+
+/// How much of the cache of builds stays.
+const BOUNDS: &[&str] = &[
+    "keep-storage",
+    "reserved-space",
+    "max-used-space",
+    "min-free-space",
+];
+
+fn bounds_of(arguments: &Arguments) -> Vec<(&'static str, String)> {
+    let bound = |name: &&'static str| Some((*name, arguments.bytes(name)?.to_string()));
+    BOUNDS.iter().filter_map(bound).collect()
 }
 
 fn run_system(session: &Session, arguments: &Arguments) -> Result<u8> {
@@ -148,11 +164,16 @@ fn run_system(session: &Session, arguments: &Arguments) -> Result<u8> {
     kinds.extend(with_volumes.then_some(("volumes", false)));
     kinds.push(("images", all));
     kinds.push(("build", all));
-    prune(session, &kinds, &filters)
+    prune(session, &kinds, &filters, &[])
 }
 
 /// Prunes kinds of things one after the other, telling each, and at the end what it freed.
-fn prune(session: &Session, kinds: &[(&str, bool)], filters: &[(String, Value)]) -> Result<u8> {
+fn prune(
+    session: &Session,
+    kinds: &[(&str, bool)],
+    filters: &[(String, Value)],
+    bounds: &[(&str, String)],
+) -> Result<u8> {
     let mut freed = 0.0;
     for (kind, all) in kinds {
         let mut filters = filters.to_vec();
@@ -161,14 +182,16 @@ fn prune(session: &Session, kinds: &[(&str, bool)], filters: &[(String, Value)])
             "volumes" if *all => filters.push(("all".to_owned(), Value::from(vec!["true".to_owned()]))),
             _ => {}
         }
-        let path = Query::new(&format!("/{kind}/prune"))
-            .set_if(*kind == "build" && *all, "all", "1")
-            .set_some(
-                "filters",
-                (!filters.is_empty())
-                    .then(|| Value::Map(filters).to_json())
-                    .as_deref(),
-            );
+        let mut path = Query::new(&format!("/{kind}/prune"));
+        for (name, bytes) in bounds {
+            path = path.set(name, bytes);
+        }
+        let path = path.set_if(*kind == "build" && *all, "all", "1").set_some(
+            "filters",
+            (!filters.is_empty())
+                .then(|| Value::Map(filters).to_json())
+                .as_deref(),
+        );
         let report = session.client.json("POST", &path.build(), Body::Empty)?;
         freed += report.get("SpaceReclaimed").float();
         output::print(&describe(kind, &report))?;

@@ -1,11 +1,10 @@
-//! Building images: `POST /build` with the context as its body, and what builds keep.
+//! Building images: `POST /build` with the context as its body.
 
 use super::buildkit;
 use super::containers::host_facts;
 use crate::error::{ApiError, ApiResult};
 use crate::request::{Call, parse_json};
 use crate::respond::{self, Answer, json_line};
-use crate::translate::prune::PruneFilters;
 use crate::translate::resources;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -71,25 +70,6 @@ pub async fn build(call: Call) -> ApiResult<Answer> {
         }
     }
     Ok(respond::stream(respond::JSON, stream::unfold(telling, next_line)))
-}
-
-/// `POST /build/prune`.
-pub async fn prune(call: Call) -> ApiResult<Answer> {
-    let filters = PruneFilters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
-    if call.query.get("keep-storage").is_some_and(|bytes| bytes != "0") {
-        return Err(ApiError::not_supported(
-            "keep-storage",
-            "a filter such as until=24h keeps what is younger",
-        ));
-    }
-    let no_labels = BTreeMap::new();
-    let (keys, bytes) = call
-        .engine
-        .prune_builds(move |made_at| filters.is_meant(&no_labels, made_at))
-        .await?;
-    Ok(respond::ok(
-        &json!({ "CachesDeleted": keys, "SpaceReclaimed": bytes }),
-    ))
 }
 
 /// The task of a build; ended with the answer it is for.

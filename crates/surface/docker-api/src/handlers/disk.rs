@@ -1,5 +1,6 @@
 //! What takes up the disk: `GET /system/df`, and what `GET /info` says of it.
 
+use super::build_cache::wire_entry;
 use super::containers::engine_facts;
 use super::volumes::wire_volume;
 use crate::error::ApiResult;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 pub async fn usage(call: Call) -> ApiResult<Answer> {
     let report = call.engine.disk_report().await?;
+    let caches = call.engine.build_cache().await?;
     let mut views = call.engine.list_containers(true, false).await?;
     let mut users: HashMap<String, i64> = HashMap::new();
     for view in &mut views {
@@ -53,7 +55,7 @@ pub async fn usage(call: Call) -> ApiResult<Answer> {
             .map(|view| container_summary(view, &facts, now))
             .collect(),
         volumes: volumes.collect(),
-        build_cache: Vec::new(),
+        build_cache: caches.into_iter().map(wire_entry).collect(),
         disk_account: Some(wire_account(&call.engine, &report.account)),
     }))
 }

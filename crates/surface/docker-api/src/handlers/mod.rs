@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod build_cache;
 mod buildkit;
 mod commit;
 mod containers;
@@ -80,7 +81,7 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::ImageRemove => images::remove(call).await,
 
         Endpoint::Build => build::build(call).await,
-        Endpoint::BuildPrune => build::prune(call).await,
+        Endpoint::BuildPrune => build_cache::prune(call).await,
         Endpoint::BuildCancel => Ok(buildkit::cancel(&call)),
         Endpoint::Session => buildkit::session(call),
         Endpoint::Grpc => buildkit::grpc(call),

@@ -37,10 +37,30 @@ wire! {
         images: Vec<ImageSummary>,
         containers: Vec<ContainerSummary>,
         volumes: Vec<Volume>,
-        build_cache: Vec<Value>,
+        build_cache: Vec<BuildCache>,
         /// Not one of Docker's; its clients pass over it.
         #[serde(skip_serializing_if = "Option::is_none")]
         disk_account: Option<DiskAccount>,
+    }
+
+    /// One thing that builds keep.
+    pub struct BuildCache {
+        #[serde(rename = "ID")]
+        id: String,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        parent: String,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        parents: Vec<String>,
+        #[serde(rename = "Type")]
+        kind: String,
+        description: String,
+        in_use: bool,
+        shared: bool,
+        size: i64,
+        created_at: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_used_at: Option<String>,
+        usage_count: i64,
     }
 
     /// Where the data root's space goes, in bytes on disk; Naru's own, in `GET /system/df` and `GET /info`.

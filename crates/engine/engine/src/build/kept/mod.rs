@@ -3,6 +3,7 @@
 //! ```text
 //! <data-root>/builds/contexts/<key>/files/   what the client's directory held at its last build
 //! <data-root>/builds/contexts/<key>/index    its names, kinds, times and digests; not there while files are changed
+//! <data-root>/builds/contexts/<key>/use      when and how often it was used (see `account`)
 //! ```
 //! The key is the client's word for one of its directories. A context belongs to one build at a time; a second build of
 //! the same one gets an empty directory of its own. Nothing is synced: an index of another boot of the machine is no
@@ -12,6 +13,7 @@ mod update;
 
 pub use update::Update;
 
+use super::account::note_use;
 use crate::Engine;
 use crate::archive::place::open_plain;
 use crate::archive::tape::Tape;
@@ -102,6 +104,21 @@ static HELD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn held() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a build holds a context.
+pub(super) fn is_held(directory: &Path) -> bool {
+    held().contains(directory)
+}
+
+/// Removes a context that no build holds; whether it did.
+pub(super) fn remove_unless_held(directory: &Path) -> bool {
+    if !held().insert(directory.to_owned()) {
+        return false;
+    }
+    let removed = file::remove_tree(directory).is_ok();
+    held().remove(directory);
+    removed
 }
 
 impl Place {
@@ -198,6 +215,12 @@ impl Engine {
         if entries.is_none() {
             file::remove_tree(&place.directory)?;
             file::make_directories(&place.files(), 0o700)?;
+        }
+        if !place.is_temporary {
+            let named = key.rsplit('\n').next().unwrap_or_default();
+            note_use(&place.directory.join("use"), || {
+                format!("local source for {named}")
+            });
         }
         Update::begin(place, entries.unwrap_or_default())
     }

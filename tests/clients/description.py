@@ -33,7 +33,7 @@ ADDED_PROPERTIES = {
 ADDED_QUERIES = {
     ("POST", "/containers/create"): {"platform": STRING}, ("POST", "/containers/{id}/stop"): {"signal": STRING}, ("POST", "/containers/{id}/restart"): {"signal": STRING},
     ("GET", "/images/json"): {"shared-size": BOOLEAN, "manifests": BOOLEAN}, ("GET", "/system/df"): {"type": STRING}, ("GET", "/images/{name}/json"): {"manifests": BOOLEAN, "platform": STRING},
-    ("GET", "/images/{name}/history"): {"platform": STRING}, ("POST", "/images/{name}/push"): {"platform": STRING}, ("POST", "/images/load"): {"platform": STRING},
+    ("GET", "/images/{name}/history"): {"platform": STRING}, ("GET", "/images/{name}/get"): {"platform": STRING}, ("GET", "/images/get"): {"platform": STRING}, ("POST", "/images/{name}/push"): {"platform": STRING}, ("POST", "/images/load"): {"platform": STRING},
     ("DELETE", "/images/{name}"): {"platforms": STRING}, ("POST", "/build"): {"version": STRING}, ("POST", "/volumes/prune"): {"all": BOOLEAN},
 }
 

@@ -16,7 +16,7 @@ HOSTILE = [None, True, False, "", [], {}, [[]], {"": None}, [None], "\0", "a\0b"
            *NUMBERS, [1, "a", None], {"a": {"b": {"c": []}}}, ["x"] * 2000]
 PATHS = ["%2e%2e", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "..%2f..", "%00", "a%00b", "%ff%fe", "%0d%0aX-A:%201", "%25%32%65", "%e2%80%ae", "a" * 5000, "%", "%zz", "*", "~", "..;", "sha256:" + "0" * 64, "sha256:", "a@sha256:x", "0"]
 COMMANDS = [["sleep", "1000"], ["true"], ["cat"], ["sh", "-c", "echo out; echo err >&2"], ["nosuch"], [""], []]
-VERSIONS = ["", "/v1.24", "/v1.30", "/v1.41", "/v1.41", "/v1.41", "/v1.43", "/v1.44", "/v1.47"]
+VERSIONS = ["", "/v1.24", "/v1.30", "/v1.41", "/v1.41", "/v1.41", "/v1.43", "/v1.44", "/v1.47", "/v1.51"]
 WRONG_VERSIONS = ["/v1.23", "/v1.99", "/v0.0", "/v1.41.1", "/v99999999999999999999.1", "/v1.-1", "/vx.y", "/v1", "//", "/v1.41/v1.41"]
 # A parent of cgroups outside the engine's own would outlive it: only what is refused is tried.
 NEVER = {"CgroupParent": ["", "../x", "/a/../../b", "a//b"]}

@@ -105,7 +105,7 @@ def scenario_the_engine_itself(world):
 
 
 # Fields of Docker 20.10 that newer versions no longer have, and of newer ones that 20.10 lacks.
-ONLY_DOCKER = {"KernelMemory", "KernelMemoryTCP", "ClusterStore", "ClusterAdvertise"}
+ONLY_DOCKER = {"KernelMemory", "KernelMemoryTCP", "ClusterStore", "ClusterAdvertise", "BridgeNfIptables", "BridgeNfIp6tables"}
 ONLY_NARU = {"CDISpecDirs", "Containerd", "FirewallBackend", "DefaultAddressPools", "DiskAccount"}
 
 

@@ -21,5 +21,6 @@ ROWS = [
     Row("python runs", 'docker run --rm $D python3 -c "import json, ssl, sqlite3; print(json.dumps({1: 2}))" 2>/dev/null || docker run --rm $D python3 -c "import json; print(json.dumps({1: 2}))"'),
     Row("save nothing half loaded", 'printf "not a tar" | docker load; echo $?; docker images -q | wc -l', error="."),
     Row("load truncated", 'head -c 1000000 $IMAGES/busybox.tar >$W/cut.tar; docker load -i $W/cut.tar >/dev/null; test $? != 0 && echo refused', error="."),
+    Row("platform of an image", 'docker inspect --type image -f "{{.Architecture}}" $B; docker image inspect --platform linux/amd64 -f "{{.Os}}" $B; docker history -q --platform linux/amd64 $B | wc -l; docker save --platform linux/amd64 -o $W/b.tar $B && docker load -q --platform linux/amd64 -i $W/b.tar; for what in "image inspect" "history" "save -o $W/c.tar"; do docker $what --platform linux/s390x $B 2>&1 >/dev/null | grep -c "does not match the specified platform"; done; docker load -q --platform linux/s390x -i $W/b.tar 2>&1 | grep -c "no image for platform linux/s390x"', differs="Docker 20.10 has no --platform there", expect="^amd64\nlinux\n1\nLoaded image: busybox:test\n1\n1\n1\n1\n$", clients=["cli28", "naru"]),
     Row("load again", 'docker load -qi $IMAGES/busybox.tar; docker load -q <$IMAGES/busybox.tar'),
 ]

@@ -2,6 +2,8 @@
 
 from harness import Row
 
+NO_IMAGE_MOUNTS = "Docker 20.10 has no image mounts"
+
 ROWS = [
     Row("ipv6 sysctls default", 'docker run --rm $B sh -c "cd /proc/sys/net/ipv6/conf; cat all/disable_ipv6 default/disable_ipv6 lo/disable_ipv6 eth0/disable_ipv6"'),
     Row("ipv6 sysctl asked", 'docker run --rm --sysctl net.ipv6.conf.all.disable_ipv6=0 $B sh -c "cd /proc/sys/net/ipv6/conf; cat all/disable_ipv6 default/disable_ipv6 lo/disable_ipv6 eth0/disable_ipv6"'),
@@ -39,5 +41,8 @@ ROWS = [
     Row("target through a link", 'docker run --rm -v $W:/var/run/x $D sh -c "touch /run/x/f; readlink /var/run; ls /run/x"; ls $W'),
     Row("nested binds", 'mkdir -p $W/a/b; echo 1 >$W/a/b/f; docker run --rm -v $W/a/b:/m/b -v $W/a:/m $B cat /m/b/f; docker run --rm -v $W/a:/m -v $W:/m/b:ro $B ls /m/b'),
     Row("cgroupns host", 'docker run --rm --cgroupns host $B sh -c "cut -d: -f3 /proc/self/cgroup | grep -c [0-9a-f]"', differs="path", expect="[0-9]"),
+    Row("image mount", 'docker run --rm --mount type=image,src=$D,dst=/x $B sh -c "ls /x | grep -c -e etc -e usr; cat /x/etc/debian_version; touch /x/y 2>/dev/null || echo read-only"', differs=NO_IMAGE_MOUNTS, expect="^2\n1[0-9.]+\nread-only\n$", clients=["cli28", "naru"]),
+    Row("image mount of a part", 'docker run --rm --mount type=image,src=$D,dst=/x,image-subpath=etc/debian_version $B cat /x; docker run --rm --mount type=image,src=$D,dst=/x,image-subpath=etc/apt $B ls /x | head -1; for below in nosuch ../etc /etc; do docker run --rm --mount type=image,src=$D,dst=/x,image-subpath=$below $B true 2>/dev/null; echo $?; done', differs=NO_IMAGE_MOUNTS, expect="^1[0-9.]+\napt.conf.d\n12[57]\n125\n125\n$", clients=["cli28", "naru"]),
+    Row("image mount keeps the image", 'docker tag $B $N:one; docker create --name $N --mount type=image,src=$N:one,dst=/x $D cat /x/etc/passwd >/dev/null; docker rmi -f $B >/dev/null; docker rmi $N:one 2>&1 | grep -c "conflict.*is using"; docker image prune -af >/dev/null; docker run --rm --volumes-from $N $D ls -d /x/bin; docker cp $N:/x/etc/passwd - | tar t; docker inspect -f "{{range .Mounts}}{{if eq .Type \"image\"}}{{.Type}} {{.Name}} {{.RW}}{{end}}{{end}}" $N; docker rmi -f $N:one >/dev/null; docker start -a $N | head -1 | cut -d: -f1; docker rm $N >/dev/null; docker load -qi $IMAGES/busybox.tar >/dev/null', differs=NO_IMAGE_MOUNTS, expect="^1\n/x/bin\npasswd\nimage t-image-mount-keeps-the-image:one false\nroot\n$", clients=["cli28", "naru"]),
     Row("mounts by depth", 'docker run --rm --mount type=tmpfs,dst=/a/b/c --mount type=bind,src=$W,dst=/a/b,bind-propagation=rprivate $B sh -c "grep \' /a\' /proc/mounts | cut -d\' \' -f2,3 | sed s/ext4/fs/"'),
 ]

@@ -47,15 +47,17 @@ struct DockerItem {
 }
 
 impl ContentStore {
-    /// Loads every image of an archive, or none.
+    /// Loads every image of an archive, or none: those for `platform`, or where none is given what an archive of
+    /// Docker's has, and of several platforms this machine's.
     pub fn load(
         &self,
         archive: impl Read,
+        platform: Option<&Platform>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Vec<LoadedImage>, ContentError> {
         let mut ingest = Ingest::new(self);
         let members = read_members(archive, &mut ingest, progress)?;
-        let plans = Members(members).plan()?;
+        let plans = Members(members).plan(platform)?;
         ingest.commit(plans)
     }
 }
@@ -255,20 +257,31 @@ type FoundManifest<'a> = (Manifest, &'a [u8]);
 struct Members(HashMap<String, Member>);
 
 impl Members {
-    fn plan(&self) -> Result<Vec<ImagePlan>, ContentError> {
-        let plans = if self.0.contains_key("manifest.json") {
-            self.plan_docker()?
-        } else if self.0.contains_key("index.json") {
-            self.plan_oci()?
-        } else {
+    fn plan(&self, platform: Option<&Platform>) -> Result<Vec<ImagePlan>, ContentError> {
+        let is_docker = self.0.contains_key("manifest.json");
+        let is_layout = self.0.contains_key("index.json");
+        if !is_docker && !is_layout {
             return Err(ContentError::Archive(
                 "it has neither manifest.json nor index.json".to_owned(),
             ));
+        }
+        let is_wanted =
+            |plan: &ImagePlan| platform.is_none_or(|platform| platform.fits(&plan.config.platform()));
+        let mut plans = if is_docker {
+            self.plan_docker()?
+        } else {
+            Vec::new()
         };
+        plans.retain(is_wanted);
+        // Docker's own list has one platform of each image; the layout beside it may have more.
+        if plans.is_empty() && is_layout {
+            plans = self.plan_oci(platform.unwrap_or(&Platform::host()))?;
+            plans.retain(is_wanted);
+        }
         if plans.is_empty() {
-            return Err(ContentError::Archive(
-                "it has no image for this platform".to_owned(),
-            ));
+            let platform =
+                platform.map_or_else(|| "this platform".to_owned(), |one| format!("platform {one}"));
+            return Err(ContentError::Archive(format!("it has no image for {platform}")));
         }
         Ok(plans)
     }
@@ -340,7 +353,7 @@ impl Members {
             .collect::<Result<_, _>>()
             .ok()?;
         index.manifests.iter().find_map(|descriptor| {
-            let (manifest, bytes) = self.find_manifest(descriptor, 0).ok()??;
+            let (manifest, bytes) = self.find_manifest(descriptor, &Platform::host(), 0).ok()??;
             let is_it = manifest.config.digest == *config
                 && manifest
                     .layers
@@ -351,14 +364,14 @@ impl Members {
         })
     }
 
-    fn plan_oci(&self) -> Result<Vec<ImagePlan>, ContentError> {
+    fn plan_oci(&self, platform: &Platform) -> Result<Vec<ImagePlan>, ContentError> {
         let document = parse_document("index.json", self.document("index.json")?, None)?;
         let ManifestDocument::Index(index) = document else {
             return Err(ContentError::Archive("index.json is not an index".to_owned()));
         };
         let mut plans: Vec<ImagePlan> = Vec::new();
         for descriptor in &index.manifests {
-            let Some(manifest) = self.find_manifest(descriptor, 0)? else {
+            let Some(manifest) = self.find_manifest(descriptor, platform, 0)? else {
                 continue;
             };
             let mut plan = self.plan_manifest(manifest)?;
@@ -382,35 +395,34 @@ impl Members {
         Ok(bytes)
     }
 
-    /// The manifest behind a descriptor: itself, or the one for this platform. `None` where nothing is for it.
+    /// The manifest behind a descriptor: itself, or the one for `platform`. `None` where nothing is for it.
     fn find_manifest(
         &self,
         descriptor: &Descriptor,
+        platform: &Platform,
         depth: u32,
     ) -> Result<Option<FoundManifest<'_>>, ContentError> {
-        let host = Platform::host();
-        let is_foreign = descriptor
-            .platform
-            .as_ref()
-            .is_some_and(|platform| platform.os != host.os || platform.architecture != host.architecture);
+        let offered = descriptor.platform.as_ref();
+        let is_foreign = offered
+            .is_some_and(|other| other.os != platform.os || other.architecture != platform.architecture);
         if is_foreign || depth > INDEX_DEPTH_MAX {
             return Ok(None);
         }
         let bytes = self.blob(descriptor)?;
         match parse_document(descriptor.digest.as_str(), bytes, Some(&descriptor.media_type))? {
             ManifestDocument::Manifest(manifest) => Ok(Some((manifest, bytes))),
-            ManifestDocument::Index(index) => self.choose_manifest(&index, &host, depth),
+            ManifestDocument::Index(index) => self.choose_manifest(&index, platform, depth),
         }
     }
 
     fn choose_manifest(
         &self,
         index: &Index,
-        host: &Platform,
+        platform: &Platform,
         depth: u32,
     ) -> Result<Option<FoundManifest<'_>>, ContentError> {
-        match index.choose(host) {
-            Some(descriptor) => self.find_manifest(descriptor, depth + 1),
+        match index.choose(platform) {
+            Some(descriptor) => self.find_manifest(descriptor, platform, depth + 1),
             None => Ok(None),
         }
     }

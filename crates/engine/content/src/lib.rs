@@ -11,11 +11,11 @@
 //! <root>/layers/<chain id>/blob         its archive as it came compressed, or as it was compressed for a push
 //! <root>/layers/<chain id>/frame.zst    what makes its archive again, bit for bit (see `frame`)
 //! <root>/init/diff/                 topmost read-only layer of every container
-//! <root>/snapshots/<container id>/  layers, upper, work (see `snapshot`)
+//! <root>/snapshots/<container id>/  layers, upper, work, mounted (see `snapshot`)
 //! <root>/temporary/                 everything that is not finished; emptied by `open`
 //! ```
 //!
-//! Collection: a layer is needed by images whose chain has it, by snapshots above it, and by loads under way (pins).
+//! Collection: a layer is needed by images whose chain has it, by snapshots above it or beside it, and by loads under way (pins).
 //! What nothing needs is moved to `temporary/` and deleted, by whoever takes the last need away, before it answers.
 //!
 //! Locks: `changes` (a mutex) is held while `images.json` is written or layers are deleted; `state` (a reader-writer
@@ -37,6 +37,7 @@ mod error;
 mod frame;
 mod image;
 mod layout;
+mod mounted;
 mod recovery;
 mod remove;
 mod save;

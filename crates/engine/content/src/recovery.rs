@@ -122,7 +122,13 @@ fn read_snapshots(layout: &Layout, state: &mut State, report: &mut OpenReport) -
             continue;
         };
         match crate::snapshot::read_top(&path) {
-            Some(top) => drop(state.snapshots.insert(container, top)),
+            Some(top) => {
+                let mounted = crate::mounted::read_mounted(&path);
+                if !mounted.is_empty() {
+                    state.mounted.insert(container.clone(), mounted);
+                }
+                state.snapshots.insert(container, top);
+            }
             None => report.snapshots_damaged.push(name),
         }
     }

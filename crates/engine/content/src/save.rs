@@ -14,7 +14,7 @@ use crate::send::{VerifyingReader, parse_manifest};
 use crate::stage::Compression;
 use crate::store::{ContentStore, digest_of};
 use naru_base::Digest;
-use naru_oci::{AnyReference, Descriptor, Index, Manifest, Platform, Reference, media_type};
+use naru_oci::{AnyReference, Descriptor, Index, Manifest, Reference, media_type};
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -122,11 +122,7 @@ impl ContentStore {
             size: manifest.1.len() as u64,
             urls: Vec::new(),
             annotations: BTreeMap::new(),
-            platform: Some(Platform {
-                architecture: image.config.architecture.clone(),
-                os: image.config.os.clone(),
-                variant: image.config.variant.clone(),
-            }),
+            platform: Some(image.config.platform()),
         };
         if saved.names.is_empty() {
             manifests.push(descriptor.clone());

@@ -4,6 +4,7 @@
 //! snapshots/<container id>/layers -> <chain id of the topmost layer>, or "none"
 //! snapshots/<container id>/upper     what the container writes
 //! snapshots/<container id>/work      overlay's own
+//! snapshots/<container id>/mounted   images mounted beside it, where there are any (see `mounted`)
 //! ```
 //! The link is made first and deleted last, so a snapshot with an `upper` always knows its layers, whatever becomes
 //! of its image. Nothing here is synced: a power loss may lose a container made within the last seconds.
@@ -19,7 +20,7 @@ use rustix::io::Errno;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-const NO_LAYERS: &str = "none";
+pub(crate) const NO_LAYERS: &str = "none";
 
 /// The directories an overlay is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,11 +160,12 @@ impl ContentStore {
         let needs_collection = {
             let mut state = self.write();
             let top = state.snapshots.remove(container).flatten();
-            top.is_some_and(|top| {
+            let mounted = state.mounted.remove(container).unwrap_or_default();
+            top.iter().chain(&mounted).any(|top| {
                 !state
                     .images
                     .values()
-                    .any(|image| image.chain_ids.last() == Some(&top))
+                    .any(|image| image.chain_ids.last() == Some(top))
             })
         };
         if needs_collection {
@@ -205,7 +207,14 @@ impl ContentStore {
     pub(crate) fn lower(&self, state: &State, top: Option<&Digest>) -> Vec<PathBuf> {
         let init = self.layout.root.join("init/diff");
         std::iter::once(init)
-            .chain(chain_of(state, top).map(|chain| self.layout.diff(chain)))
+            .chain(self.layers_below(state, top))
+            .collect()
+    }
+
+    /// The directories of the layers from `top` downwards.
+    pub(crate) fn layers_below(&self, state: &State, top: Option<&Digest>) -> Vec<PathBuf> {
+        chain_of(state, top)
+            .map(|chain| self.layout.diff(chain))
             .collect()
     }
 
@@ -252,6 +261,9 @@ impl EmptySnapshot {
         let _ = remove("work/work", AtFlags::REMOVEDIR);
         let _ = remove("work", AtFlags::REMOVEDIR);
         let _ = remove("layers", AtFlags::empty());
-        let _ = rustix::fs::rmdir(&path);
+        // Images mounted beside it left directories, empty ones too.
+        if rustix::fs::rmdir(&path) == Err(Errno::NOTEMPTY) {
+            let _ = remove_any(&path);
+        }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub layers: HashMap<Digest, Arc<LayerRecord>>,
     /// Topmost layer under each snapshot; `None` when it has no layers.
     pub snapshots: HashMap<ContainerId, Option<Digest>>,
+    /// Topmost layers of the images that a container has mounted beside its root.
+    pub mounted: HashMap<ContainerId, Vec<Digest>>,
     /// Layers that a load under way counts on.
     pub pins: HashMap<Digest, usize>,
 }
@@ -318,7 +320,9 @@ impl State {
     /// Layers that nothing needs.
     pub(crate) fn unneeded_layers(&self) -> Vec<Digest> {
         let mut needed: HashSet<&Digest> = self.images.values().flat_map(|image| &image.chain_ids).collect();
-        for top in self.snapshots.values().flatten().chain(self.pins.keys()) {
+        let mounted = self.mounted.values().flatten();
+        let tops = self.snapshots.values().flatten().chain(mounted);
+        for top in tops.chain(self.pins.keys()) {
             let mut next = Some(top);
             while let Some(chain) = next {
                 needed.insert(chain);

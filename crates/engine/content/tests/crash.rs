@@ -136,7 +136,7 @@ fn measure_load() {
         let store = ContentStore::open(root.path()).unwrap();
         let start = std::time::Instant::now();
         let loaded = store
-            .load(std::fs::File::open(&path).unwrap(), &mut |_| ())
+            .load(std::fs::File::open(&path).unwrap(), None, &mut |_| ())
             .unwrap();
         let seconds = start.elapsed().as_secs_f64();
         let bytes = store.image(loaded[0].id.as_str()).unwrap().bytes as f64;

@@ -275,3 +275,31 @@ fn a_volume_is_filled_from_the_image_only_while_it_is_empty() {
     assert_eq!(std::fs::read(volume.join("a")).unwrap(), b"mine");
     assert_eq!(std::fs::read_dir(root.path().join("volume")).unwrap().count(), 1);
 }
+
+#[test]
+fn of_several_platforms_the_one_asked_for_is_loaded() {
+    let platform = |architecture: &str| naru_oci::Platform {
+        architecture: architecture.to_owned(),
+        os: "linux".to_owned(),
+        variant: String::new(),
+    };
+    let archives = [
+        docker_archive("x:1", &[&layer(&[file("a", "x")])]),
+        oci_archive(
+            "docker.io/library/x:1",
+            &[&layer(&[file("a", "x")])],
+            &gzip,
+            OCI_GZIP,
+        ),
+    ];
+    for archive in archives {
+        let root = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(root.path()).unwrap();
+        let load = |platform| store.load(archive.as_slice(), Some(&platform), &mut |_| ());
+        let refused = load(platform("s390x")).unwrap_err().to_string();
+        assert!(refused.contains("no image for platform linux/s390x"), "{refused}");
+        assert!(store.images().is_empty());
+        assert_empty(root.path());
+        assert_eq!(load(platform("amd64")).unwrap()[0].names, ["x:1"]);
+    }
+}

@@ -141,6 +141,38 @@ fn layers_under_a_container_stay_until_it_goes() {
 }
 
 #[test]
+fn layers_mounted_beside_a_container_stay_until_it_goes() {
+    let (root, store) = store();
+    let base = add(&store, "base:1", &[&layer(&[file("a", "base")])]);
+    let tool = add(
+        &store,
+        "tool:1",
+        &[&layer(&[file("t", "low")]), &layer(&[file("t", "top")])],
+    );
+    let top = store.image("tool:1").unwrap().chain_ids.last().cloned();
+    let container = ContainerId::generate();
+    let snapshot = store.create_snapshot(&container, &base).unwrap();
+    let shown = store.hold_layers(&container, top.as_ref()).unwrap();
+    assert_eq!(shown.len(), 3);
+    assert_eq!(std::fs::read(shown[0].join("t")).unwrap(), b"top");
+    assert_eq!(std::fs::read_dir(&shown[2]).unwrap().count(), 0);
+    store.remove(tool.as_str(), true, false, &nobody).unwrap();
+    assert!(shown[0].is_dir() && shown[1].is_dir());
+    drop(store);
+    let store = ContentStore::open(root.path()).unwrap();
+    assert!(
+        shown[0].is_dir() && shown[1].is_dir(),
+        "a new daemon keeps them too"
+    );
+    // Of an image without layers there is an empty directory alone.
+    assert_eq!(store.hold_layers(&container, None).unwrap().len(), 1);
+    store.remove_snapshot(&container).unwrap();
+    assert!(!shown[0].exists() && !shown[1].exists());
+    assert!(!snapshot.upper.parent().unwrap().exists());
+    assert!(store.hold_layers(&container, top.as_ref()).is_err());
+}
+
+#[test]
 fn a_name_moves_to_the_image_loaded_last_and_prune_takes_the_other() {
     let (root, store) = store();
     let old = add(&store, "app:1", &[&layer(&[file("a", "old!")])]);

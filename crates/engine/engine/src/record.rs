@@ -85,6 +85,9 @@ pub struct ResolvedMount {
     /// A path below the volume's root, looked up anew at each start.
     #[serde(default)]
     pub subpath: Option<String>,
+    /// The image that is mounted, for images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<MountedImage>,
     /// The volume was made for this container and goes with `rm -v` and `--rm`.
     pub is_anonymous: bool,
 }
@@ -95,6 +98,19 @@ pub enum MountKind {
     Bind,
     Volume,
     Tmpfs,
+    Image,
+}
+
+/// An image mounted beside a container's own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// As it was asked for.
+    pub name: String,
+    pub id: Digest,
+    /// Chain id of the topmost layer; `None` for an image without layers.
+    pub top: Option<Digest>,
+    /// The directories that show it, topmost first, kept with the container's snapshot.
+    pub layers: Vec<PathBuf>,
 }
 
 /// Where a container is in its life.

@@ -267,6 +267,12 @@ pub enum MountSource {
         /// Further mount options as `--tmpfs` gives them: `noexec`, `uid=…`.
         options: Vec<String>,
     },
+    /// The files of an image, to read.
+    Image {
+        name: String,
+        /// A path in it.
+        subpath: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

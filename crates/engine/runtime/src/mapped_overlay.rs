@@ -44,6 +44,25 @@ pub(crate) fn mount(layers: Layers<'_>, user: &UserNamespace) -> Result<OwnedFd,
     }
 }
 
+/// Mounts layers alone, topmost first, which nobody can write to. Only where the kernel takes detached ones.
+pub(crate) fn mount_read_only(layers: &[PathBuf], user: &UserNamespace) -> Result<OwnedFd, StartFailure> {
+    let context = open_context()?;
+    let mut held = Vec::with_capacity(layers.len());
+    for path in layers {
+        let layer = copy_mapped(path, user)?;
+        fsconfig_set_fd(context.as_fd(), "lowerdir+", layer.as_fd()).map_err(of_layer(path))?;
+        held.push(layer);
+    }
+    let described = format!("mount the {} layers of an image with mapped ids", layers.len());
+    create(&context, user).map_err(system("mount", &described))?;
+    fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )
+    .map_err(system("mount", described))
+}
+
 /// `None` where the kernel takes no detached layers.
 fn from_detached(layers: Layers<'_>, user: &UserNamespace) -> Result<Option<OwnedFd>, StartFailure> {
     let context = open_context()?;

@@ -2,10 +2,11 @@
 
 use crate::cgroup::{self, HierarchyKind};
 use crate::failure::{invalid, system};
+use crate::mapped_overlay;
 use crate::namespaces;
 use crate::parked::{self, FileSystem, Parked};
 use crate::plan::{ContainerPlan, StartFailure, StartFailureKind};
-use crate::root::{Root, TargetKind, attach, clean, map_ids};
+use crate::root::{Root, TargetKind, attach, clean, map_ids, read_only_overlay};
 use crate::user_namespace::UserNamespace;
 use naru_sys::mount::{MountAttributes, set_attributes};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
@@ -27,6 +28,8 @@ struct Options {
     data: Vec<String>,
     /// A path below the source of a bind, for `naru.subpath`.
     subpath: Option<PathBuf>,
+    /// Directories that together are the source, topmost first, for `naru.layer`: an image's.
+    layers: Vec<PathBuf>,
 }
 
 /// Mounts one entry. The host's tree must still be reachable, since bind sources are looked up there.
@@ -238,7 +241,11 @@ fn copy_source(
     if options.bind_recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let fd = open_source(source, flags, options, host_mounts)?;
+    let fd = if options.layers.is_empty() {
+        open_source(source, flags, options, host_mounts)?
+    } else {
+        open_image(options, user)?
+    };
     if let Some(recursive) = options.map_ids {
         let user = user.ok_or_else(|| {
             let message = format!(
@@ -321,6 +328,32 @@ fn open_source(
         Some(host) if is_shared(options) => within(host, open),
         _ => open(),
     }
+}
+
+/// An image's layers, or what is at a path in them, as a detached mount that nobody can write to.
+fn open_image(options: &Options, user: Option<&UserNamespace>) -> Result<OwnedFd, StartFailure> {
+    let whole = match user {
+        None => read_only_overlay(&options.layers, MountAttrFlags::empty())?,
+        Some(user) => mapped_overlay::mount_read_only(&options.layers, user)?,
+    };
+    let Some(below) = &options.subpath else {
+        return Ok(whole);
+    };
+    let failed = |error: &rustix::io::Errno| {
+        let reason = crate::failure::reason(error);
+        let message = format!("cannot access path {} of the image: {reason}", below.display());
+        invalid("mount", message)
+    };
+    // The mount goes with its descriptor, which must stay until it has been copied.
+    let root = Root::of(whole);
+    let place = root.open(below, OFlags::PATH).map_err(|error| failed(&error))?;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(&place, "", flags).map_err(|error| match error {
+        // Nothing can be copied out of a detached mount before.
+        rustix::io::Errno::INVAL => invalid("mount", "a subpath of an image needs Linux 6.15 or newer"),
+        other => failed(&other),
+    })
 }
 
 /// A copy of the mount of a path below `source`. Whoever writes to the source may put links there: they lead nowhere but
@@ -522,6 +555,10 @@ fn parse_option(parsed: &mut Options, option: &str) {
         "defaults" | "" => {}
         _ if option.starts_with("naru.subpath=") => {
             parsed.subpath = option.split_once('=').map(|(_, path)| PathBuf::from(path));
+        }
+        _ if option.starts_with("naru.layer=") => {
+            let path = option.split_once('=').map(|(_, path)| PathBuf::from(path));
+            parsed.layers.extend(path);
         }
         data => parsed.data.push(data.to_owned()),
     }

@@ -243,7 +243,10 @@ pub(crate) fn copy_tree(path: &Path) -> Result<OwnedFd, StartFailure> {
 }
 
 /// A read-only overlay of directories, topmost first, as a detached mount.
-pub(crate) fn read_only_overlay(layers: &[PathBuf]) -> Result<OwnedFd, StartFailure> {
+pub(crate) fn read_only_overlay(
+    layers: &[PathBuf],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, StartFailure> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(system("rootfs", "open the overlay file system"))?;
     for path in layers {
@@ -252,9 +255,7 @@ pub(crate) fn read_only_overlay(layers: &[PathBuf]) -> Result<OwnedFd, StartFail
     }
     let described = format!("mount {} layers to look at them", layers.len());
     fsconfig_create(context.as_fd()).map_err(system("rootfs", &described))?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let attributes = attributes | MountAttrFlags::MOUNT_ATTR_RDONLY;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(system("rootfs", described))
 }
 

@@ -18,8 +18,12 @@ use naru_sys::namespace;
 use oci_spec::runtime::Mount;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+/// Nothing seen from outside is to be run or opened as a device.
+const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// A file tree: the descriptor of its root, and what keeps its mounts where they are.
 #[derive(Debug)]
@@ -96,7 +100,7 @@ pub fn layers(layers: &[PathBuf]) -> Result<View, StartFailure> {
             rustix::fs::open(only, flags, rustix::fs::Mode::empty())
                 .map_err(system("view", format_args!("open {}", only.display())))?
         }
-        several => read_only_overlay(several)?,
+        several => read_only_overlay(several, HARMLESS)?,
     };
     Ok(View {
         root,
@@ -128,7 +132,7 @@ pub fn stopped(base: &Base<'_>, binds: &[Mount]) -> Result<Option<View>, StartFa
             let all: Vec<PathBuf> = std::iter::once(upper.to_path_buf())
                 .chain(lower.iter().cloned())
                 .collect();
-            Root::place(read_only_overlay(&all)?, upper)?
+            Root::place(read_only_overlay(&all, HARMLESS)?, upper)?
         }
     };
     let is_writable = matches!(base, Base::Writable(_));

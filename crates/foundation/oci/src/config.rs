@@ -3,6 +3,7 @@
 //! Reading is lenient where images in the wild are: an absent member and `null` mean the same, and an unreadable
 //! time is no time. It is strict where safety depends on it: every diff id is a digest.
 
+use crate::Platform;
 use naru_base::{Digest, Timestamp};
 use serde::de::{Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize, Serializer};
@@ -48,6 +49,17 @@ pub struct ImageConfig {
     pub rootfs: RootFs,
     #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
+}
+
+impl ImageConfig {
+    /// What machines it is for.
+    pub fn platform(&self) -> Platform {
+        Platform {
+            architecture: self.architecture.clone(),
+            os: self.os.clone(),
+            variant: self.variant.clone(),
+        }
+    }
 }
 
 /// What a container made from the image runs, unless told otherwise.

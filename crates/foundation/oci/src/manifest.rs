@@ -99,6 +99,12 @@ impl Platform {
         })
     }
 
+    /// Whether what is `found` will do for this one, which may leave the variant open.
+    pub fn fits(&self, found: &Self) -> bool {
+        let is_variant = self.variant.is_empty() || self.variant == found.variant;
+        self.os == found.os && self.architecture == found.architecture && is_variant
+    }
+
     /// What this machine runs, in Go's words for architectures.
     pub fn host() -> Self {
         let architecture = match std::env::consts::ARCH {
@@ -171,11 +177,10 @@ impl Index {
     /// The manifest for `platform`: the first that fits; else, when the index names no platforms, its only one.
     pub fn choose(&self, platform: &Platform) -> Option<&Descriptor> {
         let fits = |descriptor: &&Descriptor| {
-            descriptor.platform.as_ref().is_some_and(|offered| {
-                offered.os == platform.os
-                    && offered.architecture == platform.architecture
-                    && (platform.variant.is_empty() || offered.variant == platform.variant)
-            })
+            descriptor
+                .platform
+                .as_ref()
+                .is_some_and(|offered| platform.fits(offered))
         };
         self.manifests
             .iter()

@@ -254,7 +254,7 @@ fn negotiate(asked: Option<ApiVersion>) -> Result<ApiVersion, Refused> {
 }
 
 fn add_common_headers(response: &mut Answer) {
-    const API_VERSION_TEXT: HeaderValue = HeaderValue::from_static("1.47");
+    const API_VERSION_TEXT: HeaderValue = HeaderValue::from_static("1.51");
     const SERVER: HeaderValue =
         HeaderValue::from_static(concat!("Naru/", env!("CARGO_PKG_VERSION"), " (linux)"));
     let headers = response.headers_mut();
@@ -277,9 +277,9 @@ mod tests {
     #[test]
     fn versions_are_negotiated_in_dockers_words() {
         assert_eq!(negotiate(None), Ok(API_VERSION));
-        assert_eq!(API_VERSION.to_string(), "1.47", "the header is written by hand");
+        assert_eq!(API_VERSION.to_string(), "1.51", "the header is written by hand");
         let refused = |version: &str| negotiate(version.parse().ok()).unwrap_err();
-        let too_new = "client version 1.99 is too new. Maximum supported API version is 1.47";
+        let too_new = "client version 1.99 is too new. Maximum supported API version is 1.51";
         assert_eq!(refused("1.99"), Refused::Error(ApiError::invalid(too_new)));
         assert!(matches!(
             refused("1.12"),

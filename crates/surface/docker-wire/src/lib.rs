@@ -11,7 +11,7 @@ pub use query::Query;
 pub use routes::{ApiVersion, Endpoint};
 
 /// The newest version of the API that Naru serves.
-pub const API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 47 };
+pub const API_VERSION: ApiVersion = ApiVersion { major: 1, minor: 51 };
 
 /// The oldest version Naru serves.
 pub const API_VERSION_MIN: ApiVersion = ApiVersion { major: 1, minor: 24 };

@@ -8,7 +8,7 @@ use hyper::Method;
 use std::fmt;
 use std::str::FromStr;
 
-/// `1.47`.
+/// `1.51`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ApiVersion {
     pub major: u16,

@@ -182,7 +182,7 @@ pub fn oci_archive(name: &str, layers: &[&[u8]], compress: &dyn Fn(&[u8]) -> Vec
 }
 
 pub fn load(store: &ContentStore, archive: &[u8]) -> Result<Vec<LoadedImage>, ContentError> {
-    store.load(archive, &mut |_| ())
+    store.load(archive, None, &mut |_| ())
 }
 
 /// Loads a one-layer image and returns the layer's directory.

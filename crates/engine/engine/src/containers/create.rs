@@ -4,7 +4,9 @@ use super::{Container, names};
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::plan;
-use crate::record::{ContainerRecord, ContainerState, MountKind, ResolvedConfig, ResolvedMount};
+use crate::record::{
+    ContainerRecord, ContainerState, MountKind, MountedImage, ResolvedConfig, ResolvedMount,
+};
 use crate::spec::{ContainerSpec, HealthcheckSpec, MountSource, MountSpec, NamespaceMode, NetworkMode};
 use crate::views::Created;
 use crate::volumes::Claim;
@@ -69,7 +71,7 @@ impl Engine {
         }
         resolved.mounts = self.resolve_mounts(&spec, &resolved)?;
         let directory = self.container_directory(id);
-        let record = ContainerRecord {
+        let mut record = ContainerRecord {
             id: id.clone(),
             name: name.to_owned(),
             created_at: Timestamp::now(),
@@ -96,6 +98,7 @@ impl Engine {
             .content
             .create_snapshot(id, &record.resolved.image_id)
             .map_err(crate::images::error)?;
+        self.hold_images(&mut record)?;
         self.mount_ahead(&record, snapshot).await;
         std::fs::DirBuilder::new()
             .create(&directory)
@@ -104,6 +107,18 @@ impl Engine {
         self.write_record(&container)?;
         undo.is_armed = false;
         Ok((container, claim))
+    }
+
+    /// Keeps the layers of the images that are mounted as long as the container is there.
+    fn hold_images(&self, record: &mut ContainerRecord) -> Result<()> {
+        for mount in &mut record.resolved.mounts {
+            if let Some(image) = &mut mount.image {
+                let held = self.content.hold_layers(&record.id, image.top.as_ref());
+                image.layers = held.map_err(crate::images::error)?;
+                mount.source = image.layers.last().cloned().unwrap_or_default();
+            }
+        }
+        Ok(())
     }
 
     /// Has the stem that waits for this container mount its root filesystem now. A start does not depend on it.
@@ -218,6 +233,7 @@ impl Engine {
             tmpfs_options: Vec::new(),
             backing: None,
             subpath: None,
+            image: None,
             is_anonymous,
         }
     }
@@ -236,6 +252,7 @@ impl Engine {
             tmpfs_options: Vec::new(),
             backing: None,
             subpath: None,
+            image: None,
             is_anonymous: false,
         };
         match &mount.source {
@@ -302,6 +319,21 @@ impl Engine {
                 }
                 Ok(ResolvedMount {
                     tmpfs_options: all,
+                    ..bare
+                })
+            }
+            MountSource::Image { name, subpath } => {
+                let image = self.image_for_container(name)?;
+                let mounted = MountedImage {
+                    name: name.clone(),
+                    id: image.id.clone(),
+                    top: image.chain_ids.last().cloned(),
+                    layers: Vec::new(),
+                };
+                Ok(ResolvedMount {
+                    read_only: true,
+                    subpath: subpath.clone(),
+                    image: Some(mounted),
                     ..bare
                 })
             }

@@ -52,13 +52,14 @@ impl Engine {
         &self.content
     }
 
-    /// Loads an archive; blocking, for a thread of its own.
+    /// Loads an archive, of several platforms the one asked for; blocking, for a thread of its own.
     pub fn load_images(
         &self,
         archive: impl Read,
+        platform: Option<&naru_oci::Platform>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Vec<LoadedImage>> {
-        let loaded = self.content.load(archive, progress).map_err(error)?;
+        let loaded = self.content.load(archive, platform, progress).map_err(error)?;
         for image in &loaded {
             let name = image
                 .names
@@ -126,7 +127,14 @@ impl Engine {
         let users = containers
             .iter()
             .map(|container| container.record())
-            .filter(|record| record.resolved.image_id == *image);
+            .filter(|record| {
+                let mut mounted = record
+                    .resolved
+                    .mounts
+                    .iter()
+                    .filter_map(|mount| mount.image.as_ref());
+                record.resolved.image_id == *image || mounted.any(|mounted| mounted.id == *image)
+            });
         users
             .map(|record| ImageUser {
                 container: record.id.clone(),

@@ -178,6 +178,18 @@ fn plan_own_mount(own: &ResolvedMount) -> oci::Mount {
         }
         return mount(&own.target, "tmpfs", "tmpfs", &options);
     }
+    if let Some(image) = &own.image {
+        let mut options = vec!["rprivate".to_owned(), "ro".to_owned()];
+        options.extend(
+            image
+                .layers
+                .iter()
+                .map(|path| format!("naru.layer={}", path.display())),
+        );
+        options.extend(own.subpath.as_ref().map(|path| format!("naru.subpath={path}")));
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        return mount(&own.target, "bind", &own.source.to_string_lossy(), &options);
+    }
     let mut source = own.source.clone();
     match &own.backing {
         None => {}
@@ -278,6 +290,7 @@ pub fn mount_kind(source: &MountSource) -> MountKind {
         MountSource::Bind { .. } => MountKind::Bind,
         MountSource::Volume { .. } => MountKind::Volume,
         MountSource::Tmpfs { .. } => MountKind::Tmpfs,
+        MountSource::Image { .. } => MountKind::Image,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::translate::inspect::{EngineFacts, container_inspect};
 use crate::translate::list;
 use crate::translate::prune::PruneFilters;
 use crate::translate::update::update_spec;
+use crate::translate::version;
 use hyper::StatusCode;
 use naru_base::Timestamp;
 use naru_docker_wire::types::{
@@ -26,7 +27,10 @@ pub async fn create(mut call: Call) -> ApiResult<Answer> {
     defaults::merge_log(&mut request.host_config, &defaults.log);
     let security_options = request.host_config.security_opt.clone().unwrap_or_default();
     check_platform(call.query.non_empty("platform"))?;
-    let (mut spec, mut warnings) = container_spec(request, host_facts())?;
+    let mut warnings = Vec::new();
+    version::shape_create(&mut request, call.version, &mut warnings)?;
+    let (mut spec, of_limits) = container_spec(request, host_facts())?;
+    warnings.extend(of_limits);
     defaults::merge_spec(&mut spec, defaults, &security_options);
     let name = call.query.non_empty("name").map(ToOwned::to_owned);
     let created = call.engine.create_container(name, spec).await?;

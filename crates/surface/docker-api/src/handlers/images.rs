@@ -76,7 +76,11 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
     };
     let mut summaries: Vec<ImageSummary> = Vec::new();
     for image in store.images().iter().filter(|image| is_wanted(image)) {
-        let containers = call.engine.image_users(&image.id).await.len() as i64;
+        let containers = if call.version.is_at_least(51) {
+            call.engine.image_users(&image.id).await.len() as i64
+        } else {
+            -1
+        };
         // Of an image with several names the filter shows those it fits, as Docker does.
         let is_shown = |name: &String| filters.any("reference", |pattern| is_referred(name, pattern));
         let mut shown = Image::clone(image);
@@ -98,35 +102,57 @@ fn is_referred(name: &str, pattern: &str) -> bool {
 
 pub fn inspect(call: &Call) -> ApiResult<Answer> {
     let image = call.engine.images().image(&call.name)?;
-    check_platform(call, &image)?;
+    if call.version.is_at_least(49) {
+        if call.query.flag("manifests") && call.query.non_empty("platform").is_some() {
+            return Err(ApiError::invalid(
+                "conflicting options: manifests and platform options cannot both be set",
+            ));
+        }
+        check_platform(call, &call.name)?;
+    }
     Ok(respond::ok(&image_inspect(&image, call.version)))
 }
 
 /// An image here is of one platform: another one that is asked for is not there.
-pub fn check_platform(call: &Call, image: &Image) -> ApiResult<()> {
+pub fn check_platform(call: &Call, name: &str) -> ApiResult<()> {
     let Some(text) = call.query.non_empty("platform") else {
         return Ok(());
     };
     let wanted = parse_platform(text)?;
-    let found = Platform {
-        os: image.config.os.clone(),
-        architecture: image.config.architecture.clone(),
-        variant: image.config.variant.clone(),
-    };
-    let is_variant = wanted.variant.is_empty() || wanted.variant == found.variant;
-    if wanted.os == found.os && wanted.architecture == found.architecture && is_variant {
+    check_match(name, &wanted, &*call.engine.images().image(name)?)
+}
+
+/// The values of `platforms`: each an object, or an array of them.
+fn platforms(call: &Call) -> ApiResult<Vec<Platform>> {
+    let mut all = Vec::new();
+    for text in call.query.all("platforms") {
+        if text.starts_with('[') {
+            let several: Vec<Platform> = serde_json::from_str(text)
+                .map_err(|error| ApiError::invalid(format!("invalid platforms {text:?}: {error}")))?;
+            all.extend(several);
+        } else {
+            all.push(parse_platform(text)?);
+        }
+    }
+    Ok(all)
+}
+
+fn check_match(name: &str, wanted: &Platform, image: &Image) -> ApiResult<()> {
+    let found = image.config.platform();
+    if wanted.fits(&found) {
         return Ok(());
     }
     Err(ApiError::not_found(format!(
-        "image with reference {} was found but does not match the specified platform: wanted {wanted}, actual: {found}",
-        call.name
+        "image with reference {name} was found but does not match the specified platform: wanted {wanted}, actual: {found}"
     )))
 }
 
 pub fn history(call: &Call) -> ApiResult<Answer> {
     let store = call.engine.images();
     let image = store.image(&call.name)?;
-    check_platform(call, &image)?;
+    if call.version.is_at_least(48) {
+        check_platform(call, &call.name)?;
+    }
     Ok(respond::ok(&wire_history(store.history(&image))))
 }
 
@@ -147,6 +173,12 @@ pub fn tag(call: &Call) -> ApiResult<Answer> {
 
 pub async fn remove(call: Call) -> ApiResult<Answer> {
     let (force, no_prune) = (call.query.flag("force"), call.query.flag("noprune"));
+    if call.version.is_at_least(50) && call.query.non_empty("platforms").is_some() {
+        let image = call.engine.images().image(&call.name)?;
+        for platform in platforms(&call)? {
+            check_match(&call.name, &platform, &image)?;
+        }
+    }
     let removed = blocking(move || Ok(call.engine.remove_image(&call.name, force, no_prune)?)).await?;
     Ok(respond::ok(&delete_items(removed)))
 }
@@ -180,12 +212,11 @@ pub async fn blocking<T: Send + 'static>(
 
 /// The archive is unpacked while it arrives; the answer is a stream of progress, and errors come in it.
 pub fn load(call: Call) -> ApiResult<Answer> {
-    if call.query.non_empty("platform").is_some() {
-        return Err(ApiError::not_supported(
-            "choosing a platform to load",
-            "the archive's own is taken",
-        ));
-    }
+    let platform = call
+        .query
+        .non_empty("platform")
+        .filter(|_| call.version.is_at_least(48));
+    let platform = platform.map(parse_platform).transpose()?;
     let quiet = call.query.flag("quiet");
     let (chunks, archive) = mpsc::channel(UPLOAD_CHUNKS_MAX);
     let (lines, progress) = mpsc::channel(PROGRESS_LINES_MAX);
@@ -202,6 +233,7 @@ pub fn load(call: Call) -> ApiResult<Answer> {
                 archive,
                 current: Bytes::new(),
             },
+            platform.as_ref(),
             &mut tell,
         );
         for line in closing_lines(loaded) {

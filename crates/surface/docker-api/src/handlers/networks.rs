@@ -7,6 +7,7 @@ use crate::translate::filters::Filters;
 use crate::translate::network::{attachment, network_spec, wire_network};
 use crate::translate::pattern::is_named;
 use crate::translate::prune::PruneFilters;
+use crate::translate::version;
 use hyper::StatusCode;
 use naru_docker_wire::types::{
     Network, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest,
@@ -58,7 +59,8 @@ fn matches(view: &NetworkView, filters: &Filters, dangling: Option<bool>) -> boo
 }
 
 pub async fn create(mut call: Call) -> ApiResult<Answer> {
-    let wire: NetworkCreateRequest = call.json().await?;
+    let mut wire: NetworkCreateRequest = call.json().await?;
+    version::shape_network_create(&mut wire, call.version);
     let id = call.engine.create_network(network_spec(wire)?).await?;
     let body = NetworkCreateResponse {
         id: id.to_string(),

@@ -1,5 +1,6 @@
 //! What needs a registry: pull, push, login, search, and asking about an image.
 
+use super::images::check_platform;
 use crate::error::{ApiError, ApiResult};
 use crate::request::Call;
 use crate::respond::{self, Answer};
@@ -42,14 +43,12 @@ pub async fn pull(call: Call) -> ApiResult<Answer> {
 
 /// `POST /images/{}/push`.
 pub async fn push(call: Call) -> ApiResult<Answer> {
-    if call.query.non_empty("platform").is_some() {
-        return Err(ApiError::not_supported(
-            "choosing a platform to push",
-            "an image here is of one platform",
-        ));
+    let reference = parse_reference(&call.name, call.query.non_empty("tag"))?;
+    if call.version.is_at_least(46) {
+        check_platform(&call, &reference.clone().or_latest().to_string())?;
     }
     let request = PushRequest {
-        reference: parse_reference(&call.name, call.query.non_empty("tag"))?,
+        reference,
         credentials: credentials(&call)?,
     };
     let (steps, told) = mpsc::channel(STEPS_MAX);

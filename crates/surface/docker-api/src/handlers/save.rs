@@ -24,9 +24,9 @@ pub async fn save(call: Call) -> ApiResult<Answer> {
     if names.is_empty() {
         return Err(ApiError::invalid("no image to save was named"));
     }
-    if call.query.non_empty("platform").is_some() {
+    if call.version.is_at_least(48) {
         for name in &names {
-            check_platform(&call, &*call.engine.images().image(name)?)?;
+            check_platform(&call, name)?;
         }
     }
     let engine = call.engine.clone();

@@ -3,11 +3,12 @@
 use super::disk;
 use crate::request::Call;
 use crate::respond::{self, Answer};
+use crate::translate::version;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use naru_base::Timestamp;
 use naru_docker_wire::types::{
-    Component, DiskAccount, PlatformName, PluginsInfo, SystemInfo, VersionResponse,
+    Component, DiskAccount, FirewallBackend, PlatformName, PluginsInfo, SystemInfo, VersionResponse,
 };
 use naru_docker_wire::{API_VERSION, API_VERSION_MIN, Endpoint};
 use naru_engine::EngineInfo;
@@ -86,7 +87,8 @@ pub fn version() -> Answer {
 pub async fn info(call: Call) -> Answer {
     let engine = call.engine.info().await;
     let account = disk::recent_account(&call.engine).await;
-    let info = system_info(&engine, account);
+    let mut info = system_info(&engine, account);
+    version::shape_info(&mut info, call.version);
     if call.version.is_at_least(25) {
         return respond::ok(&info);
     }
@@ -141,7 +143,6 @@ fn registry_config(engine: &EngineInfo) -> serde_json::Value {
         indexes.insert(host.clone(), index(host, &[], false));
     }
     json!({
-        "AllowNondistributableArtifactsCIDRs": [], "AllowNondistributableArtifactsHostnames": [],
         "InsecureRegistryCIDRs": networks, "IndexConfigs": indexes, "Mirrors": engine.registry_mirrors,
     })
 }
@@ -180,8 +181,8 @@ fn system_info(engine: &EngineInfo, account: DiskAccount) -> SystemInfo {
         pids_limit: true,
         oom_kill_disable: engine.cgroup_version == 1,
         ipv4_forwarding: is_one("/proc/sys/net/ipv4/ip_forward"),
-        bridge_nf_iptables: is_one("/proc/sys/net/bridge/bridge-nf-call-iptables"),
-        bridge_nf_ip6tables: is_one("/proc/sys/net/bridge/bridge-nf-call-ip6tables"),
+        bridge_nf_iptables: Some(is_one("/proc/sys/net/bridge/bridge-nf-call-iptables")),
+        bridge_nf_ip6tables: Some(is_one("/proc/sys/net/bridge/bridge-nf-call-ip6tables")),
         n_fd: std::fs::read_dir("/proc/self/fd").map_or(-1, |entries| entries.count() as i64),
         n_goroutines: -1,
         system_time: Timestamp::now().to_string(),
@@ -211,6 +212,10 @@ fn system_info(engine: &EngineInfo, account: DiskAccount) -> SystemInfo {
         live_restore_enabled: engine.live_restore,
         init_binary: "naru".to_owned(),
         security_options: security_options(engine),
+        cdi_spec_dirs: Some(Vec::new()),
+        firewall_backend: Some(FirewallBackend {
+            driver: "nftables".to_owned(),
+        }),
         warnings: Some(disk::warnings(&account)).filter(|list| !list.is_empty()),
         disk_account: Some(account),
         ..SystemInfo::default()

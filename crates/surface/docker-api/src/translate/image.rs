@@ -8,6 +8,7 @@ use naru_docker_wire::types::{
 };
 use naru_engine::content::ImageConfig;
 use naru_engine::content::{HistoryEntry as History, Image, Removed};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `Size` was joined by an equal `VirtualSize` before API 1.44.
@@ -19,7 +20,7 @@ fn created_text(created: Option<Timestamp>) -> String {
     created.map_or_else(|| Timestamp::ZERO.to_owned(), |time| time.to_string())
 }
 
-/// `containers` and `shared_bytes` are -1 when they were not counted.
+/// `containers` and `shared_bytes` are -1 when they were not counted, and `containers` always before API 1.51.
 pub fn image_summary(image: &Image, containers: i64, shared_bytes: i64, version: ApiVersion) -> ImageSummary {
     ImageSummary {
         id: image.id.to_string(),
@@ -60,7 +61,7 @@ pub fn image_inspect(image: &Image, version: ApiVersion) -> ImageInspect {
         }),
         docker_version: config.docker_version.clone(),
         author: config.author.clone(),
-        config: container_config(config),
+        config: shown_config(config, version),
         architecture: config.architecture.clone(),
         variant: config.variant.clone(),
         os: config.os.clone(),
@@ -80,6 +81,12 @@ pub fn image_inspect(image: &Image, version: ApiVersion) -> ImageInspect {
         },
         ..ImageInspect::default()
     }
+}
+
+fn shown_config(config: &ImageConfig, version: ApiVersion) -> Value {
+    let mut shown = serde_json::to_value(container_config(config)).unwrap_or_default();
+    super::version::shape_image_config(&mut shown, version);
+    shown
 }
 
 fn container_config(config: &ImageConfig) -> ContainerConfig {

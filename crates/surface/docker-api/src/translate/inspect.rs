@@ -263,16 +263,23 @@ pub fn mount_point(mount: &ResolvedMount) -> MountPoint {
         MountKind::Bind => "bind",
         MountKind::Volume => "volume",
         MountKind::Tmpfs => "tmpfs",
+        MountKind::Image => "image",
     };
     // Docker shows the options as they were written with -v; `z` is what it shows for a volume.
     let mode = match (mount.kind, mount.read_only) {
+        (MountKind::Image, _) => "",
         (_, true) => "ro",
         (MountKind::Volume, false) => "z",
         _ => "",
     };
     MountPoint {
         kind: kind.to_owned(),
-        name: mount.volume.clone().unwrap_or_default(),
+        name: mount
+            .volume
+            .as_ref()
+            .or(mount.image.as_ref().map(|image| &image.name))
+            .cloned()
+            .unwrap_or_default(),
         source: path_text(&mount.source),
         destination: mount.target.clone(),
         driver: if mount.kind == MountKind::Volume {

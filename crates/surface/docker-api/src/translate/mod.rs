@@ -23,3 +23,4 @@ pub mod status;
 pub mod time;
 pub mod transfer;
 pub mod update;
+pub mod version;

@@ -183,13 +183,14 @@ fn parse_mount(mount: &Mount) -> ApiResult<MountSpec> {
     let belongs = [
         ("bind", "BindOptions", mount.bind_options.is_some()),
         ("volume", "VolumeOptions", mount.volume_options.is_some()),
+        ("image", "ImageOptions", mount.image_options.is_some()),
         ("tmpfs", "TmpfsOptions", mount.tmpfs_options.is_some()),
     ];
     if !belongs.iter().any(|(kind, ..)| *kind == mount.kind) {
         return Err(match mount.kind.as_str() {
-            "npipe" | "image" | "cluster" => ApiError::not_supported(
+            "npipe" | "cluster" => ApiError::not_supported(
                 format!("a mount of type \"{}\"", mount.kind),
-                "use bind, volume or tmpfs",
+                "use bind, volume, image or tmpfs",
             ),
             "" => invalid("mount type unknown: \"\""),
             _ => invalid("mount type unknown"),
@@ -213,6 +214,16 @@ fn parse_mount(mount: &Mount) -> ApiResult<MountSpec> {
             bind_source(mount, mount.bind_options.clone().unwrap_or_default()).map_err(|why| invalid(&why))?
         }
         "volume" => volume_source(mount, mount.volume_options.clone().unwrap_or_default())?,
+        "image" => {
+            if mount.source.is_empty() {
+                return Err(invalid("field Source must not be empty"));
+            }
+            let options = mount.image_options.clone().unwrap_or_default();
+            MountSource::Image {
+                name: mount.source.clone(),
+                subpath: subpath(options.subpath).map_err(|why| invalid(&why))?,
+            }
+        }
         _ => tmpfs_source(mount, mount.tmpfs_options.clone().unwrap_or_default())
             .map_err(|why| invalid(&why))?,
     };
@@ -266,15 +277,8 @@ fn volume_source(mount: &Mount, options: VolumeOptions) -> ApiResult<MountSource
         }
         driver_options = driver.options;
     }
-    let subpath = Some(options.subpath).filter(|path| !path.is_empty());
-    if let Some(path) = subpath
-        .as_deref()
-        .filter(|path| path.starts_with('/') || path.split('/').any(|p| p == ".."))
-    {
-        return Err(ApiError::invalid(format!(
-            "invalid mount config for type \"volume\": subpath must be a relative path within the volume: {path}"
-        )));
-    }
+    let subpath = subpath(options.subpath)
+        .map_err(|why| ApiError::invalid(format!("invalid mount config for type \"volume\": {why}")))?;
     Ok(MountSource::Volume {
         name: Some(mount.source.clone()).filter(|name| !name.is_empty()),
         no_copy: options.no_copy,
@@ -282,6 +286,16 @@ fn volume_source(mount: &Mount, options: VolumeOptions) -> ApiResult<MountSource
         labels: options.labels,
         options: driver_options,
     })
+}
+
+/// A path below the root of a volume or an image.
+fn subpath(text: String) -> Result<Option<String>, String> {
+    if text.starts_with('/') || text.split('/').any(|part| part == "..") {
+        return Err(format!(
+            "subpath must be a relative path within the volume: {text}"
+        ));
+    }
+    Ok(Some(text).filter(|path| !path.is_empty()))
 }
 
 fn tmpfs_source(mount: &Mount, options: TmpfsOptions) -> Result<MountSource, String> {

@@ -149,7 +149,7 @@ wire! {
         #[serde(skip_serializing_if = "Option::is_none")]
         volume_options: Option<VolumeOptions>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        image_options: Option<Value>,
+        image_options: Option<ImageOptions>,
         #[serde(skip_serializing_if = "Option::is_none")]
         tmpfs_options: Option<TmpfsOptions>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,6 +185,11 @@ wire! {
         name: String,
         #[serde(skip_serializing_if = "is_zero")]
         options: StringMap,
+    }
+
+    pub struct ImageOptions {
+        #[serde(skip_serializing_if = "is_zero")]
+        subpath: String,
     }
 
     pub struct TmpfsOptions {

@@ -1,6 +1,7 @@
 //! Images: list, inspect, history, removal, progress of a load.
 
 use super::{ContainerConfig, GraphDriver, StringMap, is_zero, wire};
+use serde_json::Value;
 
 wire! {
     /// An entry of `GET /images/json`.
@@ -32,7 +33,8 @@ wire! {
         container_config: Option<ContainerConfig>,
         docker_version: String,
         author: String,
-        config: ContainerConfig,
+        /// A container's configuration, less what is no image's from API 1.50 on.
+        config: Value,
         architecture: String,
         #[serde(skip_serializing_if = "is_zero")]
         variant: String,

@@ -32,7 +32,6 @@ wire! {
         global_ipv6_prefix_len: i64,
         #[serde(rename = "DNSNames")]
         dns_names: Option<Vec<String>>,
-        #[serde(skip_serializing_if = "is_zero")]
         gw_priority: i64,
     }
 

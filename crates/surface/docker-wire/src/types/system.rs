@@ -108,9 +108,10 @@ wire! {
         pids_limit: bool,
         #[serde(rename = "IPv4Forwarding")]
         ipv4_forwarding: bool,
-        bridge_nf_iptables: bool,
-        #[serde(rename = "BridgeNfIp6tables")]
-        bridge_nf_ip6tables: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bridge_nf_iptables: Option<bool>,
+        #[serde(rename = "BridgeNfIp6tables", skip_serializing_if = "Option::is_none")]
+        bridge_nf_ip6tables: Option<bool>,
         debug: bool,
         #[serde(rename = "NFd")]
         n_fd: i64,
@@ -152,6 +153,10 @@ wire! {
         runc_commit: Commit,
         init_commit: Commit,
         security_options: Vec<String>,
+        #[serde(rename = "CDISpecDirs", skip_serializing_if = "Option::is_none")]
+        cdi_spec_dirs: Option<Vec<String>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        firewall_backend: Option<FirewallBackend>,
         warnings: Option<Vec<String>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         disk_account: Option<DiskAccount>,
@@ -167,7 +172,13 @@ wire! {
     pub struct Commit {
         #[serde(rename = "ID")]
         id: String,
-        expected: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expected: Option<String>,
+    }
+
+    /// What keeps and publishes containers' ports on the host.
+    pub struct FirewallBackend {
+        driver: String,
     }
 }
 

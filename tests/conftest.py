@@ -133,6 +133,17 @@ def pytest_runtest_protocol(item, nextitem):
     return True
 
 
+def pytest_sessionfinish(session):
+    """One of several that share the work tells the one that reports."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["unsteady"] = UNSTEADY
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    UNSTEADY.extend(getattr(node, "workeroutput", {}).get("unsteady", []))
+
+
 def pytest_terminal_summary(terminalreporter):
     for name, failure in UNSTEADY:
         terminalreporter.write_line(f"run twice: {name}: " + " ".join(failure.split()[-60:]))

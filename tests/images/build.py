@@ -4,6 +4,7 @@ Results are cached under target/images in a folder named after everything they a
 Run as a program it prints the folder's path.
 """
 
+import fcntl
 import glob
 import hashlib
 import os
@@ -51,10 +52,13 @@ def build():
     """Returns the folder with busybox.tar, debian.tar, debian-oci.tar and debian-zstd.tar, building what is missing."""
     folder = os.path.join(ROOT, "target", "images", content_key())
     os.makedirs(folder, exist_ok=True)
-    if not os.path.exists(os.path.join(folder, "busybox.tar")):
-        build_busybox(folder)
-    if not os.path.exists(os.path.join(folder, "debian-zstd.tar")):
-        build_debian(folder)
+    # Who runs tests beside these waits until they are whole.
+    with open(os.path.join(folder, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(os.path.join(folder, "busybox.tar")):
+            build_busybox(folder)
+        if not os.path.exists(os.path.join(folder, "debian-zstd.tar")):
+            build_debian(folder)
     return folder
 
 

@@ -42,6 +42,7 @@ const PACKAGES: &[&str] = &["python3-venv", "ca-certificates", "libc6-dev"];
 /// What the tests import, from `PyPI`.
 const PYTHON_PACKAGES: &[&str] = &[
     "pytest",
+    "pytest-xdist",
     "docker",
     "aiodocker",
     "testcontainers",

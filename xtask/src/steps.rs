@@ -61,7 +61,9 @@ pub fn ci() -> Result<(), String> {
     if is_ready && is_built {
         note(
             "end to end",
-            step("end to end", || run::count_tests(pytest(&[]))),
+            step("end to end", || {
+                run::count_tests(pytest(&SIDE_BY_SIDE.map(str::to_owned)))
+            }),
             &mut total,
         );
         note(
@@ -128,6 +130,9 @@ pub fn bench(arguments: &[String]) -> Result<(), String> {
     name_binary(&mut command);
     run::complete(command)
 }
+
+/// Two at a time, each file's tests by one: much of a test is waiting for a peer.
+const SIDE_BY_SIDE: [&str; 2] = ["-n2", "--dist=loadfile"];
 
 fn pytest(arguments: &[String]) -> Command {
     let mut command = Command::new(run::root().join("target/venv/bin/python"));

@@ -374,6 +374,8 @@ pub fn file_error(action: &str, place: &Path, errno: Errno) -> EngineError {
         Errno::EXIST | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::NAMETOOLONG => {
             ErrorKind::InvalidParameter
         }
+        // The kernel takes no name with a zero byte.
+        Errno::INVAL if place.as_os_str().as_bytes().contains(&0) => ErrorKind::InvalidParameter,
         Errno::ROFS => ErrorKind::Forbidden,
         _ => ErrorKind::System,
     };

@@ -177,6 +177,18 @@ impl Engine {
     }
 
     async fn view_to_read(self: &Arc<Self>, container: &Arc<Container>) -> Result<View> {
+        let viewed = self.look_to_read(container).await;
+        // Nothing is held for a reader: the files may be on their way out while it looks.
+        if viewed.is_err() && container.record().state == ContainerState::Removing {
+            return Err(EngineError::not_found(format!(
+                "No such container: {}",
+                container.id
+            )));
+        }
+        viewed
+    }
+
+    async fn look_to_read(self: &Arc<Self>, container: &Arc<Container>) -> Result<View> {
         if let Some(process) = process_of(&container.record())
             && let Some(view) = running_view(process, view::running).await?
         {

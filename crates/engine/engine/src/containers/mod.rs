@@ -63,6 +63,8 @@ pub struct Container {
     pub execs: Mutex<BTreeMap<ExecId, Arc<Exec>>>,
     /// Set by a client's stop or kill, so that the restart policy leaves it alone.
     pub stop_wanted: std::sync::atomic::AtomicBool,
+    /// The present run has been sent SIGKILL, which a frozen one would never hear of.
+    pub kill_sent: std::sync::atomic::AtomicBool,
     /// How many restarts are under way: until they are done, `--rm` leaves it alone.
     pub restarts_wanted: std::sync::atomic::AtomicU32,
     /// What checks of the present run, or of the last one, have found; `None` where there are none.
@@ -111,6 +113,7 @@ impl Container {
             pending_attachments: Mutex::new(Vec::new()),
             execs: Mutex::new(BTreeMap::new()),
             stop_wanted: std::sync::atomic::AtomicBool::new(false),
+            kill_sent: std::sync::atomic::AtomicBool::new(false),
             restarts_wanted: std::sync::atomic::AtomicU32::new(0),
             health: Mutex::new(None),
             restart_doublings: std::sync::atomic::AtomicU32::new(0),

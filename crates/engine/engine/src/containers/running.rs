@@ -8,6 +8,7 @@ use crate::record::ContainerState;
 use naru_keeper::cause::SignalReason;
 use naru_keeper::protocol::{Reply, Request, Target};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -46,6 +47,9 @@ impl RunningNow {
         };
         // Not only after the answer: paused right after its start, a container has its keeper wait for what is frozen.
         let thawed = async {
+            if signal == SIGKILL {
+                self.container.kill_sent.store(true, Ordering::SeqCst);
+            }
             if signal == SIGKILL && matches!(self.container.record().state, ContainerState::Paused { .. }) {
                 thaw(&self.container)?;
             }

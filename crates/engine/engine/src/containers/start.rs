@@ -59,6 +59,7 @@ impl Engine {
     pub(crate) async fn start(self: &Arc<Self>, container: &Arc<Container>, by: StartedBy) -> Result<()> {
         drop(container.cleanup.lock().await);
         container.stop_wanted.store(false, Ordering::Release);
+        container.kill_sent.store(false, Ordering::SeqCst);
         match self.try_start(container, by).await {
             Ok(()) => Ok(()),
             Err(failure) => {

@@ -303,6 +303,14 @@ impl Engine {
                     cgroup.thaw().ok();
                     return Err(not_running(&container));
                 }
+                // Whoever sends SIGKILL later than this sees it paused.
+                if container.kill_sent.load(Ordering::SeqCst) {
+                    thaw(&container)?;
+                    return Err(EngineError::conflict(format!(
+                        "Container {} is being killed",
+                        container.id
+                    )));
+                }
             }
             ContainerState::Paused { .. } => {
                 return Err(EngineError::conflict(format!(

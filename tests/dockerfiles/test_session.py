@@ -178,7 +178,7 @@ def test_a_client_that_leaves_ends_its_build(build_naru, tmp_path, how):
 
 def test_what_cannot_be_done_is_refused(build_naru, tmp_path):
     folder = context(tmp_path, {"Dockerfile": B})
-    for flags, words in (("--squash", "squash"), ("-o type=local,dest=" + str(tmp_path / "out"), "output"), ("--platform no/such/thing/x", "(?i)platform|unknown operating system")):
+    for flags, words in (("--squash", "squash"), ("-o type=nosuch,dest=" + str(tmp_path / "out"), "type=nosuch"), ("--platform no/such/thing/x", "(?i)platform|unknown operating system")):
         result = session_build(build_naru, folder, flags)
         assert result.returncode != 0 and re.search(words, result.stderr), (flags, result.stderr)
     result = session_build(build_naru, "http://127.0.0.1:1/x.git")

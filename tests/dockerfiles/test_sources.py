@@ -15,6 +15,7 @@ import time
 
 import docker
 import pytest
+from test_build import write_context
 from test_promises import build, built, write
 from testkit.engine import NARU
 
@@ -320,3 +321,15 @@ RUN --mount=type=ssh true
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("naru") and "-secret-" in name]
     failed = build(build_naru, folder, "--secret", "id=one,src=/nosuch")
     assert failed.returncode == 1 and "nosuch" in said(failed)
+
+
+def test_a_named_directory_has_its_own_ignore_file(build_naru, tmp_path):
+    write_context(str(tmp_path / "main"), {"Dockerfile": "FROM busybox:test\nCOPY --from=more . /m\nRUN cd /m && find . | sort | tr '\\n' ' '\n", ".dockerignore": "b\n"})
+    write_context(str(tmp_path / "more"), {".dockerignore": "a*\n!ab\n**/deep\n", "aa": "", "ab": "", "b": "", "d/deep/x": "", "d/y": ""})
+    done = build_naru.scope.run(NARU, "-H", build_naru.host, "build", "--build-context", f"more={tmp_path}/more", str(tmp_path / "main"))
+    assert ". ./.dockerignore ./ab ./b ./d ./d/y" in done.stdout, done
+    # An archive in front of which directories would have to go.
+    packed = build_naru.scope.shell(f"tar -C {tmp_path}/main -cz . | {NARU} -H {build_naru.host} build --build-context more={tmp_path}/more -")
+    assert packed.returncode == 1 and "decompress it first" in packed.stderr, packed
+    plain = build_naru.scope.shell(f"tar -C {tmp_path}/main -c . | {NARU} -H {build_naru.host} build --no-cache --build-context more={tmp_path}/more -")
+    assert plain.returncode == 0 and "./d/y" in plain.stdout, plain

@@ -54,6 +54,12 @@ impl ContentStore {
         Ok(SavePlan(saved))
     }
 
+    /// An image under names that it need not have here.
+    pub fn plan_save_as(&self, id: &Digest, names: Vec<Reference>) -> Result<SavePlan, ContentError> {
+        let image = self.image(id.as_str())?;
+        Ok(SavePlan(vec![Saved { image, names }]))
+    }
+
     /// A name with a tag is saved alone, a repository with all its tags, an id without a name.
     fn names_to_save(&self, text: &str, image: &Image) -> Result<Vec<Reference>, ContentError> {
         let AnyReference::Named(reference) = AnyReference::parse(text)? else {

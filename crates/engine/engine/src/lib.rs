@@ -38,9 +38,9 @@ mod volumes;
 mod why;
 
 pub use build::{
-    AgentStream, Answer, BuildClient, BuildRequest, BuildStep, CacheEntry, CacheFilter, CacheKind,
-    ContextSource, ContextUpdate, KeptContext, KeptEntry, KeptKind, NamedContext, PruneCacheRequest,
-    is_matched,
+    AgentStream, Answer, BuildClient, BuildRequest, BuildStep, Built, CacheEntry, CacheFilter, CacheKind,
+    ContextSource, ContextUpdate, ImageTree, KeptContext, KeptEntry, KeptKind, NamedContext,
+    PruneCacheRequest, TreeEntry, is_matched,
 };
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
 pub use error::{EngineError, Result};

@@ -2,6 +2,7 @@
 
 use crate::client::SessionClient;
 use crate::error::{KitError, Result};
+use crate::output::{self, Output};
 use crate::session::Session;
 use crate::trace::Trace;
 use crate::wire::StatusResponse;
@@ -42,14 +43,16 @@ pub struct SessionBuild {
     pub session: String,
     pub remote: Remote,
     pub request: BuildRequest,
+    /// None: an image under the request's names.
+    pub outputs: Vec<Output>,
 }
 
 /// What a client hears of its build.
 #[derive(Debug)]
 pub enum Told {
     Trace(StatusResponse),
-    /// The last of a build that went well.
-    Built(Digest),
+    /// The last of a build that went well; with its image, where it made one.
+    Built(Option<Digest>),
     /// The last of one that did not.
     Failed(KitError),
 }
@@ -165,13 +168,16 @@ impl Builders {
         session: &Arc<Session>,
         build: SessionBuild,
         out: &mpsc::Sender<Told>,
-    ) -> Result<Digest> {
+    ) -> Result<Option<Digest>> {
+        let has_image = build.outputs.is_empty() || build.outputs.iter().any(Output::is_image);
         let (told, fetches) = mpsc::channel(TOLD_MAX);
         let (steps, stepped) = mpsc::channel(TOLD_MAX);
         let trace = Trace::new(&format!("{} {}", build.session, build.id));
-        let telling = tell(trace, stepped, fetches, out.clone());
+        let telling = tell(trace, has_image, stepped, fetches, out.clone());
         let building = async move {
             let mut request = build.request;
+            request.is_unlisted = !has_image;
+            request.names.extend(output::names_of(&build.outputs));
             let mut client = SessionClient {
                 engine: Arc::clone(&engine),
                 session: Arc::clone(session),
@@ -197,9 +203,13 @@ impl Builders {
                 Remote::Pulled { path } => ContextSource::Archive(client.pull(&path).await?),
                 Remote::Fetched => ContextSource::Archive(mpsc::channel(1).1),
             };
-            let client: Arc<dyn BuildClient> = Arc::new(client);
-            request.client = Some(client);
-            Ok::<Digest, KitError>(Box::pin(engine.build_image(request, source, steps)).await?)
+            let client = Arc::new(client);
+            request.client = Some(Arc::clone(&client) as Arc<dyn BuildClient>);
+            let result = Box::pin(engine.build_image(request, source, steps)).await?;
+            for output in &build.outputs {
+                client.deliver(&result, output).await?;
+            }
+            Ok::<_, KitError>(has_image.then_some(result.id))
         };
         let (outcome, mut trace) = tokio::join!(building, telling);
         if let Err(error) = &outcome
@@ -214,6 +224,7 @@ impl Builders {
 /// Passes on what the engine and the session tell, until neither has more.
 async fn tell(
     mut trace: Trace,
+    has_image: bool,
     mut steps: mpsc::Receiver<BuildStep>,
     mut fetches: mpsc::Receiver<StatusResponse>,
     out: mpsc::Sender<Told>,
@@ -221,7 +232,11 @@ async fn tell(
     loop {
         let told = tokio::select! {
             Some(fetch) = fetches.recv() => Some(fetch),
-            Some(step) = steps.recv() => trace.tell(step),
+            Some(step) = steps.recv() => match step {
+                // Of what is in no list nothing is told.
+                BuildStep::Built { .. } if !has_image => trace.fail(""),
+                step => trace.tell(step),
+            },
             else => return trace,
         };
         if let Some(told) = told {

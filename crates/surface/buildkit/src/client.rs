@@ -1,7 +1,9 @@
 //! What a build may ask of the client at the other end of its session.
 
 use crate::error::{KitError, Result};
+use crate::filesend;
 use crate::filesync::{self, Selection, Texts};
+use crate::output::{Output, OutputKind};
 use crate::session::Session;
 use crate::trace::Fetch;
 use crate::wire::{
@@ -11,8 +13,11 @@ use crate::wire::{
 use futures_util::stream;
 use naru_build::ignore;
 use naru_engine::archive::Chunks;
+use naru_engine::oci::Reference;
 use naru_engine::registry::Credentials;
-use naru_engine::{AgentStream, Answer, BuildClient, Engine, EngineError, KeptContext};
+use naru_engine::{
+    AgentStream, Answer, BuildClient, Built, Engine, EngineError, KeptContext, PushRequest, Teller,
+};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -58,6 +63,10 @@ pub struct DockerfileTexts {
 impl SessionClient {
     /// Tells of a fetch while it goes on.
     async fn tell_of<T>(&self, name: &str, fetch: impl Future<Output = Result<(T, u64)>>) -> Result<T> {
+        self.tell_of_step(&format!("[internal] {name}"), fetch).await
+    }
+
+    async fn tell_of_step<T>(&self, name: &str, fetch: impl Future<Output = Result<(T, u64)>>) -> Result<T> {
         let (vertex, begun) = Fetch::begin(&self.build, name);
         let _ = self.told.send(begun).await;
         let fetched = fetch.await;
@@ -68,6 +77,60 @@ impl SessionClient {
         };
         let _ = self.told.send(ended).await;
         fetched.map(|(fetched, _)| fetched)
+    }
+
+    /// Gives the client what it wants of a build.
+    pub async fn deliver(&self, built: &Built, output: &Output) -> Result<()> {
+        match &output.kind {
+            OutputKind::Image { is_pushed: false, .. } => Ok(()),
+            OutputKind::Image { names, .. } => {
+                for name in names {
+                    let pushed = async { Ok((self.push(name).await?, 0)) };
+                    self.tell_of_step(&format!("pushing {name}"), pushed).await?;
+                }
+                Ok(())
+            }
+            OutputKind::Archive { names } => {
+                let archive = self.engine.save_built(&built.id, names)?;
+                let sent = filesend::send_archive(&self.session, output.number, archive);
+                self.tell_of_step("sending the image's archive to the client", async {
+                    Ok(((), sent.await?))
+                })
+                .await
+            }
+            OutputKind::FilesArchive => {
+                let archive = self.engine.export_image(&built.id).await?;
+                let sent = filesend::send_archive(&self.session, output.number, archive);
+                self.tell_of_step("sending tarball", async { Ok(((), sent.await?)) })
+                    .await
+            }
+            OutputKind::Files => {
+                let tree = self.engine.image_tree(&built.id).await?;
+                let sent = filesend::send_files(&self.session, output.number, tree);
+                self.tell_of_step("exporting to client directory", async { Ok(((), sent.await?)) })
+                    .await
+            }
+        }
+    }
+
+    async fn push(&self, name: &str) -> Result<()> {
+        let reference = Reference::parse(name).map_err(|error| EngineError::invalid(error.to_string()))?;
+        let reference = reference.or_latest();
+        let whole = reference.to_string();
+        let registry = whole.split('/').next().unwrap_or_default();
+        let request = PushRequest {
+            credentials: self.find_credentials(registry).await?,
+            reference,
+        };
+        let (steps, mut stepped) = mpsc::channel(64);
+        let engine = Arc::clone(&self.engine);
+        let work = tokio::task::spawn_blocking(move || engine.push_image(&request, &Teller::new(steps)));
+        // Listened to until its end: nobody listening would end it.
+        while stepped.recv().await.is_some() {}
+        let pushed = work
+            .await
+            .unwrap_or_else(|error| Err(EngineError::system(error.to_string())));
+        Ok(pushed?)
     }
 
     /// Reads the Dockerfile from the directory that the client has it in.
@@ -92,15 +155,13 @@ impl SessionClient {
             .await
     }
 
-    async fn ignore_text(&self) -> Result<String> {
-        if let Some(text) = &self.ignore {
-            return Ok(text.clone());
-        }
+    /// The patterns of `.dockerignore` in one of the client's directories.
+    async fn ignore_text(&self, directory: &str) -> Result<String> {
         let name = ".dockerignore".to_owned();
         let fetch = async {
             let names = vec![name.clone()];
             let selection = Selection {
-                directory: &self.context,
+                directory,
                 paths: names.clone(),
                 ..Selection::default()
             };
@@ -293,7 +354,11 @@ impl BuildClient for SessionClient {
     fn files<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Chunks>> {
         Box::pin(async move {
             let told_as = format!("load context {name}");
-            match self.bring(name, "", &told_as).await {
+            let brought = async {
+                let ignore = self.ignore_text(name).await?;
+                self.bring(name, &ignore, &told_as).await
+            };
+            match brought.await {
                 Ok(kept) => Ok(Some(kept.archive())),
                 Err(error) if error.is_absent() => Ok(None),
                 Err(error) => Err(error.into()),
@@ -303,7 +368,10 @@ impl BuildClient for SessionClient {
 
     fn context(&self) -> Answer<'_, KeptContext> {
         Box::pin(async move {
-            let ignore = self.ignore_text().await?;
+            let ignore = match &self.ignore {
+                Some(text) => text.clone(),
+                None => self.ignore_text(&self.context).await?,
+            };
             Ok(self.bring(&self.context, &ignore, "load build context").await?)
         })
     }

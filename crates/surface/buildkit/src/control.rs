@@ -11,12 +11,13 @@ use crate::attributes::read_options;
 use crate::build::{SessionBuild, Told};
 use crate::error::{KitError, Result};
 use crate::history::StepCounts;
+use crate::output::{self, Output};
 use crate::wire::{
     ApiCap, BuildkitVersion, GatewayResult, Platform, Ref, StatusResponse, WorkerRecord, control, gateway,
 };
 use crate::{Builders, lock};
 use naru_base::{Digest, ErrorKind};
-use naru_engine::{BuildRequest, Engine};
+use naru_engine::Engine;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub struct Job {
 #[derive(Debug, Clone)]
 struct Steered {
     session: String,
-    names: Vec<String>,
+    outputs: Vec<Output>,
 }
 
 impl Job {
@@ -139,37 +140,20 @@ pub fn status_of(error: &KitError) -> Status {
     Status::new(code, error.to_string())
 }
 
-/// Under which names the image is wanted; nothing else can be made of it yet.
-fn read_exporter(request: &control::SolveRequest) -> Result<Vec<String>> {
-    let old = (!request.exporter_deprecated.is_empty())
-        .then_some((&request.exporter_deprecated, &request.exporter_attrs_deprecated));
-    let new = request
-        .exporters
-        .iter()
-        .map(|exporter| (&exporter.r#type, &exporter.attrs));
-    let mut names = Vec::new();
-    for (kind, attributes) in new.chain(old.filter(|_| request.exporters.is_empty())) {
-        if !matches!(kind.as_str(), "moby" | "image") {
-            return Err(KitError::NotSupported(
-                format!("the output {kind}"),
-                "build an image, and use `docker save` or `docker cp`",
-            ));
-        }
-        if attributes.get("push").is_some_and(|push| push == "true") {
-            return Err(KitError::NotSupported(
-                "pushing while building".to_owned(),
-                "use `docker push`",
-            ));
-        }
-        let given = attributes.get("name").map(String::as_str).unwrap_or_default();
-        names.extend(
-            given
-                .split(',')
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned),
-        );
+/// What is wanted of the build. Of several outputs the client tells each by its number.
+fn read_outputs(request: &control::SolveRequest) -> Result<Vec<Output>> {
+    if request.exporters.is_empty() && !request.exporter_deprecated.is_empty() {
+        let output = Output::read(
+            &request.exporter_deprecated,
+            &request.exporter_attrs_deprecated,
+            None,
+        )?;
+        return Ok(vec![output]);
     }
-    Ok(names)
+    let exporters = request.exporters.iter().enumerate();
+    exporters
+        .map(|(number, exporter)| Output::read(&exporter.r#type, &exporter.attrs, Some(number)))
+        .collect()
 }
 
 fn check_frontend(name: &str, has_definition: bool) -> Result<()> {
@@ -223,9 +207,10 @@ impl Builders {
         request: control::SolveRequest,
         job: &Job,
     ) -> Result<control::SolveResponse> {
-        let names = read_exporter(&request)?;
+        let outputs = read_outputs(&request)?;
+        let names = output::names_of(&outputs);
         let id = if request.frontend.is_empty() && request.definition.is_none() {
-            Self::await_steering(job, request.session.clone(), names.clone()).await?
+            Self::await_steering(job, request.session.clone(), outputs).await?
         } else {
             check_frontend(&request.frontend, request.definition.is_some())?;
             let (build, remote) = read_options(&request.frontend_attrs)?;
@@ -233,12 +218,10 @@ impl Builders {
                 id: request.r#ref.clone(),
                 session: request.session.clone(),
                 remote,
-                request: BuildRequest {
-                    names: names.clone(),
-                    ..build
-                },
+                request: build,
+                outputs,
             };
-            Some(self.run_job(engine, build, job).await?)
+            self.run_job(engine, build, job).await?
         };
         let mut exporter_response = HashMap::new();
         if let Some(id) = id {
@@ -253,8 +236,8 @@ impl Builders {
     }
 
     /// Lets the client steer the build and waits for its word that all is done.
-    async fn await_steering(job: &Job, session: String, names: Vec<String>) -> Result<Option<Digest>> {
-        *lock(&job.steered) = Some(Steered { session, names });
+    async fn await_steering(job: &Job, session: String, outputs: Vec<Output>) -> Result<Option<Digest>> {
+        *lock(&job.steered) = Some(Steered { session, outputs });
         let mut returned = job.returned.subscribe();
         let waiting = tokio::time::timeout(STEERED, returned.wait_for(Option::is_some)).await;
         let outcome = waiting
@@ -270,13 +253,13 @@ impl Builders {
         engine: Arc<Engine>,
         build: SessionBuild,
         job: &Job,
-    ) -> Result<Digest> {
+    ) -> Result<Option<Digest>> {
         let mut running = self.begin(engine, build).await?;
         while let Some(told) = running.told.recv().await {
             match told {
                 Told::Trace(status) => job.tell(status),
                 Told::Built(id) => {
-                    *lock(&job.built) = Some(id.clone());
+                    lock(&job.built).clone_from(&id);
                     return Ok(id);
                 }
                 Told::Failed(error) => return Err(error),
@@ -302,14 +285,12 @@ impl Builders {
             id: name.to_owned(),
             session: steered.session,
             remote,
-            request: BuildRequest {
-                names: steered.names,
-                ..build
-            },
+            request: build,
+            outputs: steered.outputs,
         };
         let id = self.run_job(engine, build, &job).await?;
         let made = Ref {
-            id: id.to_string(),
+            id: id.map_or_else(|| name.to_owned(), |id| id.to_string()),
             def: None,
         };
         Ok(gateway::SolveResponse {

@@ -16,8 +16,10 @@ mod client;
 mod control;
 mod disk;
 mod error;
+mod filesend;
 mod filesync;
 mod history;
+mod output;
 mod serve;
 mod session;
 mod trace;
@@ -25,6 +27,7 @@ mod wire;
 
 pub use build::{Remote, Running, SessionBuild, Told};
 pub use error::KitError;
+pub use output::{Output, OutputKind};
 pub use session::SessionDescription;
 pub use wire::StatusResponse;
 

@@ -109,7 +109,7 @@ impl Fetch {
     pub fn begin(build: &str, name: &str) -> (Self, StatusResponse) {
         let vertex = Vertex {
             digest: digest_of(build, name),
-            name: format!("[internal] {name}"),
+            name: name.to_owned(),
             started: Some(now()),
             ..Vertex::default()
         };

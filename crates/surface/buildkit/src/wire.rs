@@ -7,6 +7,7 @@ pub use bollard_buildkit_proto::google::rpc::Status as RpcStatus;
 pub use bollard_buildkit_proto::moby::buildkit::secrets::v1::{GetSecretRequest, GetSecretResponse};
 pub use bollard_buildkit_proto::moby::buildkit::v1::BuildHistoryEventType as HistoryEventType;
 pub use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog, VertexStatus};
+pub use bollard_buildkit_proto::moby::filesync::v1::BytesMessage as FileBytes;
 pub use bollard_buildkit_proto::moby::filesync::v1::{CredentialsRequest, CredentialsResponse};
 pub use bollard_buildkit_proto::moby::sshforward::v1::{
     BytesMessage as AgentBytes, CheckAgentRequest, CheckAgentResponse,
@@ -22,6 +23,7 @@ pub use bollard_buildkit_proto::moby::upload::v1::BytesMessage as UploadBytes;
 pub use bollard_buildkit_proto::pb::Platform;
 
 use naru_engine::{KeptEntry, KeptKind};
+use rustix::fs::FileType;
 
 /// Kinds and special bits in Go's `os.FileMode`.
 mod go_mode {
@@ -32,10 +34,18 @@ mod go_mode {
     pub const SOCKET: u32 = 1 << 24;
     pub const SET_UID: u32 = 1 << 23;
     pub const SET_GID: u32 = 1 << 22;
+    pub const CHARACTER: u32 = 1 << 21;
     pub const STICKY: u32 = 1 << 20;
     pub const IRREGULAR: u32 = 1 << 19;
     pub const KINDS: u32 = DIRECTORY | SYMLINK | DEVICE | FIFO | SOCKET | IRREGULAR;
 }
+
+/// Go's special bits and the kernel's.
+const SPECIAL: [(u32, u32); 3] = [
+    (go_mode::SET_UID, 0o4000),
+    (go_mode::SET_GID, 0o2000),
+    (go_mode::STICKY, 0o1000),
+];
 
 /// What an entry of a client's directory is for a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,12 +75,7 @@ pub fn describe(stat: Stat) -> Described {
             ));
         }
     };
-    let special = [
-        (go_mode::SET_UID, 0o4000),
-        (go_mode::SET_GID, 0o2000),
-        (go_mode::STICKY, 0o1000),
-    ];
-    let special = special.iter().filter(|(bit, _)| stat.mode & bit != 0);
+    let special = SPECIAL.iter().filter(|(bit, _)| stat.mode & bit != 0);
     let mut attributes = stat.xattrs;
     Described::Entry(KeptEntry {
         mode: stat.mode & 0o777 | special.map(|(_, bit)| bit).sum::<u32>(),
@@ -79,6 +84,21 @@ pub fn describe(stat: Stat) -> Described {
         path: stat.path,
         kind,
     })
+}
+
+/// The kernel's mode of a file as Go has it.
+pub fn go_mode_of(mode: u32) -> u32 {
+    let kind = match FileType::from_raw_mode(mode) {
+        FileType::Directory => go_mode::DIRECTORY,
+        FileType::Symlink => go_mode::SYMLINK,
+        FileType::Fifo => go_mode::FIFO,
+        FileType::Socket => go_mode::SOCKET,
+        FileType::CharacterDevice => go_mode::DEVICE | go_mode::CHARACTER,
+        FileType::BlockDevice => go_mode::DEVICE,
+        _ => 0,
+    };
+    let special = SPECIAL.iter().filter(|(_, bit)| mode & bit != 0);
+    kind | mode & 0o777 | special.map(|(go_bit, _)| go_bit).sum::<u32>()
 }
 
 #[cfg(test)]
@@ -112,6 +132,10 @@ mod tests {
             Some((KeptKind::Symlink("/q".to_owned()), 0o777))
         );
         assert_eq!(read(0o755 | 1 << 31, ""), Some((KeptKind::Directory, 0o755)));
+        for mode in [0o40_1777, 0o120_777, 0o10_600, 0o106_755 & 0o7777 | 0o100_000] {
+            let described = read(go_mode_of(mode), "q").unwrap();
+            assert_eq!(described.1, mode & 0o7777);
+        }
         assert_eq!(read(1 << 24, ""), None);
         assert_eq!(read(1 << 26 | 1 << 21, ""), None);
     }

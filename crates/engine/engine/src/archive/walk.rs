@@ -156,7 +156,7 @@ impl<'a, W: Write> Walk<'a, W> {
     }
 }
 
-fn descriptor_path(fd: &OwnedFd, name: Option<&OsStr>) -> PathBuf {
+pub fn descriptor_path(fd: &OwnedFd, name: Option<&OsStr>) -> PathBuf {
     let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     match name {
         Some(name) => path.join(name),
@@ -165,7 +165,7 @@ fn descriptor_path(fd: &OwnedFd, name: Option<&OsStr>) -> PathBuf {
     }
 }
 
-fn sorted_names(directory: &OwnedFd) -> io::Result<std::vec::IntoIter<OsString>> {
+pub fn sorted_names(directory: &OwnedFd) -> io::Result<std::vec::IntoIter<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;

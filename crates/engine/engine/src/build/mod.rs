@@ -26,6 +26,7 @@ mod kept;
 mod layer;
 mod mounts;
 mod named;
+mod output;
 mod packed;
 mod prune;
 mod remote;
@@ -39,6 +40,7 @@ pub use account::{CacheEntry, CacheKind};
 pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
 pub use kept::{KeptContext, KeptEntry, KeptKind, Update as ContextUpdate};
+pub use output::{Built, ImageTree, TreeEntry};
 pub use prune::{CacheFilter, PruneCacheRequest, is_matched};
 
 use crate::archive::Chunks;
@@ -65,6 +67,8 @@ pub struct BuildRequest {
     /// Path of the Dockerfile in the context; `Dockerfile` if empty.
     pub dockerfile: String,
     pub names: Vec<String>,
+    /// The result is wanted as files or an archive: no image of it is listed.
+    pub is_unlisted: bool,
     /// A name without a value takes nothing: the client had none.
     pub arguments: BTreeMap<String, Option<String>>,
     pub labels: BTreeMap<String, String>,
@@ -140,7 +144,7 @@ impl Engine {
         request: BuildRequest,
         context: ContextSource,
         steps: mpsc::Sender<BuildStep>,
-    ) -> Result<Digest> {
+    ) -> Result<Built> {
         for name in &request.names {
             naru_oci::Reference::parse(name).map_err(|error| EngineError::invalid(error.to_string()))?;
         }
@@ -181,8 +185,10 @@ impl Engine {
         })?;
         let builder = solve::Builder::new(Arc::clone(self), request, context, file, Teller::new(steps))
             .with_named(parts);
+        let uses = builder.uses();
         // It holds all that a step's start does.
-        Box::pin(builder.run()).await
+        let id = Box::pin(builder.run()).await?;
+        Ok(Built { id, _uses: uses })
     }
 
     pub(crate) fn builds_directory(&self) -> PathBuf {

@@ -79,6 +79,8 @@ impl Builder {
         }
         let environment = environment_of(stage, &self.request.arguments);
         let network = run.network.clone().or_else(|| self.request.network.clone());
+        // A client that says what there is anyway asks for nothing else.
+        let network = network.filter(|network| network != "default");
         let inputs = RunInputs {
             step: "run",
             layers: stage.layers(),

@@ -63,7 +63,7 @@ pub(super) struct Builder {
     pub named: tokio::sync::Mutex<HashMap<String, Arc<PackedTree>>>,
     known: Mutex<Known>,
     /// What nobody may prune meanwhile.
-    uses: Uses,
+    uses: Arc<Uses>,
 }
 
 /// What stages have found out, for each other.
@@ -85,7 +85,7 @@ impl Builder {
         teller: Teller,
     ) -> Self {
         Self {
-            uses: engine.builds.in_use.begin(),
+            uses: Arc::new(engine.builds.in_use.begin()),
             engine,
             request,
             context,
@@ -100,6 +100,11 @@ impl Builder {
     pub(super) fn with_named(mut self, named: HashMap<String, Arc<PackedTree>>) -> Self {
         self.named = named.into();
         self
+    }
+
+    /// What holds the build's results.
+    pub(super) fn uses(&self) -> Arc<Uses> {
+        Arc::clone(&self.uses)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -393,10 +398,14 @@ impl Builder {
         }
         let (content, names) = (Arc::clone(&self.engine.content), self.request.names.clone());
         let (image, config) = (stage.image, stage.state.config);
+        let is_unlisted = self.request.is_unlisted;
         let built = blocking(move || {
             let made = content
                 .configure_step(image.as_deref(), config)
                 .map_err(crate::images::error)?;
+            if is_unlisted {
+                return Ok(made);
+            }
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             content
                 .publish_step(&made.id, &names)

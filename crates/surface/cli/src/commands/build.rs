@@ -1,5 +1,6 @@
 //! `build`: an image from a Dockerfile and the files it may copy.
 
+use super::build_outputs::{self, Outputs};
 use super::{Arity, Command, build_check, build_extras as extras, run};
 use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Int, List, Text};
 use crate::args::{self, Flag, Order, flag, long};
@@ -96,6 +97,17 @@ const FLAGS: &[Flag] = &[
     ),
     long("no-cache", Bool, "Do not use cache when building the image"),
     long(
+        "load",
+        Bool,
+        "List the image in the engine, beside other outputs (type=docker)",
+    ),
+    flag(
+        "output",
+        'o',
+        List("list"),
+        "Output destination (DIRECTORY, -, or type=local|tar|oci|docker|image|registry,dest=…,name=…)",
+    ),
+    long(
         "platform",
         Text("string"),
         "Set platform if server is multi-platform capable",
@@ -105,6 +117,7 @@ const FLAGS: &[Flag] = &[
         Text("string"),
         "Set type of progress output (auto, plain, quiet)",
     ),
+    long("push", Bool, "Push the image under its names (type=registry)"),
     long(
         "pull",
         Bool,
@@ -164,7 +177,7 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
     }
     let mut extras = extras::read(arguments)?;
     let (context, dockerfile) = match source.as_str() {
-        "-" => from_standard_input(arguments)?,
+        "-" => from_standard_input(arguments, extras.has_directories())?,
         address if extras::is_address(address) => {
             extras.check_fetched(address)?;
             let file = arguments.text("file").unwrap_or_default();
@@ -172,20 +185,27 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
         }
         path => from_directory(Path::new(path), arguments.text("file"))?,
     };
+    let outputs = build_outputs::read(arguments)?;
+    extras.set_unlisted(outputs.is_unlisted());
     let mut context = extras.before(context)?;
     let is_quiet = arguments.is_set("quiet") || arguments.text("progress") == Some("quiet");
-    let path = query(arguments, &dockerfile, is_quiet)?;
+    let path = query(arguments, &outputs, &dockerfile, is_quiet)?;
     let header = credentials::header_for_all(&session.config)?;
     let own = extras.header();
     let body = Body::Context(&mut *context, &header, &own);
     let response = session.client.send("POST", &path, body)?;
-    let mut sink = Sink::standard_output();
+    let mut sink = if outputs.takes_standard_output() {
+        Sink::standard_error()
+    } else {
+        Sink::standard_output()
+    };
     let mut left = String::new();
     let id = progress::show_build(response, &mut sink, &mut left);
     let id = id.or_else(|error| enter(session, &left, error))?;
     if let Some(file) = arguments.text("iidfile") {
         std::fs::write(file, &id).map_err(|error| CliError::message(format!("write {file}: {error}")))?;
     }
+    outputs.deliver(session, &id)?;
     Ok(0)
 }
 
@@ -201,7 +221,7 @@ fn enter(session: &Session, left: &str, error: CliError) -> Result<String> {
     Err(CliError::Status(1))
 }
 
-fn query(arguments: &Arguments, dockerfile: &str, is_quiet: bool) -> Result<String> {
+fn query(arguments: &Arguments, outputs: &Outputs, dockerfile: &str, is_quiet: bool) -> Result<String> {
     let pairs = |flag: &str, default: fn(&str) -> Option<String>| {
         let entries = arguments.list(flag).map(|entry| match entry.split_once('=') {
             Some((key, value)) => (key.to_owned(), Value::from(value)),
@@ -244,7 +264,7 @@ fn query(arguments: &Arguments, dockerfile: &str, is_quiet: bool) -> Result<Stri
     if !limits.is_empty() {
         query = query.set("ulimits", &Value::List(limits).to_json());
     }
-    for tag in arguments.list("tag") {
+    for tag in arguments.list("tag").chain(outputs.names()) {
         query = query.set("t", tag);
     }
     for host in arguments.list("add-host") {
@@ -256,13 +276,20 @@ fn query(arguments: &Arguments, dockerfile: &str, is_quiet: bool) -> Result<Stri
 type Context = (Box<dyn Read>, String);
 
 /// An archive, or a Dockerfile alone.
-fn from_standard_input(arguments: &Arguments) -> Result<Context> {
+fn from_standard_input(arguments: &Arguments, has_directories: bool) -> Result<Context> {
     let failed = |error| CliError::message(format!("read the standard input: {error}"));
     let mut input = BufReader::with_capacity(64 << 10, io::stdin());
     let head = input.fill_buf().map_err(failed)?;
     let is_archive = head.len() > 262 && &head[257..262] == b"ustar"
         || head.starts_with(&[0x1f, 0x8b])
         || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+    let is_plain = head.len() > 262 && &head[257..262] == b"ustar";
+    if is_archive && !is_plain && has_directories {
+        return Err(CliError::message(
+            "a compressed archive on the standard input cannot be sent together with directories of --build-context: \
+             decompress it first, as in `gzip -dc | naru build -`",
+        ));
+    }
     if is_archive {
         let dockerfile = arguments.text("file").unwrap_or("Dockerfile").to_owned();
         return Ok((Box::new(input), dockerfile));
@@ -380,10 +407,21 @@ pub(super) fn read_ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
     } else {
         root.join(".dockerignore")
     };
+    let mut ignore = read_ignore_file(&path)?;
+    if ignore.excludes(dockerfile) {
+        ignore
+            .push(dockerfile, true)
+            .map_err(|reason| CliError::message(format!("{dockerfile}: {reason}")))?;
+    }
+    Ok(ignore)
+}
+
+/// What a file of patterns leaves out; nothing where there is none.
+pub(super) fn read_ignore_file(path: &Path) -> Result<Ignore> {
     let wrong =
         |reason: String| CliError::message(format!("error checking context: {}: {reason}", path.display()));
     let mut text = String::new();
-    match File::open(&path) {
+    match File::open(path) {
         Ok(mut file) => drop(
             file.read_to_string(&mut text)
                 .map_err(|error| wrong(error.to_string()))?,
@@ -391,11 +429,5 @@ pub(super) fn read_ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ignore::default()),
         Err(error) => return Err(wrong(error.to_string())),
     }
-    let mut ignore = Ignore::parse(&text).map_err(wrong)?;
-    if ignore.excludes(dockerfile) {
-        ignore
-            .push(dockerfile, true)
-            .map_err(|reason| CliError::message(format!("{dockerfile}: {reason}")))?;
-    }
-    Ok(ignore)
+    Ignore::parse(&text).map_err(wrong)
 }

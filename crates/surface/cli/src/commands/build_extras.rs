@@ -1,6 +1,7 @@
 //! What `build` gives along that `POST /build` has no place for: secrets and further contexts, in a header of Naru's own.
 //! Directories among the contexts travel in front of the context, in its archive.
 
+use super::build::read_ignore_file;
 use crate::Arguments;
 use crate::error::{CliError, Result};
 use crate::json::Value;
@@ -25,6 +26,8 @@ pub struct Extras {
     directories: Vec<PathBuf>,
     /// What a failed step left is wanted.
     keep_failed: bool,
+    /// The image is only fetched, and listed nowhere.
+    unlisted: bool,
 }
 
 /// Whether the engine fetches this context.
@@ -113,6 +116,14 @@ fn read_secret(text: &str) -> Result<(String, Vec<u8>)> {
 }
 
 impl Extras {
+    pub fn has_directories(&self) -> bool {
+        !self.directories.is_empty()
+    }
+
+    pub fn set_unlisted(&mut self, unlisted: bool) {
+        self.unlisted = unlisted;
+    }
+
     fn add_directory(&mut self, name: &str, directory: &Path) -> Result<String> {
         let found = directory.canonicalize().ok().filter(|found| found.is_dir());
         let Some(found) = found else {
@@ -127,13 +138,14 @@ impl Extras {
 
     /// The header's value; empty where there is nothing to tell.
     pub fn header(&self) -> String {
-        if self.secrets.is_empty() && self.contexts.is_empty() && !self.keep_failed {
+        if self.secrets.is_empty() && self.contexts.is_empty() && !self.keep_failed && !self.unlisted {
             return String::new();
         }
         let all = Value::object([
             ("secrets".to_owned(), Value::object(self.secrets.clone())),
             ("contexts".to_owned(), Value::object(self.contexts.clone())),
             ("keep_failed".to_owned(), Value::from(self.keep_failed)),
+            ("unlisted".to_owned(), Value::from(self.unlisted)),
         ]);
         BASE64_STANDARD.encode(all.to_json())
     }
@@ -156,7 +168,8 @@ impl Extras {
             let pack = Pack::new(directory, Some(Path::new(&place))).map_err(|error| {
                 CliError::message(format!("build context {}: {error}", directory.display()))
             })?;
-            all = Box::new(all.chain(pack.without_end()));
+            let ignore = read_ignore_file(&directory.join(".dockerignore"))?;
+            all = Box::new(all.chain(pack.without(ignore).without_end()));
         }
         Ok(Box::new(all.chain(context)))
     }

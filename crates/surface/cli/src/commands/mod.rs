@@ -4,6 +4,7 @@ mod attach;
 mod build;
 mod build_check;
 mod build_extras;
+mod build_outputs;
 mod commit;
 mod completion;
 mod context;

@@ -18,6 +18,8 @@ pub struct Pack {
     used: usize,
     links: HashMap<(u64, u64), PathBuf>,
     ignore: Ignore,
+    /// What every name in the archive begins with.
+    prefix: PathBuf,
     is_finished: bool,
 }
 
@@ -39,6 +41,7 @@ impl Pack {
             used: 0,
             links: HashMap::new(),
             ignore: Ignore::default(),
+            prefix: name.map(Path::to_owned).unwrap_or_default(),
             is_finished: false,
         };
         match name {
@@ -59,6 +62,12 @@ impl Pack {
             is_finished: true,
             ..self
         }
+    }
+
+    /// By its name below the directory that is packed; that itself is never left out.
+    fn is_excluded(&self, name: &Path) -> bool {
+        let below = name.strip_prefix(&self.prefix).unwrap_or(name);
+        !below.as_os_str().is_empty() && self.ignore.excludes(&below.to_string_lossy())
     }
 
     fn push_children(&mut self, directory: &Path, name: &Path) -> io::Result<()> {
@@ -88,7 +97,7 @@ impl Pack {
             return Ok(true);
         };
         let metadata = std::fs::symlink_metadata(&path).map_err(named(&path))?;
-        let is_excluded = !self.ignore.is_empty() && self.ignore.excludes(&name.to_string_lossy());
+        let is_excluded = !self.ignore.is_empty() && self.is_excluded(&name);
         if is_excluded && metadata.is_dir() && self.ignore.has_exceptions() {
             self.push_children(&path, &name)?;
         }

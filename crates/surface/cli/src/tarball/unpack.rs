@@ -1,7 +1,7 @@
 //! Unpacking what a container sent. Its names are not trusted: every directory is opened below the destination, by the
 //! kernel, which refuses what leads out of it; what stands in a file's way is removed, never written through.
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -97,6 +97,7 @@ impl Unpacking<'_> {
                 let file = rustix::fs::openat(&parent, &base, flags, Mode::from_raw_mode(0o600))?;
                 let mut file = File::from(file);
                 io::copy(&mut entry, &mut file)?;
+                set_attributes(&mut entry, &file)?;
                 rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
                 rustix::fs::futimens(&file, &times)?;
                 return Ok(());
@@ -172,6 +173,19 @@ impl Unpacking<'_> {
             }
         }
     }
+}
+
+/// Gives a file the attributes that the archive has for it, as far as the caller may and the file system can.
+fn set_attributes(entry: &mut tar::Entry<'_, impl Read>, file: &File) -> io::Result<()> {
+    let Some(extensions) = entry.pax_extensions()? else {
+        return Ok(());
+    };
+    for extension in extensions.flatten() {
+        if let Some(name) = extension.key_bytes().strip_prefix(b"SCHILY.xattr.") {
+            let _ = rustix::fs::fsetxattr(file, name, extension.value_bytes(), XattrFlags::empty());
+        }
+    }
+    Ok(())
 }
 
 fn times(seconds: u64) -> Timestamps {

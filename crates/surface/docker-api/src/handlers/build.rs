@@ -190,6 +190,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         .collect::<ApiResult<Vec<_>>>()?;
     let host = host_config(call)?;
     let extras = extras(call)?;
+    let is_unlisted = extras.unlisted;
     Ok(BuildRequest {
         remote: text("remote").filter(|remote| remote != "client-session"),
         contexts: extras.contexts(),
@@ -197,6 +198,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         client: Some(Arc::new(extras)),
         dockerfile: text("dockerfile").unwrap_or_default(),
         names,
+        is_unlisted,
         arguments: json_parameter(call, "buildargs")?,
         labels: json_parameter(call, "labels")?,
         target: text("target"),
@@ -244,6 +246,9 @@ struct Extras {
     contexts: BTreeMap<String, String>,
     #[serde(default)]
     keep_failed: bool,
+    /// The client asks for files afterwards: no image is listed.
+    #[serde(default)]
+    unlisted: bool,
 }
 
 /// Secrets are shown to nobody.

@@ -14,11 +14,11 @@ use futures_util::stream;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::{HeaderMap, StatusCode};
 use naru_base::ErrorKind;
-use naru_buildkit::{KitError, Remote, Running, SessionBuild, SessionDescription, Told};
+use naru_buildkit::{KitError, Output, Remote, Running, SessionBuild, SessionDescription, Told};
 use naru_engine::EngineError;
 use serde::Deserialize;
 use serde_json::json;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -115,7 +115,7 @@ async fn begin(call: Call, session: &str) -> ApiResult<Answer> {
     if session.is_empty() {
         return Err(ApiError::invalid("a build of version 2 needs a session"));
     }
-    check_outputs(&call)?;
+    let outputs = read_outputs(&call)?;
     let remote = match call.query.get("remote").unwrap_or_default() {
         "client-session" => Remote::Client {
             context: "context".to_owned(),
@@ -138,6 +138,7 @@ async fn begin(call: Call, session: &str) -> ApiResult<Answer> {
         session: session.to_owned(),
         remote,
         request,
+        outputs,
     };
     let is_quiet = call.query.flag("q");
     let mut running = call.builders.begin(call.engine, build).await?;
@@ -159,28 +160,27 @@ async fn begin(call: Call, session: &str) -> ApiResult<Answer> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Output {
+struct WireOutput {
     r#type: String,
     #[serde(default)]
-    attrs: Option<BTreeMap<String, String>>,
+    attrs: Option<HashMap<String, String>>,
 }
 
-/// An image is the one output there is yet.
-fn check_outputs(call: &Call) -> ApiResult<()> {
+/// What is wanted of the build; an image, where nothing is told.
+fn read_outputs(call: &Call) -> ApiResult<Vec<Output>> {
     let Some(text) = call.query.non_empty("outputs") else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    let outputs: Option<Vec<Output>> = parse_json(text.as_bytes())?;
-    for output in outputs.unwrap_or_default() {
-        let has_attributes = output.attrs.is_some_and(|attrs| !attrs.is_empty());
-        if !matches!(output.r#type.as_str(), "moby" | "image" | "docker") || has_attributes {
-            return Err(ApiError::not_supported(
-                format_args!("the output {}", output.r#type),
-                "build an image, and use `docker save` or `docker cp`",
-            ));
-        }
-    }
-    Ok(())
+    let outputs: Option<Vec<WireOutput>> = parse_json(text.as_bytes())?;
+    let read = |output: WireOutput| {
+        // Of this form's clients it is an image in the engine.
+        let kind = match output.r#type.as_str() {
+            "docker" => "image",
+            other => other,
+        };
+        Ok(Output::read(kind, &output.attrs.unwrap_or_default(), None)?)
+    };
+    outputs.unwrap_or_default().into_iter().map(read).collect()
 }
 
 struct Telling {
@@ -197,7 +197,8 @@ impl Telling {
                 "id": "moby.buildkit.trace",
                 "aux": STANDARD.encode(naru_buildkit::encode(&status)),
             }))),
-            Some(Told::Built(id)) => {
+            Some(Told::Built(None)) => self.running = None,
+            Some(Told::Built(Some(id))) => {
                 let image = json!({ "id": "moby.image.id", "aux": { "ID": id.to_string() } });
                 self.waiting.push_back(json_line(&image));
                 if self.is_quiet {

@@ -29,6 +29,18 @@ pub async fn save(call: Call) -> ApiResult<Answer> {
             check_platform(&call, name)?;
         }
     }
+    // Naru's own: the files of one image, or its archive under other names than it has.
+    if call.query.flag("files") {
+        let id = call.engine.images().image(&names[0])?.id.clone();
+        let files = call.engine.export_image(&id).await?;
+        return Ok(respond::stream(TAR, chunks_body(files)));
+    }
+    let others: Vec<String> = call.query.all("as").map(str::to_owned).collect();
+    if !others.is_empty() {
+        let id = call.engine.images().image(&names[0])?.id.clone();
+        let archive = call.engine.save_built(&id, &others)?;
+        return Ok(respond::stream(TAR, chunks_body(archive)));
+    }
     let engine = call.engine.clone();
     let plan = blocking(move || Ok(engine.images().plan_save(&names)?)).await?;
     let (pieces, received) = mpsc::channel(PIECES_MAX);
@@ -46,10 +58,15 @@ pub async fn save(call: Call) -> ApiResult<Answer> {
         tracing::warn!(error = %failure, "images could not be saved to their end");
         let _ = pieces.blocking_send(Err(failure));
     });
-    let body = stream::unfold(received, |mut received| async move {
+    Ok(respond::stream(TAR, chunks_body(received)))
+}
+
+fn chunks_body(
+    received: mpsc::Receiver<io::Result<Bytes>>,
+) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send + 'static {
+    stream::unfold(received, |mut received| async move {
         received.recv().await.map(|piece| (piece, received))
-    });
-    Ok(respond::stream(TAR, body))
+    })
 }
 
 struct PieceWriter(mpsc::Sender<io::Result<Bytes>>);

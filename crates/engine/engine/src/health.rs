@@ -10,7 +10,7 @@
 use crate::Engine;
 use crate::containers::{Container, lock};
 use crate::error::Result;
-use crate::record::ContainerState;
+use crate::record::{ContainerRecord, ContainerState};
 use crate::spec::HealthcheckSpec;
 use crate::views::{ExecSpec, HealthStatus, HealthView, ProbeView};
 use naru_base::Timestamp;
@@ -143,14 +143,27 @@ impl HealthView {
     }
 }
 
+/// One that does not run any more is not healthy.
+fn shown_status(status: HealthStatus, record: &ContainerRecord) -> HealthStatus {
+    if record.is_running() {
+        status
+    } else {
+        HealthStatus::Unhealthy
+    }
+}
+
 impl Engine {
-    /// What is known of a container's health; one that does not run any more is not healthy.
+    /// What is known of a container's health.
     pub(crate) fn health_of(container: &Container) -> Option<HealthView> {
         let mut health = lock(&container.health).as_ref()?.view.clone();
-        if !container.record().is_running() {
-            health.status = HealthStatus::Unhealthy;
-        }
+        health.status = shown_status(health.status, &container.record());
         Some(health)
+    }
+
+    /// Without what the checks have written.
+    pub(crate) fn health_status_of(container: &Container, record: &ContainerRecord) -> Option<HealthStatus> {
+        let status = lock(&container.health).as_ref()?.view.status;
+        Some(shown_status(status, record))
     }
 
     /// Reads what the daemon before this one knew of a container's health.

@@ -169,6 +169,16 @@ pub struct ContainerView {
     pub health: Option<HealthView>,
 }
 
+/// A container as lists show it: thousands of these are made for one answer, so it holds no more than they need.
+#[derive(Debug, Clone)]
+pub struct ListedContainer {
+    pub record: Arc<ContainerRecord>,
+    /// `None` where nothing is checked.
+    pub health: Option<HealthStatus>,
+    /// What containers that link to it call it, as Docker shows them: `/web/alias`.
+    pub linked_names: Vec<String>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthStatus {

@@ -1,6 +1,6 @@
 //! JSON values that keep the order of their keys, as Docker's own output does.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use std::fmt;
 
@@ -22,6 +22,13 @@ static NULL: Value = Value::Null;
 impl Value {
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
+    }
+
+    /// A list of maps, of which only these keys are kept: reading past the others costs little.
+    pub fn parse_list(bytes: &[u8], keys: &[&str]) -> Result<Vec<Self>, serde_json::Error> {
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        let list = ListSeed(keys).deserialize(&mut reader)?;
+        reader.end().map(|()| list)
     }
 
     /// The entry of a map; `Null` when there is none.
@@ -80,6 +87,13 @@ impl Value {
         match self {
             Self::List(items) => items,
             _ => &[],
+        }
+    }
+
+    pub fn into_items(self) -> Vec<Value> {
+        match self {
+            Self::List(items) => items,
+            _ => Vec::new(),
         }
     }
 
@@ -227,6 +241,86 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 }
 
+/// Reads a list of maps.
+struct ListSeed<'a>(&'a [&'a str]);
+
+/// Reads one map of such a list, for the keys that are wanted.
+struct EntrySeed<'a>(&'a [&'a str]);
+
+/// Reads a key: `None` for one that is not wanted.
+struct KeySeed<'a>(&'a [&'a str]);
+
+impl<'de> DeserializeSeed<'de> for ListSeed<'_> {
+    type Value = Vec<Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Value>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ListSeed<'_> {
+    type Value = Vec<Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Vec<Value>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element_seed(EntrySeed(self.0))? {
+            items.push(item);
+        }
+        Ok(items)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for EntrySeed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for EntrySeed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut entries = Vec::with_capacity(self.0.len());
+        while let Some(key) = access.next_key_seed(KeySeed(self.0))? {
+            match key {
+                Some(key) => entries.push((key.to_owned(), access.next_value()?)),
+                None => drop(access.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+impl<'de, 'a> DeserializeSeed<'de> for KeySeed<'a> {
+    type Value = Option<&'a str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'a> Visitor<'_> for KeySeed<'a> {
+    type Value = Option<&'a str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(self.0.iter().copied().find(|key| *key == text))
+    }
+}
+
 /// Lays compact JSON out over lines with `indent`, changing no token: what the daemon wrote is what is shown.
 pub fn indent_json(compact: &str, indent: &str) -> String {
     let mut text = String::with_capacity(compact.len() * 2);
@@ -296,6 +390,19 @@ mod tests {
     fn values_keep_the_order_of_their_keys() {
         let text = r#"{"z":1,"a":[true,null,-2,1.5,"x\"y"],"m":{}}"#;
         assert_eq!(Value::parse(text.as_bytes()).unwrap().to_json(), text);
+    }
+
+    #[test]
+    fn of_a_list_the_wanted_keys_are_kept() {
+        let text = br#"[{"Id":"a","Ports":[{"x":{}}],"Names":["/b"]},{"Names":null,"\u0049d":"c"}]"#;
+        let list = Value::parse_list(text, &["Id", "Names"]).unwrap();
+        assert_eq!(
+            Value::List(list).to_json(),
+            r#"[{"Id":"a","Names":["/b"]},{"Names":null,"Id":"c"}]"#
+        );
+        for wrong in ["{}", "[1]", "[] x", "[{\"Id\":1", "null"] {
+            assert!(Value::parse_list(wrong.as_bytes(), &["Id"]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

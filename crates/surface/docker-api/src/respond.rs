@@ -8,7 +8,7 @@ use hyper::body::Frame;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use naru_docker_wire::types::ErrorResponse;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::io;
 
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -40,6 +40,18 @@ pub fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Answer {
 
 pub fn ok<T: Serialize + ?Sized>(value: &T) -> Answer {
     json(StatusCode::OK, value)
+}
+
+/// A list whose entries are made and written one after the other: a long one is never in memory but as its text.
+pub fn list<T: Serialize>(entries: impl ExactSizeIterator<Item = T>, entry_bytes: usize) -> Answer {
+    let mut bytes = Vec::with_capacity(entries.len() * entry_bytes + 2);
+    match serde_json::Serializer::new(&mut bytes).collect_seq(entries) {
+        Ok(()) => {
+            bytes.push(b'\n');
+            with_body(StatusCode::OK, JSON, bytes)
+        }
+        Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string()),
+    }
 }
 
 pub fn empty(status: StatusCode) -> Answer {

@@ -311,7 +311,7 @@ impl Registry {
     /// All of them, newest first, as listings show them.
     pub fn all(&self) -> Vec<Arc<Container>> {
         let mut all: Vec<_> = self.read().by_id.values().cloned().collect();
-        all.sort_by_key(|container| std::cmp::Reverse(container.record().created_at));
+        all.sort_by_cached_key(|container| std::cmp::Reverse(container.record().created_at));
         all
     }
 }

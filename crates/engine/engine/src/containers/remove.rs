@@ -120,10 +120,11 @@ impl Engine {
     ) -> Result<(Vec<ContainerId>, u64)> {
         let mut containers = self.registry.all();
         containers.retain(|container| is_ended(container) && is_meant(&container.record()));
-        let sizes = self.sizes(&containers, true).await?;
+        let ids = containers.iter().map(|container| container.id.clone()).collect();
+        let sizes = self.container_sizes(ids).await?;
         let (mut removed, mut bytes) = (Vec::new(), 0);
         let deadline = tokio::time::Instant::now() + OPERATION_WAIT_MAX;
-        for (container, size) in containers.iter().zip(sizes) {
+        for (container, (written, _)) in containers.iter().zip(sizes) {
             // Whoever has just started it may still be writing that down while its end is already known.
             let operation = tokio::time::timeout_at(deadline, container.operation.lock()).await;
             let Ok(_operation) = operation else {
@@ -137,7 +138,7 @@ impl Engine {
             match self.remove_stopped(container, false) {
                 Ok(()) => {
                     removed.push(container.id.clone());
-                    bytes += size.map_or(0, |(written, _)| written);
+                    bytes += written;
                 }
                 Err(error) => tracing::warn!(%error, container = %container.id, "cannot prune a container"),
             }

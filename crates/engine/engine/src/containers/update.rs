@@ -3,10 +3,12 @@
 use super::{Container, lock, names};
 use crate::Engine;
 use crate::error::{EngineError, Result};
+use crate::networks::linked_names;
 use crate::plan;
 use crate::record::{ContainerRecord, ContainerState};
 use crate::spec::ContainerSpec;
-use crate::views::ContainerView;
+use crate::views::{ContainerView, ListedContainer};
+use naru_base::ContainerId;
 use std::sync::Arc;
 
 impl Engine {
@@ -58,39 +60,36 @@ impl Engine {
         Ok(())
     }
 
-    pub async fn list_containers(&self, all: bool, with_sizes: bool) -> Result<Vec<ContainerView>> {
+    /// Those that run, or all of them, newest first.
+    pub fn list_containers(&self, all: bool) -> Vec<ListedContainer> {
         let containers = self.registry.all();
-        let shown: Vec<_> = containers
-            .into_iter()
-            .filter(|container| all || container.record().is_running() || is_restarting(container))
-            .collect();
-        let sizes = self.sizes(&shown, with_sizes).await?;
-        Ok(shown
-            .iter()
-            .zip(sizes)
-            .map(|(container, sizes)| self.view(container, sizes))
-            .collect())
+        let records: Vec<_> = containers.iter().map(|container| container.record()).collect();
+        let mut linked_names = linked_names(&records);
+        let shown = containers.iter().zip(records);
+        shown
+            .filter(|(_, record)| all || record.is_running() || is_restarting(record))
+            .map(|(container, record)| ListedContainer {
+                health: Self::health_status_of(container, &record),
+                linked_names: linked_names.remove(&record.id).unwrap_or_default(),
+                record,
+            })
+            .collect()
     }
 
     pub async fn inspect_container(&self, name: &str, with_sizes: bool) -> Result<ContainerView> {
         let container = self.registry.find(name)?;
-        let sizes = self.sizes(std::slice::from_ref(&container), with_sizes).await?;
-        Ok(self.view(&container, sizes.into_iter().next().flatten()))
+        let sizes = if with_sizes {
+            self.container_sizes(vec![container.id.clone()]).await?.pop()
+        } else {
+            None
+        };
+        Ok(self.view(&container, sizes))
     }
 
-    /// What the containers take up, counted off the async workers; `None` where it is not asked for.
-    pub(crate) async fn sizes(
-        &self,
-        containers: &[Arc<Container>],
-        wanted: bool,
-    ) -> Result<Vec<Option<(u64, u64)>>> {
-        if !wanted {
-            return Ok(vec![None; containers.len()]);
-        }
+    /// What the containers take up, counted off the async workers: read-write bytes, root filesystem bytes.
+    pub async fn container_sizes(&self, containers: Vec<ContainerId>) -> Result<Vec<(u64, u64)>> {
         let content = Arc::clone(&self.content);
-        let ids: Vec<_> = containers.iter().map(|container| container.id.clone()).collect();
-        let sizes = crate::archive::blocking(move || Ok(content.snapshot_sizes(&ids))).await?;
-        Ok(sizes.into_iter().map(Some).collect())
+        crate::archive::blocking(move || Ok(content.snapshot_sizes(&containers))).await
     }
 
     pub(crate) fn view(&self, container: &Container, sizes: Option<(u64, u64)>) -> ContainerView {
@@ -134,9 +133,6 @@ fn apply_live(container: &Container, record: &ContainerRecord, wanted: &Containe
     }
 }
 
-fn is_restarting(container: &Arc<Container>) -> bool {
-    matches!(
-        container.record().state,
-        crate::record::ContainerState::Restarting { .. }
-    )
+fn is_restarting(record: &ContainerRecord) -> bool {
+    matches!(record.state, ContainerState::Restarting { .. })
 }

@@ -43,6 +43,22 @@ impl LinkIndex {
     }
 }
 
+/// By container, the names that others have given it by linking to it: `/web/alias`.
+pub(crate) fn linked_names(records: &[Arc<ContainerRecord>]) -> HashMap<ContainerId, Vec<String>> {
+    let mut names: HashMap<ContainerId, Vec<String>> = HashMap::new();
+    for record in records {
+        for link in &record.spec.links {
+            if let Some((Ok(target), alias)) = link.split_once(':').map(|(id, alias)| (id.parse(), alias)) {
+                names
+                    .entry(target)
+                    .or_default()
+                    .push(format!("/{}/{alias}", record.name));
+            }
+        }
+    }
+    names
+}
+
 /// One link of a container whose other end is there.
 struct Linked {
     alias: String,

@@ -19,7 +19,7 @@ mod request;
 mod resolver;
 
 pub(crate) use connect::NetworkNamespace;
-pub(crate) use linked::LinkIndex;
+pub(crate) use linked::{LinkIndex, linked_names};
 pub(crate) use names::needs_resolver;
 pub(crate) use places::{DEFAULT_NETWORK, way_out};
 pub(crate) use resolver::Resolver;

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::http::Query;
 use crate::json::Value;
 use crate::table::{self, Column};
-use crate::{Arguments, Session, units};
+use crate::{Arguments, Session, output, units};
 
 const FLAGS: &[Flag] = &[
     flag(
@@ -50,6 +50,19 @@ pub const COMMAND: Command = Command {
     run,
 };
 
+/// What the usual table shows, by the API's names.
+const TABLE_KEYS: &[&str] = &[
+    "Id",
+    "Image",
+    "Command",
+    "Created",
+    "Status",
+    "Ports",
+    "Names",
+    "SizeRw",
+    "SizeRootFs",
+];
+
 pub const COLUMNS: &[Column] = &[
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
@@ -82,17 +95,21 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
         .set_if(with_size, "size", "1")
         .set_some("filters", table::filters(arguments).as_deref())
         .build();
-    let containers = session.client.get(&path)?;
     let full = arguments.is_set("no-trunc");
-    let rows: Vec<Value> = containers
-        .items()
-        .iter()
-        .map(|container| row(container, full))
-        .collect();
     if arguments.is_set("quiet") && format.is_none() {
-        table::print_field(&rows, "ID")?;
+        let containers = session.client.get_list(&path, &["Id"])?;
+        let ids: String = containers
+            .iter()
+            .map(|container| format!("{}\n", shown_id(container, full)))
+            .collect();
+        output::print(&ids)?;
         return Ok(0);
     }
+    let containers = match format.filter(|format| *format != "table") {
+        None => session.client.get_list(&path, TABLE_KEYS)?,
+        Some(_) => session.client.get(&path)?.into_items(),
+    };
+    let rows: Vec<Value> = containers.iter().map(|container| row(container, full)).collect();
     let mut shown = vec!["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"];
     if with_size {
         shown.push("Size");
@@ -101,8 +118,12 @@ fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
     Ok(0)
 }
 
-pub fn row(container: &Value, full: bool) -> Value {
+fn shown_id(container: &Value, full: bool) -> &str {
     let id = container.get("Id").text();
+    if full { id } else { id.get(..12).unwrap_or(id) }
+}
+
+pub fn row(container: &Value, full: bool) -> Value {
     let image = container.get("Image").text();
     let image = if full {
         image
@@ -151,10 +172,7 @@ pub fn row(container: &Value, full: bool) -> Value {
         .map(|(name, _)| name.as_str())
         .collect();
     Value::object([
-        (
-            "ID",
-            Value::from(if full { id } else { id.get(..12).unwrap_or(id) }),
-        ),
+        ("ID", Value::from(shown_id(container, full))),
         (
             "Image",
             Value::from(if image.is_empty() { "<no image>" } else { image }),

@@ -191,7 +191,7 @@ impl Client {
 
     /// The whole body; the connection can then be used again.
     pub fn read_all(&self, mut response: Response) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(response.foreseen_bytes());
         response.read_to_end(&mut bytes).map_err(CliError::Transport)?;
         let is_kept = matches!(response.framing, Framing::Done | Framing::Length(0))
             && response
@@ -223,6 +223,12 @@ impl Client {
 
     pub fn get(&self, path: &str) -> Result<Value> {
         self.json("GET", path, Body::Empty)
+    }
+
+    /// A list, of whose entries no more is kept than these keys.
+    pub fn get_list(&self, path: &str, keys: &[&str]) -> Result<Vec<Value>> {
+        Value::parse_list(&self.get_bytes(path)?, keys)
+            .map_err(|error| CliError::Protocol(format!("GET {path}: {error}")))
     }
 
     /// The body's bytes as the daemon wrote them.

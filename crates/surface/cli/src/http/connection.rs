@@ -39,6 +39,11 @@ impl Connection {
         outcome
     }
 
+    /// Receives into a buffer of the caller's; only while nothing is pending.
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        retry_interrupted(|| self.stream.read(buffer))
+    }
+
     pub(super) fn pending(&self) -> &[u8] {
         &self.received[self.used..]
     }

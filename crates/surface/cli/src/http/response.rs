@@ -13,6 +13,12 @@ pub(super) enum Framing {
     Done,
 }
 
+/// From this length on bytes are received where they are wanted, with nothing in between.
+const DIRECT_BYTES_MIN: usize = 8 * 1024;
+
+/// Most memory taken on a peer's word.
+const FORESEEN_BYTES_MAX: usize = 4 << 20;
+
 /// An answer whose body is read on demand.
 #[derive(Debug)]
 pub struct Response {
@@ -55,11 +61,27 @@ impl Response {
     }
 
     fn read_limited(&mut self, buffer: &mut [u8], left: u64) -> io::Result<usize> {
-        if self.connection.pending().is_empty() && self.connection.fill()? == 0 {
-            return Ok(0);
-        }
         let length = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        Ok(self.connection.take(&mut buffer[..length]))
+        let buffer = &mut buffer[..length];
+        if self.connection.pending().is_empty() {
+            if length >= DIRECT_BYTES_MIN {
+                return self.connection.receive(buffer);
+            }
+            if self.connection.fill()? == 0 {
+                return Ok(0);
+            }
+        }
+        Ok(self.connection.take(buffer))
+    }
+
+    /// How long the rest of the body says that it is, as far as that is to be believed ahead of its coming.
+    pub(super) fn foreseen_bytes(&self) -> usize {
+        match self.framing {
+            Framing::Length(left) => {
+                usize::try_from(left).map_or(FORESEEN_BYTES_MAX, |left| left.min(FORESEEN_BYTES_MAX))
+            }
+            _ => 0,
+        }
     }
 }
 

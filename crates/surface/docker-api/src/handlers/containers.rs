@@ -8,17 +8,21 @@ use crate::translate::defaults;
 use crate::translate::filters::Filters;
 use crate::translate::inspect::{EngineFacts, container_inspect};
 use crate::translate::list;
+use crate::translate::pattern::NamePatterns;
 use crate::translate::prune::PruneFilters;
 use crate::translate::update::update_spec;
 use crate::translate::version;
 use hyper::StatusCode;
-use naru_base::Timestamp;
+use naru_base::{ContainerId, Digest, Timestamp};
 use naru_docker_wire::types::{
-    ContainerSummary, CreateRequest, CreateResponse, HostConfig, PruneContainersResponse, TopResponse,
-    UpdateResponse,
+    CreateRequest, CreateResponse, HostConfig, PruneContainersResponse, TopResponse, UpdateResponse,
 };
-use naru_engine::{ContainerView, Engine, RemoveOptions};
-use std::sync::OnceLock;
+use naru_engine::content::Image;
+use naru_engine::record::ContainerRecord;
+use naru_engine::{Engine, ListedContainer, RemoveOptions};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 pub async fn create(mut call: Call) -> ApiResult<Answer> {
     let bytes = call.json_bytes().await?;
@@ -91,60 +95,99 @@ pub async fn why(call: Call) -> ApiResult<Answer> {
     Ok(respond::ok(&call.engine.why_container(&call.name).await?))
 }
 
+/// A summary's customary length; what is foreseen of an answer that turns out shorter costs nothing.
+const SUMMARY_BYTES: usize = 1024;
+
 pub async fn list(call: Call) -> ApiResult<Answer> {
     let filters = Filters::parse(call.query.get("filters"), &list::FILTERS)?;
     list::check_filters(&filters)?;
     let limit = call.integer("limit")?.filter(|limit| *limit > 0);
-    let with_sizes = call.query.flag("size");
     let all = call.query.flag("all") || limit.is_some() || list::implies_all(&filters);
-    let mut views = call.engine.list_containers(all, with_sizes).await?;
-    views.sort_by_key(|view| std::cmp::Reverse(view.record.created_at));
-    apply_neighbours(&call.engine, &filters, &mut views).await?;
+    let mut listed = call.engine.list_containers(all);
+    apply_neighbours(&call.engine, &filters, &mut listed).await?;
     let facts = engine_facts(&call.engine);
-    let now = Timestamp::now();
-    let summaries: Vec<ContainerSummary> = views
-        .iter()
-        .filter(|view| {
-            list::matches(view, &filters, &facts, |wanted| {
-                descends_from(&call.engine, view, wanted)
-            })
+    let ancestors = Ancestors::new(&call.engine, filters.values("ancestor"));
+    let names = NamePatterns::new(filters.values("name"));
+    listed.retain(|container| {
+        list::matches(container, &filters, &names, &facts, || {
+            ancestors.include(&container.record)
         })
-        .take(limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)))
-        .map(|view| list::container_summary(view, &facts, now))
-        .collect();
-    Ok(respond::ok(&summaries))
+    });
+    listed.truncate(limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
+    let sizes = if call.query.flag("size") {
+        Some(call.engine.container_sizes(ids_of(&listed)).await?)
+    } else {
+        None
+    };
+    let now = Timestamp::now();
+    let summaries = listed.iter().enumerate().map(|(at, container)| {
+        let sizes = sizes.as_ref().and_then(|sizes| sizes.get(at).copied());
+        list::container_summary(container, sizes, &facts, now)
+    });
+    Ok(respond::list(summaries, SUMMARY_BYTES))
+}
+
+fn ids_of(listed: &[ListedContainer]) -> Vec<ContainerId> {
+    let ids = listed.iter().map(|container| container.record.id.clone());
+    ids.collect()
 }
 
 /// `before` and `since` name a container and keep those created on one side of it.
 async fn apply_neighbours(
     engine: &Engine,
     filters: &Filters,
-    views: &mut Vec<ContainerView>,
+    listed: &mut Vec<ListedContainer>,
 ) -> ApiResult<()> {
     for name in filters.values("before") {
         let mark = engine.inspect_container(name, false).await?.record.created_at;
-        views.retain(|view| view.record.created_at < mark);
+        listed.retain(|container| container.record.created_at < mark);
     }
     for name in filters.values("since") {
         let mark = engine.inspect_container(name, false).await?.record.created_at;
-        views.retain(|view| view.record.created_at > mark);
+        listed.retain(|container| container.record.created_at > mark);
     }
     Ok(())
 }
 
-/// The image itself by any of its names, or an image whose layers it begins with.
-fn descends_from(engine: &Engine, view: &ContainerView, wanted: &str) -> bool {
-    if view.record.spec.image == wanted {
-        return true;
+/// The images of the filter `ancestor`, looked up once for all containers.
+struct Ancestors<'a> {
+    engine: &'a Engine,
+    names: &'a [String],
+    images: Vec<Arc<Image>>,
+    /// What was found for an image that containers have.
+    known: RefCell<HashMap<Digest, bool>>,
+}
+
+impl<'a> Ancestors<'a> {
+    fn new(engine: &'a Engine, names: &'a [String]) -> Self {
+        let found = names.iter().filter_map(|name| engine.images().image(name).ok());
+        Self {
+            engine,
+            names,
+            images: found.collect(),
+            known: RefCell::default(),
+        }
     }
-    let Ok(ancestor) = engine.images().image(wanted) else {
-        return false;
-    };
-    if view.record.resolved.image_id == ancestor.id {
-        return true;
+
+    fn include(&self, record: &ContainerRecord) -> bool {
+        let image = &record.resolved.image_id;
+        self.names.is_empty()
+            || self.names.contains(&record.spec.image)
+            || *self
+                .known
+                .borrow_mut()
+                .entry(image.clone())
+                .or_insert_with(|| self.are_under(image))
     }
-    let own = engine.images().image(view.record.resolved.image_id.as_str());
-    own.is_ok_and(|image| !ancestor.layers.is_empty() && image.layers.starts_with(&ancestor.layers))
+
+    /// One of them is the image itself, or one whose layers it begins with.
+    fn are_under(&self, id: &Digest) -> bool {
+        let own = self.engine.images().image(id.as_str());
+        self.images.iter().any(|ancestor| {
+            let begins = |own: &Arc<Image>| own.layers.starts_with(&ancestor.layers);
+            ancestor.id == *id || (!ancestor.layers.is_empty() && own.as_ref().is_ok_and(begins))
+        })
+    }
 }
 
 pub async fn start(call: Call) -> ApiResult<Answer> {

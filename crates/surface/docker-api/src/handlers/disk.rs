@@ -18,12 +18,11 @@ use std::sync::Arc;
 pub async fn usage(call: Call) -> ApiResult<Answer> {
     let report = call.engine.disk_report().await?;
     let caches = call.engine.build_cache().await?;
-    let mut views = call.engine.list_containers(true, false).await?;
+    let listed = call.engine.list_containers(true);
     let mut users: HashMap<String, i64> = HashMap::new();
-    for view in &mut views {
-        view.sizes = report.containers.get(&view.record.id).copied().or(Some((0, 0)));
+    for container in &listed {
         *users
-            .entry(view.record.resolved.image_id.to_string())
+            .entry(container.record.resolved.image_id.to_string())
             .or_default() += 1;
     }
     let shared: HashMap<_, _> = report
@@ -50,9 +49,12 @@ pub async fn usage(call: Call) -> ApiResult<Answer> {
     Ok(respond::ok(&DiskUsage {
         layers_size: report.images.layers_bytes as i64,
         images: images.collect(),
-        containers: views
+        containers: listed
             .iter()
-            .map(|view| container_summary(view, &facts, now))
+            .map(|container| {
+                let sizes = report.containers.get(&container.record.id).copied();
+                container_summary(container, Some(sizes.unwrap_or_default()), &facts, now)
+            })
             .collect(),
         volumes: volumes.collect(),
         build_cache: caches.into_iter().map(wire_entry).collect(),

@@ -5,7 +5,7 @@ use crate::request::Call;
 use crate::respond::{self, Answer};
 use crate::translate::filters::Filters;
 use crate::translate::network::{attachment, network_spec, wire_network};
-use crate::translate::pattern::is_named;
+use crate::translate::pattern::NamePatterns;
 use crate::translate::prune::PruneFilters;
 use crate::translate::version;
 use hyper::StatusCode;
@@ -29,6 +29,7 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
         return Err(ApiError::invalid(format!("invalid filter 'type={kind}'")));
     }
     let dangling = filters.boolean("dangling")?;
+    let names = NamePatterns::new(filters.values("name"));
     // Since API 1.28 only an inspect shows who is on a network.
     let with_containers = !call.version.is_at_least(28);
     let networks: Vec<Network> = call
@@ -36,20 +37,20 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
         .list_networks()
         .await?
         .iter()
-        .filter(|view| matches(view, &filters, dangling))
+        .filter(|view| matches(view, &filters, &names, dangling))
         .map(|view| wire_network(view, with_containers))
         .collect();
     Ok(respond::ok(&networks))
 }
 
-fn matches(view: &NetworkView, filters: &Filters, dangling: Option<bool>) -> bool {
+fn matches(view: &NetworkView, filters: &Filters, names: &NamePatterns, dangling: Option<bool>) -> bool {
     let is_custom = view.record.is_some();
     let labels = view
         .record
         .as_ref()
         .map(|record| record.spec.labels.clone())
         .unwrap_or_default();
-    filters.any("name", |pattern| is_named(pattern, &view.name))
+    names.fit(&view.name)
         && filters.any("id", |id| view.id.starts_with(id))
         && filters.any("driver", |driver| view.driver == driver)
         && filters.any("scope", |scope| scope == "local")

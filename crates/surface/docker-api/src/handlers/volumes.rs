@@ -31,7 +31,7 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
     )?;
     let dangling = filters.boolean("dangling")?;
     let used = if dangling.is_some() {
-        used_volumes(&call.engine).await?
+        used_volumes(&call.engine)
     } else {
         BTreeSet::new()
     };
@@ -54,13 +54,13 @@ pub async fn list(call: Call) -> ApiResult<Answer> {
     }))
 }
 
-async fn used_volumes(engine: &Engine) -> ApiResult<BTreeSet<String>> {
-    let views = engine.list_containers(true, false).await?;
-    Ok(views
+fn used_volumes(engine: &Engine) -> BTreeSet<String> {
+    let containers = engine.list_containers(true);
+    containers
         .iter()
-        .flat_map(|view| &view.record.resolved.mounts)
+        .flat_map(|container| &container.record.resolved.mounts)
         .filter_map(|mount| mount.volume.clone())
-        .collect())
+        .collect()
 }
 
 pub async fn create(mut call: Call) -> ApiResult<Answer> {

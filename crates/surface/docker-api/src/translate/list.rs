@@ -3,14 +3,14 @@
 use super::filters::Filters;
 use super::inspect::{EngineFacts, command_line, has_own_network, mount_point, network_name, protocol_word};
 use super::network::endpoints;
-use super::pattern::is_named;
+use super::pattern::NamePatterns;
 use super::status::{state_word, status_text};
 use crate::error::{ApiError, ApiResult};
 use naru_base::Timestamp;
 use naru_docker_wire::types::{ContainerSummary, Port, SummaryHostConfig, SummaryNetworkSettings};
-use naru_engine::ContainerView;
 use naru_engine::record::{ContainerRecord, ContainerState};
 use naru_engine::spec::NetworkMode;
+use naru_engine::{HealthStatus, ListedContainer};
 
 /// The filters Docker knows here.
 pub const FILTERS: [&str; 16] = [
@@ -43,26 +43,30 @@ const STATES: [&str; 7] = [
 ];
 const HEALTH: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 
-/// Docker's longest command column.
-pub fn container_summary(view: &ContainerView, facts: &EngineFacts, now: Timestamp) -> ContainerSummary {
-    let record = &*view.record;
+/// `sizes` are read-write and root filesystem bytes, where they are asked for.
+pub fn container_summary(
+    container: &ListedContainer,
+    sizes: Option<(u64, u64)>,
+    facts: &EngineFacts,
+    now: Timestamp,
+) -> ContainerSummary {
+    let record = &*container.record;
     ContainerSummary {
-        id: record.id.to_string(),
-        names: vec![format!("/{}", record.name)],
+        id: record.id.as_str().to_owned(),
+        names: names(container),
         image: record.spec.image.clone(),
-        image_id: record.resolved.image_id.to_string(),
+        image_id: record.resolved.image_id.as_str().to_owned(),
         command: command_text(record),
         created: record.created_at.as_second(),
         ports: ports(record),
         // Nothing written is left out here, as Docker does; an inspect shows it.
-        size_rw: view
-            .sizes
+        size_rw: sizes
             .map(|(written, _)| written as i64)
             .filter(|written| *written > 0),
-        size_root_fs: view.sizes.map(|(_, whole)| whole as i64),
+        size_root_fs: sizes.map(|(_, whole)| whole as i64),
         labels: record.resolved.labels.clone(),
         state: state_word(&record.state).to_owned(),
-        status: status_text(&record.state, view.health.as_ref(), now),
+        status: status_text(&record.state, container.health, now),
         host_config: SummaryHostConfig {
             network_mode: network_mode_text(record),
             annotations: None,
@@ -72,6 +76,16 @@ pub fn container_summary(view: &ContainerView, facts: &EngineFacts, now: Timesta
         },
         mounts: record.resolved.mounts.iter().map(mount_point).collect(),
     }
+}
+
+/// Its own and those that links give it, in the order of Docker's index of names.
+fn names(container: &ListedContainer) -> Vec<String> {
+    let mut names = vec![format!("/{}", container.record.name)];
+    if !container.linked_names.is_empty() {
+        names.extend(container.linked_names.iter().cloned());
+        names.sort_unstable();
+    }
+    names
 }
 
 fn network_mode_text(record: &ContainerRecord) -> String {
@@ -183,25 +197,26 @@ pub fn implies_all(filters: &Filters) -> bool {
     filters.has("status") || filters.has("exited")
 }
 
-/// `ancestor_matches` tells whether the container's image is, or is built on, the image named.
+/// `has_ancestor` tells whether the container's image is, or is built on, one of those that the filter names.
 pub fn matches(
-    view: &ContainerView,
+    container: &ListedContainer,
     filters: &Filters,
+    names: &NamePatterns,
     facts: &EngineFacts,
-    ancestor_matches: impl Fn(&str) -> bool,
+    has_ancestor: impl FnOnce() -> bool,
 ) -> bool {
-    let record = &*view.record;
+    let record = &*container.record;
     filters.any("status", |status| state_word(&record.state) == status)
-        && filters.any("name", |pattern| is_named(pattern, &record.name))
+        && names.fit(&record.name)
         && filters.any("id", |id| record.id.as_str().starts_with(id))
         && filters.labels_match(&record.resolved.labels)
-        && filters.any("ancestor", ancestor_matches)
         && filters.any("exited", |code| exited_with(record, code))
         && filters.any("volume", |volume| has_volume(record, volume))
         && filters.any("network", |network| is_on_network(record, network, facts))
         && filters.any("publish", |port| is_published(record, port))
         && filters.any("expose", |port| is_exposed(record, port))
-        && filters.any("health", |wanted| health_word(view) == wanted)
+        && filters.any("health", |wanted| health_word(container) == wanted)
+        && has_ancestor()
         && filters
             .boolean("is-task")
             .is_ok_and(|wanted| wanted != Some(true))
@@ -216,8 +231,8 @@ fn is_on_network(record: &ContainerRecord, wanted: &str, facts: &EngineFacts) ->
     names.any(|name| name == wanted || facts.network_ids.get(name).is_some_and(|id| id == wanted))
 }
 
-fn health_word(view: &ContainerView) -> &'static str {
-    view.health.as_ref().map_or("none", |health| health.status.word())
+fn health_word(container: &ListedContainer) -> &'static str {
+    container.health.map_or("none", HealthStatus::word)
 }
 
 fn exited_with(record: &ContainerRecord, code: &str) -> bool {

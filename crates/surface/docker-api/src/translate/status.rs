@@ -1,8 +1,8 @@
 //! The words of `docker ps`: `Up 5 seconds`, `Exited (0) 2 minutes ago`.
 
 use naru_base::Timestamp;
+use naru_engine::HealthStatus;
 use naru_engine::record::ContainerState;
-use naru_engine::{HealthStatus, HealthView};
 
 /// Docker's one word for the state.
 pub fn state_word(state: &ContainerState) -> &'static str {
@@ -17,12 +17,12 @@ pub fn state_word(state: &ContainerState) -> &'static str {
 }
 
 /// The state in words, with the health of one that runs.
-pub fn status_text(state: &ContainerState, health: Option<&HealthView>, now: Timestamp) -> String {
+pub fn status_text(state: &ContainerState, health: Option<HealthStatus>, now: Timestamp) -> String {
     let since = |then: Timestamp| duration_text(now.as_second() - then.as_second());
     match state {
         ContainerState::Created => "Created".to_owned(),
         ContainerState::Running { started_at, .. } => {
-            let health = match health.map(|health| health.status) {
+            let health = match health {
                 None => "",
                 Some(HealthStatus::Starting) => " (health: starting)",
                 Some(HealthStatus::Healthy) => " (healthy)",

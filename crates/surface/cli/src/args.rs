@@ -107,7 +107,8 @@ impl Arguments {
 
     /// Nanoseconds.
     pub fn duration(&self, name: &str) -> Option<i64> {
-        self.text(name).and_then(|text| units::parse_duration(text).ok())
+        self.text(name)
+            .and_then(|text| naru_base::parse_duration(text).ok())
     }
 }
 
@@ -286,7 +287,9 @@ fn check_value(kind: Kind, value: &str) -> Result<(), String> {
         Kind::BytesOrMinusOne if value == "-1" => Ok(()),
         Kind::Bytes | Kind::BytesOrMinusOne => units::parse_ram_bytes(value).map(drop),
         Kind::Decimal => units::parse_nano_cpus(value).map(drop),
-        Kind::Duration => units::parse_duration(value).map(drop),
+        Kind::Duration => naru_base::parse_duration(value)
+            .map(drop)
+            .map_err(|error| error.to_string()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sizes and times as people read and write them, in the forms Docker prints and accepts. Pure.
 
-use naru_base::Timestamp;
 pub use naru_base::size::{binary_size, human_size, precise_size};
+use naru_base::{Timestamp, parse_duration};
 
 /// Reads `64m`, `1.5GiB`, `1024`: powers of 1,024.
 pub fn parse_ram_bytes(text: &str) -> Result<i64, String> {
@@ -46,45 +46,6 @@ pub fn parse_nano_cpus(text: &str) -> Result<i64, String> {
         .checked_mul(1_000_000_000)
         .and_then(|number| number.checked_add(nano))
         .ok_or_else(invalid)
-}
-
-/// Reads a Go duration (`1h30m`, `1.5s`, `300ms`) as nanoseconds.
-pub fn parse_duration(text: &str) -> Result<i64, String> {
-    let invalid = || format!("time: invalid duration {text:?}");
-    let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1.0, rest),
-        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Ok(0);
-    }
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
-            .unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
-        let after = &rest[digits..];
-        let unit_end = after
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(after.len());
-        let scale = match &after[..unit_end] {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            "" => return Err(format!("time: missing unit in duration {text:?}")),
-            unit => return Err(format!("time: unknown unit {unit:?} in duration {text:?}")),
-        };
-        total += number * scale;
-        rest = &after[unit_end..];
-    }
-    Ok((sign * total) as i64)
 }
 
 /// `About an hour`, `3 weeks`: a duration in seconds as listings show it.
@@ -162,15 +123,6 @@ mod tests {
         for text in ["", "x", "1.2.3", "-1", "0.1234567891"] {
             assert!(parse_nano_cpus(text).is_err(), "{text:?}");
         }
-    }
-
-    #[test]
-    fn durations_are_read_as_go_reads_them() {
-        assert_eq!(parse_duration("1h30m"), Ok(5_400_000_000_000));
-        assert_eq!(parse_duration("1.5s"), Ok(1_500_000_000));
-        assert_eq!(parse_duration("0"), Ok(0));
-        assert!(parse_duration("10").is_err());
-        assert!(parse_duration("5 minutes").is_err());
     }
 
     #[test]

@@ -385,33 +385,10 @@ fn healthcheck(place: Place, mut flags: Flags, rest: &str) -> Result<Healthcheck
     Ok(check)
 }
 
-/// Go's durations: `1h2m3.5s`, `100ms`. At least one millisecond, or 0.
+/// At least one millisecond, or 0: Docker's bounds.
 fn duration_ns(text: &str) -> Option<i64> {
-    let mut rest = text;
-    let mut total = 0.0;
-    if rest == "0" {
-        return Some(0);
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit = &rest[digits..];
-        let length = unit
-            .find(|character: char| character.is_ascii_digit())
-            .unwrap_or(unit.len());
-        let scale = match &unit[..length] {
-            "ns" => 1.0,
-            "us" | "µs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        total += number * scale;
-        rest = &unit[length..];
-    }
-    (total == 0.0 || (1e6..9e18).contains(&total) && !text.is_empty()).then_some(total as i64)
+    let nanoseconds = naru_base::parse_duration(text).ok()?;
+    (nanoseconds == 0 || nanoseconds >= 1_000_000).then_some(nanoseconds)
 }
 
 fn on_build(place: Place, rest: &str) -> Result<String> {

@@ -313,19 +313,12 @@ fn plan_fluentd_numbers(log: &LogSpec) -> Result<FluentdNumbers> {
     })
 }
 
-/// Go's durations with one unit, `100ms`, `2s`, `1m`.
+/// In whole milliseconds; none of before.
 fn parse_duration_ms(text: &str) -> Option<u64> {
-    let at = text.find(|character: char| character.is_ascii_alphabetic())?;
-    let (number, unit) = text.split_at(at);
-    let factor = match unit {
-        "ms" => 1.0,
-        "s" => 1000.0,
-        "m" => 60_000.0,
-        "h" => 3_600_000.0,
-        _ => return None,
-    };
-    let number: f64 = number.parse().ok()?;
-    (number >= 0.0).then_some((number * factor) as u64)
+    let nanoseconds = naru_base::parse_duration(text).ok()?;
+    u64::try_from(nanoseconds)
+        .ok()
+        .map(|nanoseconds| nanoseconds / 1_000_000)
 }
 
 /// Everything about the receiver. `found`: what its host's name stands for.

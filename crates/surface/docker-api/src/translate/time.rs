@@ -1,7 +1,7 @@
 //! Times in queries.
 
 use crate::error::{ApiError, ApiResult};
-use naru_base::Timestamp;
+use naru_base::{Timestamp, parse_duration};
 
 /// A Unix time with an optional fraction, a duration before now, or RFC 3339 of which the end may be left out.
 pub fn parse_time(text: &str) -> ApiResult<Timestamp> {
@@ -11,8 +11,10 @@ pub fn parse_time(text: &str) -> ApiResult<Timestamp> {
     {
         return Ok(time);
     }
-    // `1h30m` counts back from now.
-    if let Some(ago) = parse_duration(text) {
+    // `1h30m` counts back from now, `-1h30m` on; a bare 0 is the epoch.
+    if text != "0"
+        && let Ok(ago) = parse_duration(text)
+    {
         let now = Timestamp::now().as_nanosecond() - i128::from(ago);
         return Ok(Timestamp::from_parts(
             (now / 1_000_000_000) as i64,
@@ -28,30 +30,6 @@ pub fn parse_time(text: &str) -> ApiResult<Timestamp> {
         seconds.parse().map_err(|_| invalid())?,
         nanoseconds,
     ))
-}
-
-/// Go's durations, in nanoseconds: `10m`, `1h30m`, `1.5s`.
-fn parse_duration(text: &str) -> Option<i64> {
-    let mut rest = text;
-    let mut total = 0.0_f64;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit = &rest[digits..];
-        let end = unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len());
-        let nanoseconds = match &unit[..end] {
-            "ns" => 1.0,
-            "us" | "µs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        total += number * nanoseconds;
-        rest = &unit[end..];
-    }
-    (!text.is_empty()).then_some(total as i64)
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ def test_the_file_knows_the_same(tmp_path):
             "no-new-privileges": True, "shutdown-timeout": 20, "live-restore": True, "ip-forward": True, "default-runtime": "runc",
             "exec-opts": ["native.cgroupdriver=cgroupfs"], "experimental": False, "iptables": True, "dns": ["192.0.2.1"], "registry-mirrors": ["https://mirror.example"]}
     assert validate(good).stdout == "configuration OK\n"
-    for key, value in {"runtimes": {"x": {"path": "/x"}}, "authorization-plugins": ["x"], "tlsverify": True,
+    for key, value in {"runtimes": {"x": {"path": "/x"}}, "authorization-plugins": ["x"], "tls": True,
                        "storage-opts": ["x=y"], "labels": ["a=b"], "userland-proxy": True, "nosuch": 1, "log-driver": "nosuch"}.items():
         result = validate({key: value})
         assert result.returncode == 1 and key in result.stderr, (key, result.stderr)

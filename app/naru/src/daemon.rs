@@ -1,5 +1,6 @@
 //! The daemon's role: roots locked, socket bound, engine opened, API served until a signal.
 
+use crate::listen_options::TcpListening;
 use crate::options::{self, DaemonOptions, LogFormat};
 use naru_engine::{Engine, EngineOptions, Remap};
 use naru_sys::file;
@@ -89,17 +90,18 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
     };
     let mut servers = Vec::new();
     let (stop, _) = tokio::sync::watch::channel(false);
-    for path in &options.sockets {
+    let sockets = &options.listening.sockets;
+    for path in sockets {
         let listener = listen(path).map_err(named(&format!("cannot listen on {}", path.display())))?;
-        let mut stopped = stop.subscribe();
-        let shutdown = async move {
-            let _ = stopped.wait_for(|stop| *stop).await;
-        };
-        servers.push(tokio::spawn(naru_docker_api::serve(
-            api.clone(),
-            listener,
-            shutdown,
-        )));
+        let server = naru_docker_api::serve(api.clone(), listener, stopped(&stop));
+        servers.push(tokio::spawn(server));
+    }
+    for (address, tls) in options.listening.tcp.iter().flat_map(TcpListening::each) {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(named(&format!("cannot listen on tcp://{address}")))?;
+        let server = naru_docker_api::serve_tls(api.clone(), listener, tls.clone(), stopped(&stop));
+        servers.push(tokio::spawn(server));
     }
     if let Some(address) = options.metrics_address {
         let listener = TcpListener::bind(address)
@@ -110,7 +112,9 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
     }
     file::replace(&options.pidfile, format!("{}\n", std::process::id()).as_bytes())
         .map_err(|error| error.to_string())?;
-    tracing::info!(sockets = ?options.sockets, "ready");
+    let tcp = options.listening.tcp.iter().flat_map(TcpListening::each);
+    let tcp: Vec<&str> = tcp.map(|(address, _)| address).collect();
+    tracing::info!(?sockets, ?tcp, "ready");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -118,13 +122,21 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
     tracing::info!("ending");
     let _ = stop.send(true);
     engine.shutdown().await;
-    for path in options.sockets.iter().chain([&options.pidfile]) {
+    for path in sockets.iter().chain([&options.pidfile]) {
         let _ = std::fs::remove_file(path);
     }
     for server in servers {
         server.abort();
     }
     Ok(())
+}
+
+/// Resolves when the daemon is to end.
+fn stopped(stop: &tokio::sync::watch::Sender<bool>) -> impl Future<Output = ()> + Send + use<> {
+    let mut stopped = stop.subscribe();
+    async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }
 }
 
 /// Whom containers are remapped to; root means nobody, as with dockerd.

@@ -16,7 +16,6 @@ struct Foreign {
 const SWARM: &str = "an engine here is no part of a swarm";
 const CONTAINERD: &str = "Naru starts containers by itself";
 const REALTIME: &str = "limits on realtime scheduling are not available";
-const TLS: &str = "the API is served on unix sockets alone; reach it from elsewhere over ssh";
 const PER_CONTAINER: &str = "give it to the containers that need it";
 
 const fn refused(name: &'static str, reason: &'static str) -> Foreign {
@@ -140,11 +139,6 @@ const OPTIONS: &[Foreign] = &[
         ),
     ),
     refused("swarm-default-advertise-addr", SWARM),
-    only("tls", &["false"], TLS),
-    refused("tlscacert", TLS),
-    refused("tlscert", TLS),
-    refused("tlskey", TLS),
-    only("tlsverify", &["false"], TLS),
     only(
         "userland-proxy",
         &["false"],
@@ -160,7 +154,7 @@ const OPTIONS: &[Foreign] = &[
 const SHORTS: [(&str, &str); 3] = [("-b", "bridge"), ("-G", "group"), ("-s", "storage-driver")];
 
 /// Options that take no value of their own word: `--tls`.
-const SWITCHES: [&str; 9] = [
+const SWITCHES: [&str; 7] = [
     "allow-direct-routing",
     "cri-containerd",
     "experimental",
@@ -168,8 +162,6 @@ const SWITCHES: [&str; 9] = [
     "raw-logs",
     "rootless",
     "selinux-enabled",
-    "tls",
-    "tlsverify",
 ];
 
 /// Takes harmless options out of the command line; the others are refused.
@@ -281,7 +273,6 @@ mod tests {
             );
         }
         assert!(take(&["daemon", "--userland-proxy"]).is_err());
-        assert!(take(&["daemon", "--tlsverify"]).unwrap_err().contains("ssh"));
     }
 
     #[test]
@@ -295,6 +286,5 @@ mod tests {
             Ok(1)
         );
         assert!(file(r#"{"exec-opts":["native.cgroupdriver=systemd"]}"#).is_err());
-        assert!(file(r#"{"tls":true}"#).is_err());
     }
 }

@@ -3,6 +3,7 @@
 mod container_options;
 mod daemon;
 mod foreign_options;
+mod listen_options;
 mod network_options;
 mod options;
 

@@ -2,6 +2,7 @@
 
 use crate::container_options::{self, ContainerArguments, ContainerConfig};
 use crate::foreign_options;
+use crate::listen_options::{self, ListenArguments, ListenConfig, Listening};
 use crate::network_options::{self, NetworkArguments, NetworkConfig};
 use clap::Parser;
 use naru_engine::registry::{Proxies, RegistryOptions};
@@ -24,9 +25,8 @@ struct Arguments {
     /// Where sockets of running things are kept [default: /run/naru]
     #[arg(long)]
     exec_root: Option<PathBuf>,
-    /// Where to listen, unix://PATH; may be given more than once [default: unix://<exec-root>/naru.sock]
-    #[arg(short = 'H', long = "host")]
-    hosts: Vec<String>,
+    #[command(flatten)]
+    listen: ListenArguments,
     /// Where to write the daemon's process id [default: <exec-root>/naru.pid]
     #[arg(long, short = 'p')]
     pidfile: Option<PathBuf>,
@@ -97,7 +97,6 @@ struct Arguments {
 struct ConfigFile {
     data_root: Option<PathBuf>,
     exec_root: Option<PathBuf>,
-    hosts: Vec<String>,
     pidfile: Option<PathBuf>,
     bip: Option<String>,
     insecure_registries: Vec<String>,
@@ -132,7 +131,7 @@ struct ProxyConfig {
 pub struct DaemonOptions {
     pub data_root: PathBuf,
     pub exec_root: PathBuf,
-    pub sockets: Vec<PathBuf>,
+    pub listening: Listening,
     pub pidfile: PathBuf,
     pub bridge_address: Option<(Ipv4Addr, u8)>,
     pub network: NetworkDefaults,
@@ -173,6 +172,7 @@ fn resolve(mut arguments: Arguments) -> Result<DaemonOptions, String> {
         file,
         network,
         containers,
+        listen,
     } = match &arguments.config_file {
         Some(path) => read_config(path)?,
         None => Config::default(),
@@ -187,14 +187,7 @@ fn resolve(mut arguments: Arguments) -> Result<DaemonOptions, String> {
             .or(file.exec_root)
             .unwrap_or_else(|| EXEC_ROOT.into()),
     )?;
-    let mut hosts = if arguments.hosts.is_empty() {
-        file.hosts
-    } else {
-        arguments.hosts
-    };
-    if hosts.is_empty() {
-        hosts.push(format!("unix://{}", exec_root.join("naru.sock").display()));
-    }
+    let listening = listen_options::resolve(arguments.listen, listen, &exec_root)?;
     let is_debug = arguments.debug || file.debug.unwrap_or(false);
     let log_level = arguments
         .log_level
@@ -212,10 +205,7 @@ fn resolve(mut arguments: Arguments) -> Result<DaemonOptions, String> {
                 .or(file.data_root)
                 .unwrap_or_else(|| DATA_ROOT.into()),
         )?,
-        sockets: hosts
-            .iter()
-            .map(|host| parse_host(host))
-            .collect::<Result<_, _>>()?,
+        listening,
         pidfile: arguments
             .pidfile
             .or(file.pidfile)
@@ -335,6 +325,7 @@ struct Config {
     file: ConfigFile,
     network: NetworkConfig,
     containers: ContainerConfig,
+    listen: ListenConfig,
 }
 
 fn read_config(path: &Path) -> Result<Config, String> {
@@ -350,26 +341,14 @@ fn read_config(path: &Path) -> Result<Config, String> {
     foreign_options::take_keys(&mut all).map_err(failed)?;
     let network = network_options::take(&mut all).map_err(|error| failed(error.to_string()))?;
     let containers = container_options::take(&mut all).map_err(|error| failed(error.to_string()))?;
+    let listen = listen_options::take(&mut all).map_err(|error| failed(error.to_string()))?;
     let file = serde_json::from_value(all.into()).map_err(|error| failed(error.to_string()))?;
     Ok(Config {
         file,
         network,
         containers,
+        listen,
     })
-}
-
-/// Only unix sockets: whoever reaches an open TCP port owns the host, and such ports are found within hours.
-fn parse_host(host: &str) -> Result<PathBuf, String> {
-    match host.split_once("://") {
-        Some(("unix", path)) if path.starts_with('/') => Ok(path.into()),
-        Some(("unix", _)) => Err(format!(
-            "invalid host {host:?}: the socket's path must be absolute"
-        )),
-        Some(("tcp", _)) => Err(format!(
-            "{host} is refused: the API would be open to everyone who reaches the port. It needs mutual TLS, which is not supported yet; use unix://PATH, over ssh from elsewhere"
-        )),
-        _ => Err(format!("invalid host {host:?}: use unix://PATH")),
-    }
 }
 
 fn parse_log_format(text: Option<&str>) -> Result<LogFormat, String> {
@@ -424,16 +403,10 @@ mod tests {
     #[test]
     fn defaults_follow_the_exec_root() {
         let options = parse_words(&["--exec-root", "/run/other"]).unwrap();
-        assert_eq!(options.sockets, [PathBuf::from("/run/other/naru.sock")]);
+        assert_eq!(options.listening.sockets, [PathBuf::from("/run/other/naru.sock")]);
         assert_eq!(options.pidfile, PathBuf::from("/run/other/naru.pid"));
         assert!(options.live_restore);
         assert!(!parse_words(&["--live-restore=false"]).unwrap().live_restore);
-    }
-
-    #[test]
-    fn tcp_is_refused_with_its_reason() {
-        let (message, _) = parse_words(&["-H", "tcp://0.0.0.0:2375"]).unwrap_err();
-        assert!(message.contains("mutual TLS"), "{message}");
     }
 
     #[test]

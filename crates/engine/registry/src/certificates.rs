@@ -170,9 +170,15 @@ fn files_with(folder: &Path, extension: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// Accepts every certificate: for registries the daemon was told are insecure. The handshake itself is still checked.
+/// Accepts every certificate: for registries the daemon was told are insecure, and for clients with `--tls` alone. The handshake itself is still checked.
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+pub struct AnyCertificate(Arc<CryptoProvider>);
+
+impl AnyCertificate {
+    pub fn new(provider: Arc<CryptoProvider>) -> Self {
+        Self(provider)
+    }
+}
 
 impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(

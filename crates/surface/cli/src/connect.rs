@@ -1,15 +1,14 @@
 //! Which daemon a command talks to, and starting one where nobody listens.
 
 use crate::args::Arguments;
-use crate::contexts::{self, Store};
+use crate::contexts::{self, Context, Store};
 use crate::error::{CliError, Result};
-use crate::http::{Address, Client, Starter};
+use crate::http::{Address, Client, Starter, TlsSettings};
 use crate::manifests::ManifestStore;
 use crate::{Hooks, Session};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const TLS_UNSUPPORTED: &str = "TLS is not supported yet: use a unix socket, or ssh://";
 const DEFAULT_EXEC_ROOT: &str = "/run/naru";
 /// A daemon is ready in well under a second; a host under load may take several.
 const START_SECONDS_MAX: u64 = 5;
@@ -62,9 +61,6 @@ fn config_folder(named: Option<&PathBuf>) -> PathBuf {
 /// that `context use` chose, and without any of these the daemon of this machine.
 /// Without hooks none is started.
 pub fn open_session(program: &str, globals: &Arguments, hooks: Option<Hooks>) -> Result<Session> {
-    if globals.is_set("tls") || globals.is_set("tlsverify") {
-        return Err(CliError::message(TLS_UNSUPPORTED));
-    }
     if globals.list("host").count() > 1 {
         return Err(CliError::message("specify only one -H"));
     }
@@ -74,9 +70,13 @@ pub fn open_session(program: &str, globals: &Arguments, hooks: Option<Hooks>) ->
         ));
     }
     let config = read_global(globals);
-    let named = named_host(globals, &config)?;
+    let context = chosen_context(globals, &config)?;
+    let named = match &context {
+        Some(context) => Some(context.host.clone()).filter(|host| !host.is_empty()),
+        None => named_host(globals),
+    };
     let address = match &named {
-        Some(host) => Address::parse(host)?,
+        Some(host) => Address::parse_with(host, tls_settings(globals, &config, context)?)?,
         None => default_address(),
     };
     let exec_root = address
@@ -126,22 +126,82 @@ fn read_global(globals: &Arguments) -> Global {
     }
 }
 
-/// The host that flags, environment or context name; `None` for the daemon of this machine.
-fn named_host(globals: &Arguments, config: &Global) -> Result<Option<String>> {
-    if let Some(host) = globals.text("host") {
-        return Ok(Some(host.to_owned()));
+/// The context that decides; `None` where flags and environment do.
+fn chosen_context(globals: &Arguments, config: &Global) -> Result<Option<Context>> {
+    if globals.text("host").is_some() || config.context_name == contexts::DEFAULT {
+        return Ok(None);
     }
-    if config.context_name == contexts::DEFAULT {
-        return Ok(variable("NARU_HOST").or_else(|| variable("DOCKER_HOST")));
+    config.contexts().read(&config.context_name).map(Some)
+}
+
+/// The host that flags or environment name; `None` for the daemon of this machine.
+fn named_host(globals: &Arguments) -> Option<String> {
+    let from_environment = || variable("NARU_HOST").or_else(|| variable("DOCKER_HOST"));
+    globals
+        .text("host")
+        .map(ToOwned::to_owned)
+        .or_else(from_environment)
+}
+
+/// A context's own, or what `--tls…` and Docker's variables say. A file that nobody named may be missing.
+fn tls_settings(
+    globals: &Arguments,
+    config: &Global,
+    context: Option<Context>,
+) -> Result<Option<TlsSettings>> {
+    if let Some(context) = context {
+        return Ok(tls_of_context(context));
     }
-    let context = config.contexts().read(&config.context_name)?;
-    if !context.tls.is_empty() {
-        return Err(CliError::message(format!(
-            "context {:?}: {TLS_UNSUPPORTED}",
-            context.name
-        )));
+    let is_asked = |flag: &str, name: &str| globals.bool(flag).unwrap_or_else(|| variable(name).is_some());
+    let is_verified = is_asked("tlsverify", "DOCKER_TLS_VERIFY");
+    // Docker's client takes even `--tlsverify=false` for a wish to use TLS.
+    if !is_verified && !is_asked("tls", "DOCKER_TLS") && !globals.is_given("tlsverify") {
+        return Ok(None);
     }
-    Ok(Some(context.host).filter(|host| !host.is_empty()))
+    let folder =
+        variable("DOCKER_CERT_PATH").map_or_else(|| config_folder(config.config_dir.as_ref()), PathBuf::from);
+    let read = |flag: &str, file: &str, is_needed: bool| {
+        let path = globals
+            .text(flag)
+            .map_or_else(|| folder.join(file), PathBuf::from);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some((path.display().to_string(), bytes))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_needed => Ok(None),
+            Err(error) => Err(CliError::message(format!(
+                "cannot read {}, which --{flag} names: {error}",
+                path.display()
+            ))),
+        }
+    };
+    let ca = if is_verified {
+        read("tlscacert", "ca.pem", true)?
+    } else {
+        None
+    };
+    let certificate = read("tlscert", "cert.pem", globals.is_given("tlscert"))?;
+    let key = read("tlskey", "key.pem", globals.is_given("tlskey"))?;
+    Ok(Some(TlsSettings {
+        ca,
+        identity: certificate.zip(key),
+        is_verified,
+    }))
+}
+
+fn tls_of_context(context: Context) -> Option<TlsSettings> {
+    if context.tls.is_empty() && !context.skip_tls_verify {
+        return None;
+    }
+    let mut files = context.tls;
+    let mut take = |name: &str| {
+        let at = files.iter().position(|(file, _)| file == name)?;
+        let (_, bytes) = files.swap_remove(at);
+        Some((format!("{name} of context {:?}", context.name), bytes))
+    };
+    Some(TlsSettings {
+        ca: take("ca.pem"),
+        identity: take("cert.pem").zip(take("key.pem")),
+        is_verified: !context.skip_tls_verify,
+    })
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -8,7 +8,8 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// What a client sends first that speaks HTTP/2 with prior knowledge.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -22,15 +23,22 @@ pub enum Protocol {
     Http2,
 }
 
+/// What carries a client's bytes.
+pub enum ClientStream {
+    Unix(UnixStream),
+    /// Of a client that has shown its certificate.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// The stream, with what was read of it already.
 pub struct Connection {
-    stream: UnixStream,
+    stream: ClientStream,
     ahead: Bytes,
 }
 
 impl Connection {
     /// Reads until it is sure which protocol the client speaks: mostly once.
-    pub async fn open(mut stream: UnixStream) -> io::Result<(Self, Protocol)> {
+    pub async fn open(mut stream: ClientStream) -> io::Result<(Self, Protocol)> {
         let mut ahead = BytesMut::with_capacity(FIRST_BYTES);
         loop {
             let is_over = stream.read_buf(&mut ahead).await? == 0;
@@ -50,8 +58,57 @@ impl Connection {
     }
 
     /// The stream, and what was read of it but by nobody taken.
-    pub fn into_parts(self) -> (UnixStream, Bytes) {
+    pub fn into_parts(self) -> (ClientStream, Bytes) {
         (self.stream, self.ahead)
+    }
+}
+
+/// Calls the same of whichever stream it is.
+macro_rules! either {
+    ($stream:expr, $method:ident ( $($argument:expr),* )) => {
+        match $stream {
+            ClientStream::Unix(stream) => Pin::new(stream).$method($($argument),*),
+            ClientStream::Tls(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), poll_write_vectored(context, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), poll_shutdown(context))
     }
 }
 
@@ -113,7 +170,7 @@ mod tests {
     /// Sends the parts one by one, and returns what the connection took itself for and what is read of it.
     async fn opened(parts: &[&[u8]]) -> (Protocol, Vec<u8>) {
         let (mut client, server) = UnixStream::pair().unwrap();
-        let opening = tokio::spawn(Connection::open(server));
+        let opening = tokio::spawn(Connection::open(ClientStream::Unix(server)));
         for part in parts {
             client.write_all(part).await.unwrap();
             tokio::task::yield_now().await;

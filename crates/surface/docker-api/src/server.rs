@@ -1,6 +1,6 @@
 //! HTTP: connections, versions, the common headers, and a wall around each request.
 
-use crate::connection::{Connection, Protocol};
+use crate::connection::{ClientStream, Connection, Protocol};
 use crate::error::ApiError;
 use crate::handlers;
 use crate::metrics::action_of;
@@ -19,11 +19,11 @@ use naru_engine::Engine;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// How long to rest when no connection can be accepted, typically for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a shutdown waits for requests in flight; waits and followed logs have no end of their own.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -48,7 +48,7 @@ const STREAM_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Serves the API on this socket until `shutdown` resolves; requests in flight get a moment to finish.
 pub async fn serve(api: Api, listener: UnixListener, shutdown: impl Future<Output = ()>) {
-    let (stop, stopping) = watch::channel(false);
+    let connections = Connections::new(api);
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -56,9 +56,7 @@ pub async fn serve(api: Api, listener: UnixListener, shutdown: impl Future<Outpu
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                tokio::spawn(serve_connection(api.clone(), stream, stopping.clone()));
-            }
+            Ok((stream, _)) => connections.serve(ClientStream::Unix(stream)),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -66,12 +64,37 @@ pub async fn serve(api: Api, listener: UnixListener, shutdown: impl Future<Outpu
         }
     }
     drop(listener);
-    drop(stopping);
-    let _ = stop.send(true);
-    let _ = tokio::time::timeout(DRAIN, stop.closed()).await;
+    connections.end().await;
 }
 
-async fn serve_connection(api: Api, stream: UnixStream, mut stopping: watch::Receiver<bool>) {
+/// The connections of one socket.
+#[derive(Clone)]
+pub struct Connections {
+    api: Api,
+    stop: Arc<watch::Sender<bool>>,
+}
+
+impl Connections {
+    pub fn new(api: Api) -> Self {
+        Self {
+            api,
+            stop: Arc::new(watch::Sender::new(false)),
+        }
+    }
+
+    /// Serves this client in a task of its own.
+    pub fn serve(&self, stream: ClientStream) {
+        tokio::spawn(serve_connection(self.api.clone(), stream, self.stop.subscribe()));
+    }
+
+    /// Lets requests in flight finish, for a moment.
+    pub async fn end(self) {
+        self.stop.send_replace(true);
+        let _ = tokio::time::timeout(DRAIN, self.stop.closed()).await;
+    }
+}
+
+async fn serve_connection(api: Api, stream: ClientStream, mut stopping: watch::Receiver<bool>) {
     let opened = tokio::select! {
         opened = Connection::open(stream) => opened,
         () = stopped(&mut stopping) => return,

@@ -1,6 +1,6 @@
 //! Hijacked connections: bytes between a client and a process, with each side's end passed on.
 
-use crate::connection::Connection;
+use crate::connection::{ClientStream, Connection};
 use crate::respond::{self, Answer};
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -13,9 +13,8 @@ use naru_engine::AttachStream;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::net::unix::{ReadHalf, WriteHalf};
 
 /// One read; as much as a pipe holds.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -76,21 +75,36 @@ pub fn output_only(version: ApiVersion, attached: AttachStream) -> Answer {
 
 async fn copy(upgraded: Upgraded, attached: AttachStream) {
     let Ok(parts) = upgraded.downcast::<TokioIo<Connection>>() else {
-        tracing::error!("a hijacked connection is not a unix socket");
+        tracing::error!("a hijacked connection is none of a client's own");
         return;
     };
-    let (mut client, unread) = parts.io.into_inner().into_parts();
+    let (client, unread) = parts.io.into_inner().into_parts();
     let typed_ahead = [parts.read_buf, unread].concat();
-    if let Err(error) = copy_both(&mut client, &typed_ahead, attached).await {
+    let copied = match client {
+        ClientStream::Unix(mut client) => {
+            wait_until_read(&client).await;
+            let (from_client, to_client) = client.split();
+            copy_both(from_client, to_client, &typed_ahead, attached).await
+        }
+        ClientStream::Tls(client) => {
+            let (from_client, to_client) = tokio::io::split(client);
+            copy_both(from_client, to_client, &typed_ahead, attached).await
+        }
+    };
+    if let Err(error) = copied {
         tracing::debug!(%error, "an attached stream broke");
     }
 }
 
 /// Ends when the process's output does; a client that only ended its input still gets all output.
-async fn copy_both(client: &mut UnixStream, typed_ahead: &[u8], attached: AttachStream) -> io::Result<()> {
-    wait_until_read(client).await;
-    let (mut from_client, mut to_client) = client.split();
+async fn copy_both(
+    mut from_client: impl AsyncRead + Unpin,
+    mut to_client: impl AsyncWrite + Unpin,
+    typed_ahead: &[u8],
+    attached: AttachStream,
+) -> io::Result<()> {
     to_client.write_all(&attached.replay).await?;
+    to_client.flush().await?;
     let Some(mut process) = attached.socket else {
         return to_client.shutdown().await;
     };
@@ -125,7 +139,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Reads to the end what nobody wants any more: a socket closed over unread bytes tells the client of a broken
 /// connection instead of an end.
-async fn discard(from_client: &mut ReadHalf<'_>) {
+async fn discard(from_client: &mut (impl AsyncRead + Unpin)) {
     let mut chunk = [0; 4096];
     while matches!(from_client.read(&mut chunk).await, Ok(length) if length > 0) {}
 }
@@ -144,7 +158,7 @@ async fn wait_until_read(client: &UnixStream) {
     }
 }
 
-async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
+async fn pump(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         let length = match from.read(&mut chunk).await {
@@ -156,6 +170,7 @@ async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()>
             return Ok(());
         }
         to.write_all(&chunk[..length]).await?;
+        to.flush().await?;
     }
 }
 
@@ -171,12 +186,16 @@ mod tests {
         }
     }
 
+    async fn serve(client: &mut UnixStream, typed_ahead: &[u8], attached: AttachStream) -> io::Result<()> {
+        let (from_client, to_client) = client.split();
+        copy_both(from_client, to_client, typed_ahead, attached).await
+    }
+
     #[tokio::test]
     async fn half_close_ends_input_but_not_output() {
         let (mut client, mut server) = UnixStream::pair().unwrap();
         let (ours, mut process) = UnixStream::pair().unwrap();
-        let session =
-            tokio::spawn(async move { copy_both(&mut server, b"early ", attach(Some(ours))).await });
+        let session = tokio::spawn(async move { serve(&mut server, b"early ", attach(Some(ours))).await });
         client.write_all(b"input").await.unwrap();
         client.shutdown().await.unwrap();
         let mut input = String::new();
@@ -194,7 +213,7 @@ mod tests {
     async fn process_end_closes_a_client_that_never_does() {
         let (mut client, mut server) = UnixStream::pair().unwrap();
         let (ours, process) = UnixStream::pair().unwrap();
-        let session = tokio::spawn(async move { copy_both(&mut server, b"", attach(Some(ours))).await });
+        let session = tokio::spawn(async move { serve(&mut server, b"", attach(Some(ours))).await });
         drop(process);
         let mut output = Vec::new();
         client.read_to_end(&mut output).await.unwrap();

@@ -1,5 +1,6 @@
 //! Where a daemon listens, and the socket to it.
 
+use super::tls::{self, TlsSettings, TlsStream};
 use crate::error::{CliError, Result};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 pub enum Address {
     Unix(PathBuf),
     Tcp(String),
+    Tls(String, Box<TlsSettings>),
     /// `[user@]host[:port]`: at the other end of ssh somebody runs `docker system dial-stdio`.
     Ssh(String),
 }
@@ -18,19 +20,32 @@ pub enum Address {
 impl Address {
     /// Reads `unix:///path`, `tcp://host:port`, `ssh://[user@]host[:port]`, or a bare path or `host:port`.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_with(text, None)
+    }
+
+    /// The same, with TLS wherever it is reached over TCP.
+    pub fn parse_with(text: &str, tls: Option<TlsSettings>) -> Result<Self> {
+        let over_tcp = |address: String| match tls.clone() {
+            Some(settings) => Self::Tls(address, Box::new(settings)),
+            None => Self::Tcp(address),
+        };
         match text.split_once("://") {
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
             Some(("tcp" | "http", address)) => {
                 let address = address.trim_end_matches('/');
-                let port = if address.contains(':') { "" } else { ":2375" };
-                Ok(Self::Tcp(format!("{address}{port}")))
+                let port = match tls {
+                    _ if address.contains(':') => "",
+                    Some(_) => ":2376",
+                    None => ":2375",
+                };
+                Ok(over_tcp(format!("{address}{port}")))
             }
             Some(("ssh", place)) => parse_ssh(place),
             Some((scheme, _)) => Err(CliError::message(format!(
                 "unable to use host {text:?}: the scheme {scheme:?} is not supported (unix, tcp and ssh are)"
             ))),
             None if text.starts_with('/') => Ok(Self::Unix(text.into())),
-            None if text.contains(':') => Ok(Self::Tcp(text.to_owned())),
+            None if text.contains(':') => Ok(over_tcp(text.to_owned())),
             None => Err(CliError::message(format!("unable to parse docker host `{text}`"))),
         }
     }
@@ -38,7 +53,7 @@ impl Address {
     pub fn unix_path(&self) -> Option<&Path> {
         match self {
             Self::Unix(path) => Some(path),
-            Self::Tcp(_) | Self::Ssh(_) => None,
+            Self::Tcp(_) | Self::Tls(..) | Self::Ssh(_) => None,
         }
     }
 
@@ -50,6 +65,7 @@ impl Address {
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
+            Self::Tls(address, settings) => tls::connect(address, settings).map(Stream::Tls),
             Self::Ssh(place) => connect_by_ssh(place).map(Stream::Unix),
         }
     }
@@ -93,7 +109,7 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Tcp(address) | Self::Tls(address, _) => write!(f, "tcp://{address}"),
             Self::Ssh(place) => write!(f, "ssh://{place}"),
         }
     }
@@ -103,6 +119,7 @@ impl std::fmt::Display for Address {
 pub enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Tls(TlsStream),
 }
 
 impl Stream {
@@ -110,6 +127,7 @@ impl Stream {
         match self {
             Self::Unix(stream) => stream.try_clone().map(Self::Unix),
             Self::Tcp(stream) => stream.try_clone().map(Self::Tcp),
+            Self::Tls(stream) => stream.try_clone().map(Self::Tls),
         }
     }
 
@@ -117,6 +135,7 @@ impl Stream {
         match self {
             Self::Unix(stream) => stream.set_nonblocking(on),
             Self::Tcp(stream) => stream.set_nonblocking(on),
+            Self::Tls(stream) => stream.socket.set_nonblocking(on),
         }
     }
 
@@ -125,6 +144,7 @@ impl Stream {
         match self {
             Self::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
             Self::Tcp(stream) => stream.shutdown(std::net::Shutdown::Write),
+            Self::Tls(stream) => stream.socket.shutdown(std::net::Shutdown::Write),
         }
     }
 }
@@ -134,6 +154,7 @@ impl AsFd for Stream {
         match self {
             Self::Unix(stream) => stream.as_fd(),
             Self::Tcp(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.socket.as_fd(),
         }
     }
 }
@@ -143,6 +164,10 @@ impl Read for Stream {
         match self {
             Self::Unix(stream) => stream.read(buffer),
             Self::Tcp(stream) => stream.read(buffer),
+            Self::Tls(stream) => {
+                let outcome = stream.socket.read(buffer);
+                stream.explain(outcome)
+            }
         }
     }
 }
@@ -152,6 +177,10 @@ impl Write for Stream {
         match self {
             Self::Unix(stream) => stream.write(buffer),
             Self::Tcp(stream) => stream.write(buffer),
+            Self::Tls(stream) => {
+                let outcome = stream.socket.write(buffer);
+                stream.explain(outcome)
+            }
         }
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -171,6 +200,11 @@ mod tests {
         );
         assert_eq!(Address::parse("tcp://h:1").unwrap(), Address::Tcp("h:1".into()));
         assert_eq!(Address::parse("tcp://h").unwrap(), Address::Tcp("h:2375".into()));
+        let tls = || TlsSettings::default();
+        assert_eq!(
+            Address::parse_with("tcp://h", Some(tls())).unwrap(),
+            Address::Tls("h:2376".into(), Box::new(tls()))
+        );
         assert_eq!(
             Address::parse("ssh://u@h:22").unwrap(),
             Address::Ssh("u@h:22".into())

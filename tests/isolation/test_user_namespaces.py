@@ -6,6 +6,7 @@ The user they are remapped to exists in the engine's own mount namespace only.
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -215,6 +216,29 @@ def test_files_are_copied_with_the_ids_of_the_container(engine, tmp_path):
     assert run_image(engine, "mapped:1", "stat -c %u:%g /d/f /etc/new") == "7:8\n0:0\n"
     assert run_image(engine, "mapped:1", "stat -c %u:%g /d/f /etc/new", "--userns", "host") == ("7:8\n0:0\n" if engine.name == "naru" else f"{UID + 7}:{GID + 8}\n{UID}:{GID}\n")
     docker(engine, "rmi", "mapped:1")
+
+
+def test_a_stopped_containers_volumes_are_copied_with_its_ids_too(engine, tmp_path):
+    """What a volume holds has the host's ids on disk, whether the container runs or not."""
+    script = "echo x >/v/f; chown 7:8 /v/f; echo x >/f; chown 7:8 /f; echo x >/b/f; chown 9:9 /b/f"
+    bind = tmp_path / "bind"
+    bind.mkdir()
+    os.chown(bind, UID, GID)
+    name = docker(engine, "create", "-v", "/v", "-v", f"{bind}:/b", IMAGE, "sh", "-c", script).stdout.strip()
+    docker(engine, "start", "-a", name)
+
+    def owners(path):
+        listing = engine.scope.shell(f"{CLI} -H {engine.host} cp {name}:{path} - | tar -tvn --numeric-owner").stdout
+        return {line.split()[-1]: line.split()[1] for line in listing.splitlines()}
+
+    assert (owners("/f"), owners("/v/f"), owners("/b")) == ({"f": "7/8"}, {"f": "7/8"}, {"b/": "0/0", "b/f": "9/9"})
+    (tmp_path / "file").write_text("content")
+    for path in ("/v/new", "/new", "/b/new"):
+        assert docker(engine, "cp", "-a", str(tmp_path / "file"), f"{name}:{path}").returncode == 0
+    listing = engine.scope.shell(f"tar -C {tmp_path} --owner 5 --group 6 -c file | {CLI} -H {engine.host} cp -a - {name}:/v && {CLI} -H {engine.host} cp {name}:/v - | tar -tvn --numeric-owner").stdout
+    assert re.search(r" 5/6 .* v/file\n", listing) and str(UID) not in listing, listing
+    assert (bind / "f").stat().st_uid == UID + 9 and (bind / "new").stat().st_uid == UID
+    assert owners("/new") == {"new": "0/0"}
 
 
 def run_image(engine, image, script, *options):

@@ -5,6 +5,7 @@
 
 use crate::error::{EngineError, Result};
 use naru_runtime::plan::{MappedRoot, UserNamespacePlan};
+use naru_runtime::view::HostIds;
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use std::io::Write;
 use std::path::Path;
@@ -93,6 +94,25 @@ impl Remap {
         UserNamespacePlan::New {
             uid_mappings: self.uids.clone(),
             gid_mappings: self.gids.clone(),
+        }
+    }
+
+    /// For looking at files that have the host's ids as the containers do.
+    pub fn host_ids(&self) -> HostIds {
+        let text = |mappings: &[LinuxIdMapping]| {
+            let line = |mapping: &LinuxIdMapping| {
+                format!(
+                    "{} {} {}\n",
+                    mapping.host_id(),
+                    mapping.container_id(),
+                    mapping.size()
+                )
+            };
+            mappings.iter().map(line).collect()
+        };
+        HostIds {
+            uids: text(&self.uids),
+            gids: text(&self.gids),
         }
     }
 
@@ -248,6 +268,7 @@ mod tests {
                 },
                 "{text}"
             );
+            assert_eq!(remap.host_ids().uids.lines().next(), Some("200000 0 65536"));
             assert_eq!(remap.owner(7, 65_537), (200_007, 300_001));
             assert_eq!(remap.owner(70_000, 0), (200_000, 200_000));
         }

@@ -12,7 +12,7 @@ use naru_sys::mount::{MountAttributes, set_attributes};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid, fstat, symlinkat};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The options of one mount, read.
@@ -279,10 +279,18 @@ fn copy_source(
     Ok(fd)
 }
 
-/// Mounts one bind entry, for whoever looks at a container that does not run.
-pub(crate) fn apply_bind(root: &Root, mount: &Mount) -> Result<(), StartFailure> {
+/// Mounts one bind entry, for whoever looks at a container that does not run; with the ids of a user namespace, where
+/// its file system can show others than its own.
+pub(crate) fn apply_bind(
+    root: &Root,
+    mount: &Mount,
+    ids: Option<BorrowedFd<'_>>,
+) -> Result<(), StartFailure> {
     let options = parse_options(mount.options().as_deref().unwrap_or_default());
     let source = copy_source(mount, &options, None, None)?;
+    if let Some(ids) = ids {
+        let _ = map_ids(source.as_fd(), ids, true).or_else(|_| map_ids(source.as_fd(), ids, false));
+    }
     bind(root, mount.destination(), &source)
 }
 

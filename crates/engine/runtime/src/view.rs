@@ -117,9 +117,26 @@ pub enum Base<'a> {
     Writable(&'a RootfsPlan),
 }
 
-/// The tree of a stopped container with its bind mounts. Where a read-only tree lacks a mount's target the answer is
+/// What a remapped container's ids are on the host: the texts of `uid_map` and `gid_map` the other way round, so that
+/// what the host calls 200007 is shown, and made, as 7.
+#[derive(Debug)]
+pub struct HostIds {
+    pub uids: String,
+    pub gids: String,
+}
+
+/// The tree of a stopped container with its bind mounts. Its own files have its own ids on disk; those in its mounts
+/// have the host's, and are shown with its own. Where a read-only tree lacks a mount's target the answer is
 /// `None`: a writable one has to be put together first, which makes it.
-pub fn stopped(base: &Base<'_>, binds: &[Mount]) -> Result<Option<View>, StartFailure> {
+pub fn stopped(
+    base: &Base<'_>,
+    binds: &[Mount],
+    ids: Option<&HostIds>,
+) -> Result<Option<View>, StartFailure> {
+    let ids = ids
+        .map(|ids| namespace::make_user_namespace(&ids.uids, &ids.gids))
+        .transpose()
+        .map_err(system("view", "make a user namespace with the ids of the host"))?;
     namespace::unshare(libc::CLONE_NEWNS).map_err(system("view", "make a mount namespace"))?;
     let private = MountAttributes {
         propagation: libc::MS_PRIVATE,
@@ -140,7 +157,7 @@ pub fn stopped(base: &Base<'_>, binds: &[Mount]) -> Result<Option<View>, StartFa
         if !is_writable && is_missing(&root, mount.destination()) {
             return Ok(None);
         }
-        mounts::apply_bind(&root, mount)?;
+        mounts::apply_bind(&root, mount, ids.as_ref().map(AsFd::as_fd))?;
     }
     let namespace = namespaces::own("mnt")?;
     Ok(Some(View {

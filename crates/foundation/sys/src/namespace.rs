@@ -1,7 +1,8 @@
 //! Entering and leaving namespaces.
 
+use crate::process;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Moves the calling process into new namespaces of the kinds in `kinds` (`CLONE_NEW*`).
 pub fn unshare(kinds: i32) -> io::Result<()> {
@@ -29,6 +30,34 @@ pub fn unshare_file_system_state() -> io::Result<()> {
 pub fn join(fd: BorrowedFd<'_>, kinds: i32) -> io::Result<()> {
     // SAFETY: no memory is involved.
     check(unsafe { libc::setns(fd.as_raw_fd(), kinds) })
+}
+
+/// Makes a user namespace that nobody is in, with these ids: the texts of `uid_map` and `gid_map`
+/// (`user_namespaces(7)`). Only a process can have one made, so one sleeps in it until its ids are written.
+pub fn make_user_namespace(uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
+    // Its descriptors are the caller's own, not copies that would keep files open.
+    match process::fork((libc::CLONE_NEWUSER | libc::CLONE_FILES) as u64)? {
+        process::Fork::Child => loop {
+            // SAFETY: no memory is involved, nor any lock that another thread of the parent may have held.
+            unsafe { libc::pause() };
+        },
+        process::Fork::Parent { pid, pidfd } => {
+            let opened = write_ids(pid, uid_map, gid_map);
+            rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL)?;
+            let by_pidfd = rustix::process::WaitId::PidFd(pidfd.as_fd());
+            while let Err(rustix::io::Errno::INTR) =
+                rustix::process::waitid(by_pidfd.clone(), rustix::process::WaitIdOptions::EXITED)
+            {
+            }
+            opened
+        }
+    }
+}
+
+fn write_ids(pid: i32, uid_map: &str, gid_map: &str) -> io::Result<OwnedFd> {
+    std::fs::write(format!("/proc/{pid}/gid_map"), gid_map)?;
+    std::fs::write(format!("/proc/{pid}/uid_map"), uid_map)?;
+    std::fs::File::open(format!("/proc/{pid}/ns/user")).map(OwnedFd::from)
 }
 
 /// Sets the loopback interface of the present network namespace up.

@@ -26,12 +26,13 @@ use crate::containers::Container;
 use crate::error::{EngineError, Result};
 use crate::plan;
 use crate::record::{ContainerRecord, ContainerState};
+use crate::spec::NamespaceMode;
 use channel::ChunkWriter;
 use extract::{ExtractOptions, Target, extract, file_error};
 use ids::Ids;
 use naru_base::ErrorKind;
 use naru_runtime::plan::{RootfsPlan, StartFailure};
-use naru_runtime::view::{self, Base, Process, View};
+use naru_runtime::view::{self, Base, HostIds, Process, View};
 use place::{Asked, Found};
 use rustix::fs::{AtFlags, FileType, OFlags, StatVfsMountFlags, StatxFlags};
 use rustix::io::Errno;
@@ -211,13 +212,15 @@ impl Engine {
 
     async fn view_stopped(&self, container: &Container) -> Result<Option<View>> {
         let snapshot = self.snapshot_of(container)?;
-        let binds = plan::plan_binds(&container.record(), &container.run_directory);
+        let record = container.record();
+        let binds = plan::plan_binds(&record, &container.run_directory);
+        let ids = self.host_ids(&record);
         blocking(move || {
             let base = Base::ReadOnly {
                 lower: &snapshot.lower,
                 upper: &snapshot.upper,
             };
-            view::on_own_thread(|| view::stopped(&base, &binds)).map_err(failure)
+            view::on_own_thread(|| view::stopped(&base, &binds, ids.as_ref())).map_err(failure)
         })
         .await
     }
@@ -238,10 +241,18 @@ impl Engine {
             upper: snapshot.upper,
             work: snapshot.work,
         };
+        let ids = self.host_ids(&record);
         let made = blocking(move || {
-            view::on_own_thread(|| view::stopped(&Base::Writable(&rootfs), &binds)).map_err(failure)
+            view::on_own_thread(|| view::stopped(&Base::Writable(&rootfs), &binds, ids.as_ref()))
+                .map_err(failure)
         });
         made.await?.ok_or_else(|| ended_meanwhile(container))
+    }
+
+    /// The ids that the next run of the container will have on the host; `None` where they are the host's own.
+    fn host_ids(&self, record: &ContainerRecord) -> Option<HostIds> {
+        let remap = self.options.remap.as_ref()?;
+        (record.spec.user_mode != NamespaceMode::Host).then(|| remap.host_ids())
     }
 }
 

@@ -321,7 +321,7 @@ impl Builder {
                 upper: snapshot.upper,
                 work: snapshot.work,
             };
-            let view = view::on_own_thread(|| view::stopped(&Base::Writable(&rootfs), &[]))
+            let view = view::on_own_thread(|| view::stopped(&Base::Writable(&rootfs), &[], None))
                 .map_err(|failure| EngineError::system(failure.message))?;
             change(&view.ok_or_else(|| EngineError::system("cannot put the stage's files together"))?)
         })

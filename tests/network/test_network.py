@@ -249,12 +249,13 @@ def test_a_host_that_begins_to_forward_routes_for_nobody_else(images, kind):
     neighbours = {"naru-left": 1, "naru-right": 2}
     try:
         # A new namespace has the host's setting.
-        engine.scope.shell("echo 0 >/proc/sys/net/ipv4/ip_forward")
+        engine.scope.shell("echo 0 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv6/conf/all/forwarding")
         for name, number in neighbours.items():
             made = engine.scope.shell(
                 f"set -e; ip netns add {name}; ip link add near{number} type veth peer name far netns {name}; ip link set near{number} up; "
                 f"ip addr add 10.66.{number}.1/24 dev near{number}; ip -n {name} addr add 10.66.{number}.2/24 dev far; ip -n {name} link set far up; "
-                f"ip -n {name} link set lo up; ip -n {name} route add default via 10.66.{number}.1")
+                f"ip -n {name} link set lo up; ip -n {name} route add default via 10.66.{number}.1; ip addr add fd66:{number}::1/64 dev near{number} nodad; "
+                f"ip -n {name} addr add fd66:{number}::2/64 dev far nodad; ip -n {name} route add default via fd66:{number}::1")
             assert made.returncode == 0, made.stderr
         engine.start()
         engine.load(images + "/busybox.tar")
@@ -273,6 +274,20 @@ def test_a_host_that_begins_to_forward_routes_for_nobody_else(images, kind):
         # Where a user accepts it, it passes: the drop is a policy, not the last word.
         assert engine.scope.run("iptables", "-A", "FORWARD", "-i", "near+", "-o", "near+", "-j", "ACCEPT").returncode == 0
         assert reaches("naru-left", "10.66.2.2")
+        if kind is DebianDocker:
+            # Without its experimental --ip6tables it leaves IPv6 alone.
+            return
+        forwarding = "/proc/sys/net/ipv6/conf/all/forwarding"
+        assert engine.scope.run("cat", forwarding).stdout == "0\n"
+        for words in (["network", "create", "--ipv6", "--subnet", "fd00:77::/64", "six"], ["network", "connect", "six", "server"]):
+            made = engine.client(*words)
+            assert made.returncode == 0, made.stderr
+        assert engine.scope.run("cat", forwarding).stdout == "1\n"
+        assert reaches("naru-left", "fd66:1::1") and reaches("naru-right", "fd66:2::1")
+        assert engine.client("exec", "server", "ping", "-c1", "-W2", "fd66:1::2").returncode == 0
+        assert not reaches("naru-left", "fd66:2::2")
+        assert engine.scope.run("ip6tables", "-A", "FORWARD", "-i", "near+", "-o", "near+", "-j", "ACCEPT").returncode == 0
+        assert reaches("naru-left", "fd66:2::2")
     finally:
         for name in neighbours:
             engine.scope.shell(f"ip netns del {name}")

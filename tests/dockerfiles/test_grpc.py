@@ -50,6 +50,18 @@ def test_the_published_client_builds_what_the_classic_one_builds(build_naru, pro
     build_naru.client("rmi", "grpc:x")
 
 
+def test_what_is_kept_and_was_built_is_told(build_naru, program, tmp_path):
+    socket = build_naru.host.removeprefix("unix://")
+    build_naru.scope.run(program, socket, "control", "id==none")
+    files = {"Dockerfile": B + "RUN --mount=type=cache,target=/c,id=over-grpc dd if=/dev/zero of=/c/x bs=1k count=10 2>/dev/null\n"}
+    assert grpc_build(build_naru, program, tmp_path, files, "grpc:kept").returncode == 0
+    told = build_naru.scope.run(program, socket, "control", "type==exec.cachemount,description~=over-grpc")
+    mount = "cached mount /c with id \"over-grpc\""
+    assert told.stdout.splitlines() == [f"kept exec.cachemount 10240 1 {mount}", f"pruned {mount}", "built 1 "], told
+    build_naru.client("rmi", "grpc:kept")
+    assert build_naru.scope.run(program, socket, "control", "type==exec.cachemount,description~=over-grpc").stdout == "", "all of it is gone"
+
+
 def test_what_goes_wrong_is_told(build_naru, program, tmp_path):
     files = {"Dockerfile": B + "RUN exit 9\n"}
     failed = grpc_build(build_naru, program, tmp_path, files, "grpc:failed")

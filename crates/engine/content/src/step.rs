@@ -4,7 +4,7 @@
 //! the disk at every step. Until the whole build's result is synced each carries the id of the boot it was made in; the
 //! store forgets those of an earlier boot when it opens, because a power loss may have damaged them.
 
-use crate::commit::{ImagePlan, Ingest};
+use crate::commit::{ImagePlan, Ingest, mismatch};
 use crate::error::{ContentError, LayerError};
 use crate::frame::FrameWriter;
 use crate::image::{Image, LoadedImage};
@@ -75,6 +75,28 @@ impl ContentStore {
         let (diff_id, _) = ingest.add_layer(archive, "of a build")?;
         config.rootfs.diff_ids = base.map_or_else(Vec::new, |base| base.layers.clone());
         config.rootfs.diff_ids.push(diff_id);
+        ingest.commit_one(ImagePlan::step(config)?)
+    }
+
+    /// As [`Self::add_step`], of a layer's blob that comes from elsewhere: both digests must be those that were told.
+    pub fn import_step(
+        &self,
+        base: Option<&Image>,
+        mut config: ImageConfig,
+        diff_id: &Digest,
+        blob: &Digest,
+        input: impl Read,
+    ) -> Result<LoadedImage, ContentError> {
+        let mut ingest = Ingest::new(self);
+        let (found, found_blob) = ingest.add_layer(input, "of a cache")?;
+        if found_blob != *blob {
+            return Err(mismatch("a cached layer", blob, &found_blob));
+        }
+        if found != *diff_id {
+            return Err(mismatch("a cached layer's archive", diff_id, &found));
+        }
+        config.rootfs.diff_ids = base.map_or_else(Vec::new, |base| base.layers.clone());
+        config.rootfs.diff_ids.push(found);
         ingest.commit_one(ImagePlan::step(config)?)
     }
 

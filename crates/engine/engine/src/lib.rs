@@ -39,8 +39,8 @@ mod why;
 
 pub use build::{
     AgentStream, Answer, BuildClient, BuildRequest, BuildStep, Built, CacheEntry, CacheFilter, CacheKind,
-    ContextSource, ContextUpdate, ImageTree, KeptContext, KeptEntry, KeptKind, NamedContext,
-    PruneCacheRequest, TreeEntry, is_matched,
+    CacheSource, CacheTarget, ContextSource, ContextUpdate, ImageTree, KeptContext, KeptEntry, KeptKind,
+    NamedContext, PruneCacheRequest, TreeEntry, is_matched,
 };
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
 pub use error::{EngineError, Result};

@@ -17,7 +17,7 @@ use crate::wire::{
 };
 use crate::{Builders, lock};
 use naru_base::{Digest, ErrorKind};
-use naru_engine::Engine;
+use naru_engine::{BuildRequest, CacheSource, CacheTarget, Engine};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -62,6 +62,7 @@ pub struct Job {
 struct Steered {
     session: String,
     outputs: Vec<Output>,
+    cache: Option<control::CacheOptions>,
 }
 
 impl Job {
@@ -156,6 +157,31 @@ fn read_outputs(request: &control::SolveRequest) -> Result<Vec<Output>> {
         .collect()
 }
 
+/// Caches of other engines that the build may use, and those that it is to make.
+fn add_caches(build: &mut BuildRequest, options: Option<&control::CacheOptions>) -> Result<()> {
+    let Some(options) = options else { return Ok(()) };
+    let reference = |entry: &control::CacheOptionsEntry, what: &str| match entry.attrs.get("ref") {
+        Some(name) if entry.r#type == "registry" => Ok(name.clone()),
+        _ => Err(KitError::NotSupported(
+            format!("{what} of type {}", entry.r#type),
+            "give type=registry and a ref",
+        )),
+    };
+    for entry in &options.imports {
+        let source = CacheSource::Registry(reference(entry, "a cache")?);
+        build.cache_from.push(source);
+    }
+    for entry in &options.exports {
+        let is = |key: &str, value: &str| entry.attrs.get(key).is_some_and(|given| given == value);
+        build.cache_to.push(CacheTarget {
+            reference: reference(entry, "sending the cache")?,
+            has_all: is("mode", "max"),
+            ignores_errors: is("ignore-error", "true"),
+        });
+    }
+    Ok(())
+}
+
 fn check_frontend(name: &str, has_definition: bool) -> Result<()> {
     if has_definition {
         return Err(KitError::NotSupported(
@@ -210,10 +236,11 @@ impl Builders {
         let outputs = read_outputs(&request)?;
         let names = output::names_of(&outputs);
         let id = if request.frontend.is_empty() && request.definition.is_none() {
-            Self::await_steering(job, request.session.clone(), outputs).await?
+            Self::await_steering(job, request.session.clone(), outputs, request.cache.clone()).await?
         } else {
             check_frontend(&request.frontend, request.definition.is_some())?;
-            let (build, remote) = read_options(&request.frontend_attrs)?;
+            let (mut build, remote) = read_options(&request.frontend_attrs)?;
+            add_caches(&mut build, request.cache.as_ref())?;
             let build = SessionBuild {
                 id: request.r#ref.clone(),
                 session: request.session.clone(),
@@ -236,8 +263,17 @@ impl Builders {
     }
 
     /// Lets the client steer the build and waits for its word that all is done.
-    async fn await_steering(job: &Job, session: String, outputs: Vec<Output>) -> Result<Option<Digest>> {
-        *lock(&job.steered) = Some(Steered { session, outputs });
+    async fn await_steering(
+        job: &Job,
+        session: String,
+        outputs: Vec<Output>,
+        cache: Option<control::CacheOptions>,
+    ) -> Result<Option<Digest>> {
+        *lock(&job.steered) = Some(Steered {
+            session,
+            outputs,
+            cache,
+        });
         let mut returned = job.returned.subscribe();
         let waiting = tokio::time::timeout(STEERED, returned.wait_for(Option::is_some)).await;
         let outcome = waiting
@@ -280,7 +316,8 @@ impl Builders {
             .clone()
             .ok_or_else(|| KitError::broken("the build", "there is none of this ref"))?;
         check_frontend(&request.frontend, request.definition.is_some())?;
-        let (build, remote) = read_options(&request.frontend_opt)?;
+        let (mut build, remote) = read_options(&request.frontend_opt)?;
+        add_caches(&mut build, steered.cache.as_ref())?;
         let build = SessionBuild {
             id: name.to_owned(),
             session: steered.session,

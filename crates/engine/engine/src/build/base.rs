@@ -121,7 +121,10 @@ impl Builder {
         }
     }
 
-    async fn credentials_for(&self, reference: &Reference) -> Result<Option<naru_registry::Credentials>> {
+    pub(super) async fn credentials_for(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<naru_registry::Credentials>> {
         let name = reference.to_string();
         let registry = name.split('/').next().unwrap_or_default();
         let known = &self.request.credentials;

@@ -92,7 +92,7 @@ impl Builder {
             time: stage.time,
         };
         let step = self.begin_step(cache::key_of(&inputs)).await;
-        if let Some(image) = self.cached(&step, &stage.teller).await {
+        if let Some(image) = self.cached(&step, stage, &line.text).await {
             return Ok(stage.advance(image));
         }
         let ready = Ready {
@@ -104,7 +104,7 @@ impl Builder {
             unpacks_remotes: wanted.unpacks_remotes,
         };
         let image = self.make_layer(stage, ready).await.map_err(failed)?;
-        self.engine.note_step(&step.key, &image.id, &line.text)?;
+        self.keep_step(&step.key, &image, &line.text)?;
         Ok(stage.advance(image))
     }
 

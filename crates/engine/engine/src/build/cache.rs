@@ -5,6 +5,7 @@
 //! content store has forgotten the images too.
 
 use super::account::add_use;
+use super::exchange::Recent;
 use super::in_use::{InUse, Uses};
 use crate::Engine;
 use crate::error::Result;
@@ -34,6 +35,7 @@ pub(crate) struct Builds {
     /// Variables of steps' containers that are in no record.
     secrets: Mutex<HashMap<ContainerId, Vec<String>>>,
     pub(super) in_use: InUse,
+    recent: Mutex<Recent>,
 }
 
 /// A lock for each key that somebody uses.
@@ -60,6 +62,11 @@ impl Builds {
     /// The lock of a cache that steps mount.
     pub(super) fn mount(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
         turn(&self.mounts, name.to_owned())
+    }
+
+    /// Steps of builds that have ended, for whoever fetches their cache.
+    pub(super) fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn secrets(&self) -> MutexGuard<'_, HashMap<ContainerId, Vec<String>>> {

@@ -2,8 +2,8 @@
 //!
 //! A context is hostile. Its paths are never the host's: see `packed`.
 
+use super::BuildClient;
 use super::packed::PackedTree;
-use super::{BuildClient, NamedContext};
 use crate::archive::{ChunkReader, Chunks, blocking};
 use crate::error::{EngineError, Result};
 use naru_sys::file;
@@ -62,7 +62,7 @@ impl Context {
     pub(super) async fn receive(
         work: WorkDirectory,
         archive: Chunks,
-        contexts: &BTreeMap<String, NamedContext>,
+        directories: &BTreeMap<String, String>,
     ) -> Result<(Self, HashMap<String, Arc<PackedTree>>)> {
         let pack = work.new_pack()?;
         let tree = blocking(move || PackedTree::receive(ChunkReader::new(archive), pack));
@@ -74,10 +74,8 @@ impl Context {
         })?;
         let mut tree = tree;
         let mut parts = HashMap::new();
-        for (name, context) in contexts {
-            if let NamedContext::Archived(directory) = context {
-                parts.insert(name.clone(), Arc::new(tree.split_off(directory)));
-            }
+        for (name, directory) in directories {
+            parts.insert(name.clone(), Arc::new(tree.split_off(directory)));
         }
         let context = Self {
             work,

@@ -19,6 +19,7 @@ mod bring;
 mod cache;
 mod client;
 mod context;
+mod exchange;
 mod failed;
 mod git;
 mod in_use;
@@ -39,6 +40,7 @@ mod tree;
 pub use account::{CacheEntry, CacheKind};
 pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
+pub use exchange::{CacheSource, CacheTarget};
 pub use kept::{KeptContext, KeptEntry, KeptKind, Update as ContextUpdate};
 pub use output::{Built, ImageTree, TreeEntry};
 pub use prune::{CacheFilter, PruneCacheRequest, is_matched};
@@ -88,6 +90,10 @@ pub struct BuildRequest {
     pub platform: Option<naru_oci::Platform>,
     /// By registry, for base images.
     pub credentials: BTreeMap<String, Credentials>,
+    /// Caches of other engines, in which steps are looked for.
+    pub cache_from: Vec<CacheSource>,
+    /// Where the steps of this build are sent, when it is done.
+    pub cache_to: Vec<CacheTarget>,
     /// Further contexts, by the names that `FROM` and `--from` have for them.
     pub contexts: BTreeMap<String, NamedContext>,
     /// Keep what a failed `RUN` left, so that it can be looked at.
@@ -165,7 +171,7 @@ impl Engine {
         };
         let (context, parts, text) = match archive {
             Ok(archive) => {
-                let (context, parts) = Context::receive(work, archive, &request.contexts).await?;
+                let (context, parts) = Context::receive(work, archive, &archived_in(&request)).await?;
                 let text = context.read_dockerfile(&request.dockerfile).await?;
                 (context, parts, text)
             }
@@ -219,6 +225,22 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// What is in the context's archive and no part of the context, by its name, with its directory.
+fn archived_in(request: &BuildRequest) -> BTreeMap<String, String> {
+    let contexts = request
+        .contexts
+        .iter()
+        .filter_map(|(name, context)| match context {
+            NamedContext::Archived(directory) => Some((name.clone(), directory.clone())),
+            _ => None,
+        });
+    let caches = request.cache_from.iter().filter_map(|source| match source {
+        CacheSource::Archived(directory) => Some((directory.clone(), directory.clone())),
+        CacheSource::Registry(_) => None,
+    });
+    contexts.chain(caches).collect()
 }
 
 /// What people call the Dockerfile: one that is not in its context, or comes from standard input, has a name of its

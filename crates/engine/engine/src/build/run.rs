@@ -95,7 +95,7 @@ impl Builder {
             time: stage.time,
         };
         let step = self.begin_step(cache::key_of(&inputs)).await;
-        if let Some(image) = self.cached(&step, &stage.teller).await {
+        if let Some(image) = self.cached(&step, stage, &line.text).await {
             return Ok(stage.advance(image));
         }
         let mut mounted = Vec::new();
@@ -146,7 +146,7 @@ impl Builder {
             .tell(BuildStep::Removed(container.id.short().to_owned()))
             .await;
         container.remove().await?;
-        self.engine.note_step(&step.key, &image.id, &line.text)?;
+        self.keep_step(&step.key, &image, &line.text)?;
         Ok(stage.advance(image))
     }
 

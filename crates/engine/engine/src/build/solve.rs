@@ -2,6 +2,7 @@
 
 use super::cache::{self, PendingStep};
 use super::context::Context;
+use super::exchange::{Imported, Steps};
 use super::in_use::Uses;
 use super::packed::PackedTree;
 use super::{BuildRequest, BuildStep, Teller, base, layer};
@@ -21,7 +22,7 @@ use naru_oci::History;
 use naru_runtime::view::View;
 use rustix::fs::OFlags;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What takes the place of a file's `# check=`; BuildKit's name for it.
 const CHECK_ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
@@ -64,6 +65,9 @@ pub(super) struct Builder {
     known: Mutex<Known>,
     /// What nobody may prune meanwhile.
     uses: Arc<Uses>,
+    /// Caches of other engines; opened before the first step.
+    pub caches: OnceLock<Vec<Imported>>,
+    steps: Mutex<Steps>,
 }
 
 /// What stages have found out, for each other.
@@ -93,6 +97,8 @@ impl Builder {
             teller,
             named: tokio::sync::Mutex::default(),
             known: Mutex::default(),
+            caches: OnceLock::new(),
+            steps: Mutex::default(),
         }
     }
 
@@ -105,6 +111,22 @@ impl Builder {
     /// What holds the build's results.
     pub(super) fn uses(&self) -> Arc<Uses> {
         Arc::clone(&self.uses)
+    }
+
+    /// Notes what a step found or made, for caches that are sent.
+    fn note_made(&self, key: &Digest, image: &Arc<Image>, description: &str) {
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.note(key, image, description);
+    }
+
+    pub(super) fn steps_made(&self) -> Steps {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what a step made, for the next build and for caches that are sent.
+    pub(super) fn keep_step(&self, key: &Digest, image: &Arc<Image>, description: &str) -> Result<()> {
+        self.note_made(key, image, description);
+        self.engine.note_step(key, &image.id, description)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -179,6 +201,7 @@ impl Builder {
         let declared = self.file.arguments.iter().map(|line| line.value.0.clone());
         self.known().arguments_used.extend(declared);
         let builder = Arc::new(self);
+        let _ = builder.caches.set(builder.open_caches().await);
         let mut building: HashMap<usize, Building> = HashMap::new();
         let mut steps_before = 0;
         for (position, planned) in plan.stages.iter().enumerate() {
@@ -205,6 +228,7 @@ impl Builder {
         }
         let stage = builder.stage_done(target)?;
         let id = builder.finish(stage).await?;
+        builder.send_caches(&id).await?;
         builder.forget_failed().await?;
         Ok(id)
     }
@@ -331,12 +355,28 @@ impl Builder {
     }
 
     /// What the step made before.
-    pub(super) async fn cached(&self, step: &PendingStep, teller: &Teller) -> Option<Arc<Image>> {
+    pub(super) async fn cached(
+        &self,
+        step: &PendingStep,
+        stage: &Stage,
+        description: &str,
+    ) -> Option<Arc<Image>> {
+        let image = self.find_step(&step.key, stage, description).await?;
+        let cached = BuildStep::Cached(image.id.short().to_owned());
+        stage.teller.tell(cached).await;
+        Some(image)
+    }
+
+    /// What a step made before: here, or where a cache was taken from.
+    async fn find_step(&self, key: &Digest, stage: &Stage, description: &str) -> Option<Arc<Image>> {
         if self.request.no_cache {
             return None;
         }
-        let image = self.engine.cached_step(&step.key, &self.uses)?;
-        teller.tell(BuildStep::Cached(image.id.short().to_owned())).await;
+        let image = match self.engine.cached_step(key, &self.uses) {
+            Some(image) => image,
+            None => self.import_step(key, stage).await?,
+        };
+        self.note_made(key, &image, description);
         Some(image)
     }
 
@@ -359,9 +399,7 @@ impl Builder {
     async fn make_working_directory(&self, stage: &mut Stage, line: &Line<Instruction>) -> Result<bool> {
         let path = stage.state.config.config.working_dir.clone();
         let key = cache::key_of(&("workdir", stage.layers(), &path, stage.time));
-        if !self.request.no_cache
-            && let Some(image) = self.engine.cached_step(&key, &self.uses)
-        {
+        if let Some(image) = self.find_step(&key, stage, &line.text).await {
             return Ok(stage.advance(image));
         }
         let make = move |view: &View| {
@@ -375,7 +413,7 @@ impl Builder {
             .change_files(stage, make)
             .await
             .map_err(|error| wrong(line, error.message))?;
-        self.engine.note_step(&key, &image.id, &line.text)?;
+        self.keep_step(&key, &image, &line.text)?;
         Ok(stage.advance(image))
     }
 

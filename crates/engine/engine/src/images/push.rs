@@ -1,16 +1,17 @@
 //! Pushing: blobs first, several at once, then the manifest that speaks of them.
 
 use super::error as content_error;
-use super::pull::leads_to_next;
+use super::pull::{find_named, leads_to_next};
 use super::transfer::{Reporter, Teller, TransferStep, Tries, retried, run};
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use futures_util::future::try_join_all;
+use naru_base::Digest;
 use naru_content::{ContentStore, Image, Parcel, ParcelLayer};
 use naru_oci::{Descriptor, Reference};
 use naru_registry::{
-    Credentials, Outgoing, Purpose, RegistryError, RegistryOptions, Repository, Upload, UploadStart,
-    plan_endpoints,
+    Credentials, FetchedManifest, Outgoing, Purpose, RegistryError, RegistryOptions, Repository, Upload,
+    UploadStart, plan_endpoints,
 };
 use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
@@ -99,38 +100,95 @@ impl Engine {
         parcel: &Parcel<'_>,
         teller: &Teller,
     ) -> Result<()> {
-        let options = &self.options.registry;
         let sources = mount_sources(reference, parcel);
+        let probe = &parcel.config.digest;
+        let repository = self
+            .repository_to_push(request, reference, &sources, probe)
+            .await?;
+        let push = self.pushing(&repository, reference, teller);
+        push.send(parcel, &self.content).await
+    }
+
+    /// The first endpoint that speaks; the first small request finds that out, and gets the token.
+    async fn repository_to_push(
+        &self,
+        request: &PushRequest,
+        reference: &Reference,
+        sources: &[String],
+        probe: &Digest,
+    ) -> Result<Repository> {
+        let options = &self.options.registry;
         let mut last = None;
         for endpoint in plan_endpoints(options, reference.domain(), Purpose::Push)? {
             let credentials = request.credentials.clone();
             let repository =
-                Repository::new(options, endpoint, reference, Purpose::Push, credentials, &sources)?;
-            // The first small request finds out whether this endpoint speaks, and gets the token.
-            if let Err(error) =
-                retried(options, || repository.has_blob(&parcel.config.digest, "the push")).await
-            {
+                Repository::new(options, endpoint, reference, Purpose::Push, credentials, sources)?;
+            if let Err(error) = retried(options, || repository.has_blob(probe, "the push")).await {
                 if leads_to_next(&error) {
                     last = Some(error);
                     continue;
                 }
                 return Err(error.into());
             }
-            let push = Push {
-                options,
-                content: &self.content,
-                teller,
-                repository: &repository,
-                reference,
-                uploads: Semaphore::new(options.concurrent_uploads),
-            };
-            return push.send(parcel, &self.content).await;
+            return Ok(repository);
         }
         Err(last.map_or_else(
             || EngineError::invalid("there is no endpoint to push to"),
             Into::into,
         ))
     }
+
+    fn pushing<'a>(
+        &'a self,
+        repository: &'a Repository,
+        reference: &'a Reference,
+        teller: &'a Teller,
+    ) -> Push<'a> {
+        Push {
+            options: &self.options.registry,
+            content: &self.content,
+            teller,
+            repository,
+            reference,
+            uploads: Semaphore::new(self.options.registry.concurrent_uploads),
+        }
+    }
+
+    /// Pushes what is made of layers and is no image; blocking, as [`Self::push_image`] is.
+    pub(crate) fn push_artifact(
+        &self,
+        request: &PushRequest,
+        artifact: &Artifact,
+        teller: &Teller,
+    ) -> Result<()> {
+        let reference = &request.reference;
+        let pushing = async {
+            let probe = &artifact.config_descriptor.digest;
+            let repository = self.repository_to_push(request, reference, &[], probe).await?;
+            self.pushing(&repository, reference, teller)
+                .send_artifact(artifact)
+                .await
+        };
+        run(teller, pushing)
+    }
+
+    /// Opens what a name means in a registry, be it an image or not.
+    pub(crate) async fn open_artifact(
+        &self,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<(Repository, FetchedManifest)> {
+        find_named(&self.options.registry, reference, credentials.as_ref()).await
+    }
+}
+
+/// Something of layers, a configuration and a manifest, as a registry has it.
+pub(crate) struct Artifact {
+    pub manifest: Vec<u8>,
+    pub media_type: String,
+    pub config_descriptor: Descriptor,
+    pub config: Vec<u8>,
+    pub layers: Vec<ParcelLayer>,
 }
 
 /// Repositories of the same registry that have layers of this image.
@@ -184,6 +242,22 @@ impl Push<'_> {
             bytes: parcel.manifest.len() as u64,
         };
         self.teller.tell_step(pushed).await;
+        Ok(())
+    }
+
+    async fn send_artifact(&self, artifact: &Artifact) -> Result<()> {
+        let layers = artifact.layers.iter().map(|layer| self.send_layer(layer, &[]));
+        try_join_all(layers).await?;
+        let config =
+            || -> Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(artifact.config.clone()))) };
+        self.send_blob("", &artifact.config_descriptor, None, config)
+            .await?;
+        let tag = self.reference.tag().unwrap_or_default();
+        let put = || {
+            let (kind, bytes) = (&artifact.media_type, &artifact.manifest);
+            self.repository.put_manifest(tag, kind, bytes, "the manifest")
+        };
+        retried(self.options, put).await?;
         Ok(())
     }
 

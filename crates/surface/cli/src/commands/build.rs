@@ -1,7 +1,7 @@
 //! `build`: an image from a Dockerfile and the files it may copy.
 
 use super::build_outputs::{self, Outputs};
-use super::{Arity, Command, build_check, build_extras as extras, run};
+use super::{Arity, Command, build_caches, build_check, build_extras as extras, run};
 use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Int, List, Text};
 use crate::args::{self, Flag, Order, flag, long};
 use crate::error::{CliError, Result};
@@ -22,16 +22,27 @@ const FLAGS: &[Flag] = &[
         List("list"),
         "Add a custom host-to-IP mapping (host:ip)",
     ),
+    long(
+        "attest",
+        List("list"),
+        "Attestations (type=sbom,… or type=provenance,…)",
+    ),
     long("build-arg", List("list"), "Set build-time variables"),
     long(
         "build-context",
         List("list"),
         "Additional build contexts (name=directory, docker-image://NAME or URL)",
     ),
+    // Not split at commas: they are part of a value.
     long(
         "cache-from",
-        List("strings"),
-        "Images to consider as cache sources",
+        List("list"),
+        "Where to look for steps made elsewhere (NAME or type=registry|local,ref=NAME,src=DIRECTORY)",
+    ),
+    long(
+        "cache-to",
+        List("list"),
+        "Where to send this build's steps (NAME or type=registry|local,ref=NAME,dest=DIRECTORY,mode=min|max)",
     ),
     long(
         "cgroup-parent",
@@ -119,6 +130,11 @@ const FLAGS: &[Flag] = &[
     ),
     long("push", Bool, "Push the image under its names (type=registry)"),
     long(
+        "provenance",
+        Text("string"),
+        "Attest how the image was built (false: it is not)",
+    ),
+    long(
         "pull",
         Bool,
         "Always attempt to pull a newer version of the image",
@@ -133,6 +149,11 @@ const FLAGS: &[Flag] = &[
         "rm",
         Bool,
         "Remove intermediate containers after a successful build",
+    ),
+    long(
+        "sbom",
+        Text("string"),
+        "Attest what packages are in the image (false: it is not)",
     ),
     long(
         "secret",
@@ -185,8 +206,14 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
         }
         path => from_directory(Path::new(path), arguments.text("file"))?,
     };
+    check_attestations(arguments)?;
     let outputs = build_outputs::read(arguments)?;
     extras.set_unlisted(outputs.is_unlisted());
+    let caches = build_caches::read(arguments)?;
+    extras.set_caches(&caches)?;
+    if extras::is_address(source) {
+        extras.check_fetched(source)?;
+    }
     let mut context = extras.before(context)?;
     let is_quiet = arguments.is_set("quiet") || arguments.text("progress") == Some("quiet");
     let path = query(arguments, &outputs, &dockerfile, is_quiet)?;
@@ -206,7 +233,23 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
         std::fs::write(file, &id).map_err(|error| CliError::message(format!("write {file}: {error}")))?;
     }
     outputs.deliver(session, &id)?;
+    caches.deliver(session, &id)?;
     Ok(0)
+}
+
+/// Scripts switch attestations off for other builders; here there are none to switch on.
+fn check_attestations(arguments: &Arguments) -> Result<()> {
+    let flags = ["sbom", "provenance"].into_iter();
+    let asked = flags.filter(|flag| arguments.text(flag).is_some_and(|value| value != "false"));
+    let listed = arguments
+        .list("attest")
+        .filter(|text| !text.contains("disabled=true"));
+    match asked.chain(listed).next() {
+        None => Ok(()),
+        Some(what) => Err(CliError::message(format!(
+            "attestations are not supported ({what}): `naru image sbom IMAGE` lists an image's packages as SPDX"
+        ))),
+    }
 }
 
 /// After a failure: a shell in what the failed step left, if somebody is there to use it. The build failed all the same.

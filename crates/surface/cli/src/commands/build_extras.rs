@@ -2,6 +2,7 @@
 //! Directories among the contexts travel in front of the context, in its archive.
 
 use super::build::read_ignore_file;
+use super::build_caches::{Caches, From};
 use crate::Arguments;
 use crate::error::{CliError, Result};
 use crate::json::Value;
@@ -28,6 +29,8 @@ pub struct Extras {
     keep_failed: bool,
     /// The image is only fetched, and listed nowhere.
     unlisted: bool,
+    cache_from: Vec<Value>,
+    cache_to: Vec<Value>,
 }
 
 /// Whether the engine fetches this context.
@@ -116,6 +119,23 @@ fn read_secret(text: &str) -> Result<(String, Vec<u8>)> {
 }
 
 impl Extras {
+    /// Directories among the caches travel as those of contexts do.
+    pub fn set_caches(&mut self, caches: &Caches) -> Result<()> {
+        for from in &caches.from {
+            let told = match from {
+                From::Registry(name) => name.clone(),
+                From::Directory(directory) if !directory.join("index.json").is_file() => {
+                    crate::output::tell!("there is no cache in {} yet", directory.display());
+                    continue;
+                }
+                From::Directory(directory) => self.add_directory("the cache", directory)?,
+            };
+            self.cache_from.push(Value::from(told.as_str()));
+        }
+        self.cache_to = caches.targets();
+        Ok(())
+    }
+
     pub fn has_directories(&self) -> bool {
         !self.directories.is_empty()
     }
@@ -138,7 +158,13 @@ impl Extras {
 
     /// The header's value; empty where there is nothing to tell.
     pub fn header(&self) -> String {
-        if self.secrets.is_empty() && self.contexts.is_empty() && !self.keep_failed && !self.unlisted {
+        if self.secrets.is_empty()
+            && self.contexts.is_empty()
+            && !self.keep_failed
+            && !self.unlisted
+            && self.cache_from.is_empty()
+            && self.cache_to.is_empty()
+        {
             return String::new();
         }
         let all = Value::object([
@@ -146,6 +172,8 @@ impl Extras {
             ("contexts".to_owned(), Value::object(self.contexts.clone())),
             ("keep_failed".to_owned(), Value::from(self.keep_failed)),
             ("unlisted".to_owned(), Value::from(self.unlisted)),
+            ("cache_from".to_owned(), Value::List(self.cache_from.clone())),
+            ("cache_to".to_owned(), Value::List(self.cache_to.clone())),
         ]);
         BASE64_STANDARD.encode(all.to_json())
     }

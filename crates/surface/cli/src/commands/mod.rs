@@ -2,6 +2,7 @@
 
 mod attach;
 mod build;
+mod build_caches;
 mod build_check;
 mod build_extras;
 mod build_outputs;

@@ -18,7 +18,8 @@ use naru_engine::content::ContentError;
 use naru_engine::oci::{Platform, Reference};
 use naru_engine::registry::Credentials;
 use naru_engine::{
-    AgentStream, BuildClient, BuildRequest, BuildStep, ContextSource, EngineError, NamedContext,
+    AgentStream, BuildClient, BuildRequest, BuildStep, CacheSource, CacheTarget, ContextSource, EngineError,
+    NamedContext,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -191,6 +192,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
     let host = host_config(call)?;
     let extras = extras(call)?;
     let is_unlisted = extras.unlisted;
+    let (cache_from, cache_to) = (extras.cache_from(), extras.cache_to());
     Ok(BuildRequest {
         remote: text("remote").filter(|remote| remote != "client-session"),
         contexts: extras.contexts(),
@@ -199,6 +201,8 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         dockerfile: text("dockerfile").unwrap_or_default(),
         names,
         is_unlisted,
+        cache_from,
+        cache_to,
         arguments: json_parameter(call, "buildargs")?,
         labels: json_parameter(call, "labels")?,
         target: text("target"),
@@ -249,6 +253,20 @@ struct Extras {
     /// The client asks for files afterwards: no image is listed.
     #[serde(default)]
     unlisted: bool,
+    /// Names in registries, or `archive:` and a directory of the context's archive.
+    #[serde(default)]
+    cache_from: Vec<String>,
+    #[serde(default)]
+    cache_to: Vec<WireTarget>,
+}
+
+#[derive(Deserialize)]
+struct WireTarget {
+    reference: String,
+    #[serde(default)]
+    has_all: bool,
+    #[serde(default)]
+    ignores_errors: bool,
 }
 
 /// Secrets are shown to nobody.
@@ -262,6 +280,23 @@ impl fmt::Debug for Extras {
 }
 
 impl Extras {
+    fn cache_from(&self) -> Vec<CacheSource> {
+        let read = |text: &String| match text.strip_prefix("archive:") {
+            Some(directory) => CacheSource::Archived(directory.to_owned()),
+            None => CacheSource::Registry(text.clone()),
+        };
+        self.cache_from.iter().map(read).collect()
+    }
+
+    fn cache_to(&self) -> Vec<CacheTarget> {
+        let target = |target: &WireTarget| CacheTarget {
+            reference: target.reference.clone(),
+            has_all: target.has_all,
+            ignores_errors: target.ignores_errors,
+        };
+        self.cache_to.iter().map(target).collect()
+    }
+
     fn contexts(&self) -> BTreeMap<String, NamedContext> {
         let read = |text: &str| match (
             text.strip_prefix("docker-image://"),

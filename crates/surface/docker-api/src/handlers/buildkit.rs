@@ -15,7 +15,7 @@ use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::{HeaderMap, StatusCode};
 use naru_base::ErrorKind;
 use naru_buildkit::{KitError, Output, Remote, Running, SessionBuild, SessionDescription, Told};
-use naru_engine::EngineError;
+use naru_engine::{CacheSource, EngineError};
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::{HashMap, VecDeque};
@@ -133,6 +133,14 @@ async fn begin(call: Call, session: &str) -> ApiResult<Answer> {
     if remote != Remote::Fetched {
         request.remote = None;
     }
+    // Images that are here are cached anyway.
+    let names: Option<Vec<String>> = match call.query.non_empty("cachefrom") {
+        Some(text) => parse_json(text.as_bytes())?,
+        None => None,
+    };
+    let elsewhere = names.unwrap_or_default().into_iter();
+    let elsewhere = elsewhere.filter(|name| call.engine.images().image(name).is_err());
+    request.cache_from.extend(elsewhere.map(CacheSource::Registry));
     let build = SessionBuild {
         id,
         session: session.to_owned(),

@@ -35,6 +35,12 @@ pub async fn save(call: Call) -> ApiResult<Answer> {
         let files = call.engine.export_image(&id).await?;
         return Ok(respond::stream(TAR, chunks_body(files)));
     }
+    // And the cache of the build that made it.
+    if let Some(mode) = call.query.non_empty("cache") {
+        let id = call.engine.images().image(&names[0])?.id.clone();
+        let cache = call.engine.export_cache(&id, mode == "max")?;
+        return Ok(respond::stream(TAR, chunks_body(cache)));
+    }
     let others: Vec<String> = call.query.all("as").map(str::to_owned).collect();
     if !others.is_empty() {
         let id = call.engine.images().image(&names[0])?.id.clone();

@@ -116,7 +116,7 @@ const FLAGS: &[Flag] = &[
         "output",
         'o',
         List("list"),
-        "Output destination (DIRECTORY, -, or type=local|tar|oci|docker|image|registry,dest=…,name=…)",
+        "Output destination (DIRECTORY, -, or type=local|tar|oci|docker|image|registry,dest=PATH,name=NAME)",
     ),
     long(
         "platform",

@@ -47,6 +47,7 @@ impl Trace {
             }
             BuildStep::Output(bytes) => self.log(bytes.to_vec()),
             BuildStep::Note(text) => self.log(text.into_bytes()),
+            BuildStep::Anew(reason) => self.log(format!("not cached: {reason}\n").into_bytes()),
             BuildStep::Warning(text) => self.log(format!("warning: {text}\n").into_bytes()),
             BuildStep::Running(_) | BuildStep::Removed(_) | BuildStep::Made(_) | BuildStep::Left(_) => None,
             BuildStep::Built { id, names } => {

@@ -1,6 +1,6 @@
 //! What a stage begins with: an image, another stage, a named context, or nothing.
 
-use super::solve::{Builder, Stage};
+use super::solve::{Builder, Stage, StageHistory};
 use super::{BuildStep, NamedContext, Teller};
 use crate::error::{EngineError, Result};
 use crate::images::{PullRequest, Teller as TransferTeller, TransferStep};
@@ -57,6 +57,7 @@ impl Builder {
                     image: None,
                     state: StageState::new(config),
                     time: 0,
+                    history: StageHistory::default(),
                     teller: teller.clone(),
                 }
             }
@@ -148,6 +149,7 @@ fn stage_of(image: Arc<Image>, teller: &Teller) -> Stage {
     config.comment = String::new();
     Stage {
         time: image.created.map_or(0, Timestamp::as_second),
+        history: StageHistory::default(),
         image: Some(image),
         state: StageState::new(config),
         teller: teller.clone(),

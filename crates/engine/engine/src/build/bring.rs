@@ -6,6 +6,7 @@ use super::packed::PackedTree;
 use super::solve::{Builder, Stage, wrong};
 use super::transfer::{self, Item, Selection};
 use super::tree::{Root, SourceTree};
+use super::why::{BROUGHT, Inputs};
 use crate::archive::{ChunkReader, blocking};
 use crate::error::{EngineError, Result};
 use naru_base::{ContainerId, Digest};
@@ -95,6 +96,18 @@ impl Builder {
         if let Some(image) = self.cached(&step, stage, &line.text).await {
             return Ok(stage.advance(image));
         }
+        let mut told = Inputs::new(line, stage);
+        told.sum(BROUGHT, content.as_str());
+        told.fact("the target", &wanted.placing.target);
+        told.fact("--chown", &wanted.chown);
+        told.fact(
+            "--chmod",
+            &chmod.map_or_else(String::new, |mode| format!("{mode:o}")),
+        );
+        told.fact("the time of its files", &stage.time.to_string());
+        told.bring(&items);
+        told.bring(&fetched);
+        let told = self.tell_why(stage, line, told).await;
         let ready = Ready {
             items,
             fetched,
@@ -105,6 +118,7 @@ impl Builder {
         };
         let image = self.make_layer(stage, ready).await.map_err(failed)?;
         self.keep_step(&step.key, &image, &line.text)?;
+        told.keep().await;
         Ok(stage.advance(image))
     }
 

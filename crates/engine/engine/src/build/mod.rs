@@ -5,6 +5,7 @@
 //! <data-root>/builds/contexts/      contexts of clients that send only what has changed (see `kept`)
 //! <data-root>/builds/cache/<key>    which step's image a step made before (see `cache`)
 //! <data-root>/builds/failed/<key>   images to look around in where a build failed (see `failed`)
+//! <data-root>/builds/why/<place>    what a step was made of last, to tell what changed (see `why`)
 //! <data-root>/builds/mounts/<id>/   contents of `RUN --mount=type=cache`; <id>.use: how often and when it was used
 //! <data-root>/builds/fetched/<url>/ what `ADD` fetched, and by what its server tells that it is still the same
 //! /dev/shm/<engine>-secret-<id>/    a secret or an agent's socket, as long as the step that mounts it runs
@@ -36,6 +37,7 @@ mod solve;
 mod teller;
 mod transfer;
 mod tree;
+mod why;
 
 pub use account::{CacheEntry, CacheKind};
 pub(crate) use cache::Builds;
@@ -121,6 +123,8 @@ pub enum BuildStep {
     },
     /// The step's result was there; its short id.
     Cached(String),
+    /// The step is made: what changed since it was last made.
+    Anew(String),
     /// A container runs the step; its short id.
     Running(String),
     /// That container is gone.
@@ -220,7 +224,9 @@ impl Engine {
                 naru_sys::file::remove_tree(&entry.path())?;
             }
         }
-        for name in ["running", "cache", "contexts", "failed", "fetched", "mounts"] {
+        for name in [
+            "running", "cache", "contexts", "failed", "fetched", "mounts", "why",
+        ] {
             naru_sys::file::make_directories(&root.join(name), 0o700)?;
         }
         Ok(())

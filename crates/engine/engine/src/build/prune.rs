@@ -265,6 +265,9 @@ impl Engine {
             })
             .collect();
         self.sweep_records();
+        if needed.is_empty() {
+            self.clear_why()?;
+        }
         // Images that no record names were of use to their own build alone.
         let steps = self.content.step_images();
         let steps = steps

@@ -1,8 +1,9 @@
 //! `RUN`: a container runs the command on a stage's layers, and what it writes becomes the next one.
 
 use super::failed::{Failed, Tail};
-use super::mounts::{Mounted, bind};
+use super::mounts::{DecidedMount, Mounted, bind};
 use super::solve::{Builder, Stage, wrong};
+use super::why::Inputs;
 use super::{BuildStep, Teller, cache, dockerfile_name};
 use crate::Engine;
 use crate::archive::tape::{Tape, Times};
@@ -98,6 +99,11 @@ impl Builder {
         if let Some(image) = self.cached(&step, stage, &line.text).await {
             return Ok(stage.advance(image));
         }
+        let mut told = Inputs::new(line, stage);
+        tell_inputs(&mut told, stage, run, &environment, &mounts);
+        told.fact("the command", &words.join(" "));
+        told.fact("the network", network.as_deref().unwrap_or("default"));
+        let told = self.tell_why(stage, line, told).await;
         let mut mounted = Vec::new();
         for mount in mounts {
             mounted.push(self.apply_mount(line, mount).await?);
@@ -147,6 +153,7 @@ impl Builder {
             .await;
         container.remove().await?;
         self.keep_step(&step.key, &image, &line.text)?;
+        told.keep().await;
         Ok(stage.advance(image))
     }
 
@@ -261,6 +268,28 @@ fn environment_of(stage: &Stage, given: &BTreeMap<String, Option<String>>) -> Ve
         }
     }
     environment
+}
+
+/// What people know of the inputs of a `RUN`.
+fn tell_inputs(
+    told: &mut Inputs,
+    stage: &Stage,
+    run: &dockerfile::Run,
+    environment: &[String],
+    mounts: &[DecidedMount],
+) {
+    let config = &stage.state.config.config;
+    for entry in without_predefined(environment) {
+        let (name, value) = entry.split_once('=').unwrap_or((&entry, ""));
+        let word = if config.env.contains(&entry) { "ENV" } else { "ARG" };
+        told.fact(&format!("{word} {name}"), value);
+    }
+    told.fact("the user", &config.user);
+    told.fact("the working directory", &config.working_dir);
+    told.fact("the time of its files", &stage.time.to_string());
+    for (written, decided) in run.mounts.iter().zip(mounts) {
+        told.sum(&format!("--mount={written}"), &decided.digest);
+    }
 }
 
 /// Proxies change how a command gets at things, not what it makes of them.

@@ -38,7 +38,19 @@ pub(super) struct Stage {
     pub state: StageState,
     /// Of everything made in it, in seconds since the epoch.
     pub time: i64,
+    pub history: StageHistory,
     pub teller: Teller,
+}
+
+/// Where a stage is in its file, to tell why its steps are made.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StageHistory {
+    /// What it stands on, as the file has it.
+    pub base: String,
+    /// Of all instructions up to here.
+    pub place: Option<Digest>,
+    /// The line of the last step that was made anew.
+    pub made_anew: Option<usize>,
 }
 
 impl Stage {
@@ -290,6 +302,12 @@ impl Builder {
 
     /// One instruction.
     async fn step(&self, stage: &mut Stage, line: &Line<Instruction>, plan: &StagePlan) -> Result<()> {
+        let made = self.make_step(stage, line, plan).await;
+        stage.history.place = Some(cache::key_of(&(&stage.history.place, &line.text)));
+        made
+    }
+
+    async fn make_step(&self, stage: &mut Stage, line: &Line<Instruction>, plan: &StagePlan) -> Result<()> {
         let has_layer = match &line.value {
             Instruction::Run(run) => self.run_command(stage, line, run).await?,
             Instruction::Copy(transfer) => self.bring(stage, line, transfer, false).await?,
@@ -492,6 +510,11 @@ impl StageWork {
         let begun = builder.begin_stage(&self.planned, &self.teller).await;
         let mut stage = begun.map_err(|error| builder.base_failed(&self.planned, error))?;
         self.tell_made(&stage).await;
+        stage.history = StageHistory {
+            base: file.base.clone(),
+            place: Some(builder.place_of_stage(&file.text)),
+            made_anew: None,
+        };
         for trigger in std::mem::take(&mut stage.state.config.config.on_build) {
             let note = format!("# Executing build trigger: {trigger}\n");
             self.teller.tell(BuildStep::Note(note)).await;

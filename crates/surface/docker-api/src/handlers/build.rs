@@ -153,6 +153,7 @@ fn lines(step: BuildStep, is_quiet: bool) -> Vec<Bytes> {
             vec![said(format!("Step {number}/{total} : {text}")), said("\n")]
         }
         BuildStep::Cached(_) => vec![said(" ---> Using cache\n")],
+        BuildStep::Anew(reason) => vec![said(format!(" ---> Not cached: {reason}\n"))],
         BuildStep::Running(container) => vec![said(format!(" ---> Running in {container}\n"))],
         BuildStep::Removed(container) => vec![said(format!("Removing intermediate container {container}\n"))],
         BuildStep::Made(image) => vec![said(format!(" ---> {image}\n"))],

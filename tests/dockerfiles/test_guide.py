@@ -69,6 +69,26 @@ def test_a_django_application(engine, guide):
     assert built(engine, guide, "django") == first
 
 
+def test_pythons_compiled_files_stay_right(engine, tmp_path):
+    """Their sources' times are normalised, and so are those in them: Python takes them, and they are the same every time."""
+    folder = tmp_path / "pyc"
+    folder.mkdir()
+    (folder / "copied.py").write_text("a = 1\n")
+    (folder / "Dockerfile").write_text("""FROM debian:test
+COPY copied.py /app/
+RUN mkdir -p /app/package && touch /app/package/__init__.py && echo 'b = 1' >/app/package/made.py && cd /app && python3 -c 'import copied, package.made'
+RUN cd /app && echo 'c = 1' >later.py && python3 -m compileall -q . && python3 -m compileall -bq later.py
+""")
+    command = f"{NARU} -H {engine.host} build -t pyc --check-reproducible {folder}"
+    result = engine.scope.shell(command, timeout=100)
+    assert result.returncode == 0, result.stdout + result.stderr
+    shown = engine.client("run", "--rm", "-w", "/app", "pyc", "python3", "-v", "-c", "import copied, package.made, later")
+    for name in ("copied", "package/made", "later"):
+        assert re.search(rf"\.pyc matches /app/{name}\.py", shown.stderr), shown.stderr[:5000]
+    assert "bytecode is stale" not in shown.stderr and "wrote" not in shown.stderr
+    engine.client("rmi", "pyc")
+
+
 def test_a_configuration_from_variables(engine, guide):
     built(engine, guide, "config")
     assert served(engine, "config", "http://localhost:8080") == "hello from the image"

@@ -1,6 +1,6 @@
 //! What a stage begins with: an image, another stage, a named context, or nothing.
 
-use super::solve::{Builder, Stage, StageHistory};
+use super::solve::{Builder, Stage, StageHistory, TIME_REAL, time_of};
 use super::{BuildStep, NamedContext, Teller};
 use crate::error::{EngineError, Result};
 use crate::images::{PullRequest, Teller as TransferTeller, TransferStep};
@@ -70,16 +70,22 @@ impl Builder {
         if let Some(time) = self.source_date()? {
             stage.time = time;
         }
-        stage.state.config.created = Some(Timestamp::from_parts(stage.time, 0));
+        stage.state.config.created = Some(time_of(stage.time));
         Ok(stage)
     }
 
     /// `SOURCE_DATE_EPOCH`: seconds.
     fn source_date(&self) -> Result<Option<i64>> {
         let given = self.request.arguments.get("SOURCE_DATE_EPOCH").cloned().flatten();
+        let real = self.request.real_times.then_some(TIME_REAL);
         let Some(text) = given.filter(|text| !text.is_empty()) else {
-            return Ok(None);
+            return Ok(real);
         };
+        if real.is_some() {
+            return Err(EngineError::invalid(
+                "SOURCE_DATE_EPOCH and real times cannot both be asked for: leave one out",
+            ));
+        }
         let seconds = text.parse().ok().filter(|seconds| *seconds >= 0);
         seconds.map(Some).ok_or_else(|| {
             EngineError::invalid(format!(

@@ -1,6 +1,7 @@
 //! The layer that `COPY` or `ADD` makes, decided as plain data before a byte of it is written: each member by its path
 //! in the image, the directories on the way with what the base says of them.
 
+use super::solve::{TIME_REAL, time_of};
 use super::transfer::{Item, read_error};
 use super::tree::{Content, Listed, SourceTree};
 use crate::archive::extract::{ExtractOptions, Target, extract, file_error, make_directories};
@@ -154,7 +155,7 @@ impl Planner<'_> {
                 let mut member = Member::empty(name);
                 (member.kind, member.mode) = (tar::EntryType::Directory, 0o755);
                 (member.uid, member.gid) = self.placing.owner.unwrap_or((0, 0));
-                member.modified_at = self.placing.time;
+                member.modified_at = time_of(self.placing.time).as_second();
                 self.in_base.insert(path.to_vec(), false);
                 Some(member)
             }
@@ -223,7 +224,10 @@ impl Planner<'_> {
         if is_directory {
             member.name.push(b'/');
         }
-        member.modified_at = self.placing.time;
+        member.modified_at = match self.placing.time {
+            TIME_REAL => member.modified_at,
+            time => time,
+        };
         if let Some(owner) = self.placing.owner {
             (member.uid, member.gid) = owner;
         }

@@ -12,7 +12,7 @@
 //! ```
 //! A stage is its configuration, in memory, and a step's image that holds its layers. Steps that change files each make
 //! one layer; the others change the configuration alone. The same inputs make the same layers and the same image: times
-//! are those of the base image, or of `SOURCE_DATE_EPOCH`, and never the clock's.
+//! are those of the base image, or of `SOURCE_DATE_EPOCH`, and never the clock's, unless that is asked for.
 
 mod account;
 mod base;
@@ -31,7 +31,9 @@ mod named;
 mod output;
 mod packed;
 mod prune;
+mod pyc;
 mod remote;
+mod reproducible;
 mod run;
 mod solve;
 mod teller;
@@ -98,6 +100,10 @@ pub struct BuildRequest {
     pub cache_to: Vec<CacheTarget>,
     /// Further contexts, by the names that `FROM` and `--from` have for them.
     pub contexts: BTreeMap<String, NamedContext>,
+    /// Build twice without the cache, and refuse what is not the same.
+    pub check_reproducible: bool,
+    /// Files keep the times of their making, and the image gets that of its build.
+    pub real_times: bool,
     /// Keep what a failed `RUN` left, so that it can be looked at.
     pub keep_failed: bool,
     /// Whoever can be asked for secrets and the like; nobody, where the protocol has no way back.

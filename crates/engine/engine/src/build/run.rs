@@ -227,6 +227,8 @@ impl Builder {
         let (content, id) = (Arc::clone(&self.engine.content), container.clone());
         blocking(move || {
             let snapshot = content.snapshot(&id).map_err(crate::images::error)?;
+            let failed = |error| EngineError::system(format!("cannot read what a step wrote: {error}"));
+            super::pyc::settle(&snapshot.upper, time).map_err(failed)?;
             let layer = (!is_empty(&snapshot.upper)).then(|| {
                 ChunkReader::new(stream(move |output| {
                     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

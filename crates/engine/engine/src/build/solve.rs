@@ -5,7 +5,7 @@ use super::context::Context;
 use super::exchange::{Imported, Steps};
 use super::in_use::Uses;
 use super::packed::PackedTree;
-use super::{BuildRequest, BuildStep, Teller, base, layer};
+use super::{BuildRequest, BuildStep, Teller, base, layer, reproducible};
 use crate::Engine;
 use crate::archive::blocking;
 use crate::archive::place::{self, Asked};
@@ -17,7 +17,7 @@ use naru_build::check::{self, Facts};
 use naru_build::configure::{PREDEFINED_ARGUMENTS, StageState};
 use naru_build::stages::{self, PlanOptions, PlannedStage, Source, StagePlan};
 use naru_build::{Dockerfile, Instruction, Line, Place, parse_instruction};
-use naru_content::Image;
+use naru_content::{Image, LoadedImage};
 use naru_oci::History;
 use naru_runtime::view::View;
 use rustix::fs::OFlags;
@@ -26,6 +26,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What takes the place of a file's `# check=`; BuildKit's name for it.
 const CHECK_ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
+/// In the place of a time: files keep theirs.
+pub(super) const TIME_REAL: i64 = i64::MAX;
 
 /// Warnings told at the end of a build; all of them are told by a check alone.
 const WARNINGS_MAX: usize = 20;
@@ -69,7 +72,7 @@ impl Stage {
 pub(super) struct Builder {
     pub engine: Arc<Engine>,
     pub request: BuildRequest,
-    pub context: Context,
+    pub context: Arc<Context>,
     pub file: Dockerfile,
     pub teller: Teller,
     /// Named contexts that were fetched.
@@ -80,6 +83,8 @@ pub(super) struct Builder {
     /// Caches of other engines; opened before the first step.
     pub caches: OnceLock<Vec<Imported>>,
     steps: Mutex<Steps>,
+    /// Made to be compared: the image gets no name, and nobody is told of it.
+    is_trial: bool,
 }
 
 /// What stages have found out, for each other.
@@ -104,13 +109,14 @@ impl Builder {
             uses: Arc::new(engine.builds.in_use.begin()),
             engine,
             request,
-            context,
+            context: Arc::new(context),
             file,
             teller,
             named: tokio::sync::Mutex::default(),
             known: Mutex::default(),
             caches: OnceLock::new(),
             steps: Mutex::default(),
+            is_trial: false,
         }
     }
 
@@ -194,7 +200,43 @@ impl Builder {
         self.located(stage.place, error)
     }
 
+    /// The same build without the cache, to be compared.
+    async fn trial(&self) -> Result<Digest> {
+        let trial = Self {
+            engine: Arc::clone(&self.engine),
+            request: BuildRequest {
+                no_cache: true,
+                ..self.request.clone()
+            },
+            context: Arc::clone(&self.context),
+            file: self.file.clone(),
+            teller: self.teller.anew(),
+            named: self.named.lock().await.clone().into(),
+            known: Mutex::default(),
+            uses: self.uses(),
+            caches: OnceLock::new(),
+            steps: Mutex::default(),
+            is_trial: true,
+        };
+        trial.run_once().await
+    }
+
+    /// Builds; or builds twice, if that was asked for, and refuses what is not the same.
     pub(super) async fn run(self) -> Result<Digest> {
+        if !self.request.check_reproducible {
+            return self.run_once().await;
+        }
+        let first = self.trial().await?;
+        let told = format!("Built {}; building again to compare\n", first.short());
+        self.teller.tell(BuildStep::Note(told)).await;
+        let second = self.trial().await?;
+        reproducible::compare(&self, first.clone(), second).await?;
+        let told = "Reproducible: both builds made the same image\n".to_owned();
+        self.teller.tell(BuildStep::Note(told)).await;
+        self.publish(first).await
+    }
+
+    async fn run_once(self) -> Result<Digest> {
         let given = self.request.arguments.iter();
         let options = PlanOptions {
             target: self.request.target.as_deref(),
@@ -234,12 +276,16 @@ impl Builder {
         }
         try_join_all(building.into_values()).await?;
         let target = plan.stages.last().map_or(0, |planned| planned.index);
+        let stage = builder.stage_done(target)?;
+        if builder.is_trial {
+            return builder.finish(stage).await;
+        }
         builder.warn_of_unused_arguments().await;
         for warning in warnings {
             builder.teller.tell(BuildStep::Warning(warning)).await;
         }
-        let stage = builder.stage_done(target)?;
         let id = builder.finish(stage).await?;
+        let id = builder.publish(id).await?;
         builder.send_caches(&id).await?;
         builder.forget_failed().await?;
         Ok(id)
@@ -332,7 +378,7 @@ impl Builder {
             }
         };
         stage.state.config.history.push(History {
-            created: Some(Timestamp::from_parts(stage.time, 0)),
+            created: Some(time_of(stage.time)),
             created_by: described(stage, line),
             author: stage.state.config.author.clone(),
             comment: "naru.dockerfile".to_owned(),
@@ -452,20 +498,26 @@ impl Builder {
                 ..History::default()
             });
         }
-        let (content, names) = (Arc::clone(&self.engine.content), self.request.names.clone());
+        let content = Arc::clone(&self.engine.content);
         let (image, config) = (stage.image, stage.state.config);
+        blocking(move || {
+            let made = content.configure_step(image.as_deref(), config);
+            Ok(made.map_err(crate::images::error)?.id)
+        })
+        .await
+    }
+
+    /// Gives the image its names, and shows it to everybody.
+    async fn publish(&self, id: Digest) -> Result<Digest> {
+        let (content, names) = (Arc::clone(&self.engine.content), self.request.names.clone());
         let is_unlisted = self.request.is_unlisted;
         let built = blocking(move || {
-            let made = content
-                .configure_step(image.as_deref(), config)
-                .map_err(crate::images::error)?;
             if is_unlisted {
-                return Ok(made);
+                let names = Vec::new();
+                return Ok(LoadedImage { id, names });
             }
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            content
-                .publish_step(&made.id, &names)
-                .map_err(crate::images::error)
+            content.publish_step(&id, &names).map_err(crate::images::error)
         })
         .await?;
         for name in &built.names {
@@ -548,6 +600,15 @@ impl StageWork {
             let made = BuildStep::Made(image.id.short().to_owned());
             self.teller.tell(made).await;
         }
+    }
+}
+
+/// When something was made that gets this time: with real times that is now.
+pub(super) fn time_of(time: i64) -> Timestamp {
+    if time == TIME_REAL {
+        Timestamp::now()
+    } else {
+        Timestamp::from_parts(time, 0)
     }
 }
 

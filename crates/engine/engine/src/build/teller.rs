@@ -49,6 +49,11 @@ impl Teller {
         }
     }
 
+    /// For another build that is told to the same listener.
+    pub(super) fn anew(&self) -> Self {
+        Self::new(self.steps.clone())
+    }
+
     pub(super) async fn tell(&self, step: BuildStep) {
         let mut turns = self.turns.lock().await;
         if self.position <= turns.current {

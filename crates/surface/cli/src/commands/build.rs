@@ -59,6 +59,11 @@ const FLAGS: &[Flag] = &[
         Bool,
         "Check the Dockerfile for what is probably not meant, and build nothing",
     ),
+    long(
+        "check-reproducible",
+        Bool,
+        "Build twice without the cache, and fail if the images differ",
+    ),
     long("compress", Bool, "Compress the build context using gzip"),
     long(
         "cpu-period",
@@ -168,6 +173,11 @@ const FLAGS: &[Flag] = &[
         "Name and optionally a tag in the 'name:tag' format",
     ),
     long("target", Text("string"), "Set the target build stage to build"),
+    long(
+        "timestamps",
+        Text("string"),
+        "Times of files and image: normalized, or real (default normalized)",
+    ),
     long("ulimit", List("ulimit"), "Ulimit options"),
 ];
 

@@ -25,10 +25,8 @@ pub struct Extras {
     secrets: Vec<(String, Value)>,
     contexts: Vec<(String, Value)>,
     directories: Vec<PathBuf>,
-    /// What a failed step left is wanted.
-    keep_failed: bool,
-    /// The image is only fetched, and listed nowhere.
-    unlisted: bool,
+    /// What else is wanted: names that the engine knows.
+    wishes: Vec<&'static str>,
     cache_from: Vec<Value>,
     cache_to: Vec<Value>,
 }
@@ -43,7 +41,7 @@ pub fn is_address(source: &str) -> bool {
 /// Reads `--secret` and `--build-context`.
 pub fn read(arguments: &Arguments) -> Result<Extras> {
     let mut extras = Extras {
-        keep_failed: arguments.is_set("enter"),
+        wishes: read_wishes(arguments)?,
         ..Extras::default()
     };
     let mut bytes = 0;
@@ -75,6 +73,26 @@ pub fn read(arguments: &Arguments) -> Result<Extras> {
             .push((name.to_owned(), Value::from(told.as_str())));
     }
     Ok(extras)
+}
+
+fn read_wishes(arguments: &Arguments) -> Result<Vec<&'static str>> {
+    let mut wishes = Vec::new();
+    if arguments.is_set("enter") {
+        wishes.push("keep_failed");
+    }
+    if arguments.is_set("check-reproducible") {
+        wishes.push("check_reproducible");
+    }
+    match arguments.text("timestamps") {
+        None | Some("normalized") => {}
+        Some("real") => wishes.push("real_times"),
+        Some(other) => {
+            return Err(CliError::message(format!(
+                "--timestamps={other}: it must be normalized or real"
+            )));
+        }
+    }
+    Ok(wishes)
 }
 
 /// `id=ID`, then `src=FILE` or `env=VARIABLE`; with neither a variable of that name, else a file.
@@ -141,7 +159,9 @@ impl Extras {
     }
 
     pub fn set_unlisted(&mut self, unlisted: bool) {
-        self.unlisted = unlisted;
+        if unlisted {
+            self.wishes.push("unlisted");
+        }
     }
 
     fn add_directory(&mut self, name: &str, directory: &Path) -> Result<String> {
@@ -160,22 +180,21 @@ impl Extras {
     pub fn header(&self) -> String {
         if self.secrets.is_empty()
             && self.contexts.is_empty()
-            && !self.keep_failed
-            && !self.unlisted
+            && self.wishes.is_empty()
             && self.cache_from.is_empty()
             && self.cache_to.is_empty()
         {
             return String::new();
         }
-        let all = Value::object([
-            ("secrets".to_owned(), Value::object(self.secrets.clone())),
-            ("contexts".to_owned(), Value::object(self.contexts.clone())),
-            ("keep_failed".to_owned(), Value::from(self.keep_failed)),
-            ("unlisted".to_owned(), Value::from(self.unlisted)),
-            ("cache_from".to_owned(), Value::List(self.cache_from.clone())),
-            ("cache_to".to_owned(), Value::List(self.cache_to.clone())),
-        ]);
-        BASE64_STANDARD.encode(all.to_json())
+        let wishes = self.wishes.iter();
+        let mut all: Vec<(String, Value)> = wishes
+            .map(|wish| ((*wish).to_owned(), Value::from(true)))
+            .collect();
+        all.push(("secrets".to_owned(), Value::object(self.secrets.clone())));
+        all.push(("contexts".to_owned(), Value::object(self.contexts.clone())));
+        all.push(("cache_from".to_owned(), Value::List(self.cache_from.clone())));
+        all.push(("cache_to".to_owned(), Value::List(self.cache_to.clone())));
+        BASE64_STANDARD.encode(Value::object(all).to_json())
     }
 
     /// Directories travel with the context, so there must be one.

@@ -198,6 +198,8 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         remote: text("remote").filter(|remote| remote != "client-session"),
         contexts: extras.contexts(),
         keep_failed: extras.keep_failed,
+        check_reproducible: extras.check_reproducible,
+        real_times: extras.real_times,
         client: Some(Arc::new(extras)),
         dockerfile: text("dockerfile").unwrap_or_default(),
         names,
@@ -254,6 +256,10 @@ struct Extras {
     /// The client asks for files afterwards: no image is listed.
     #[serde(default)]
     unlisted: bool,
+    #[serde(default)]
+    check_reproducible: bool,
+    #[serde(default)]
+    real_times: bool,
     /// Names in registries, or `archive:` and a directory of the context's archive.
     #[serde(default)]
     cache_from: Vec<String>,

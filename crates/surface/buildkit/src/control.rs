@@ -182,7 +182,7 @@ fn add_caches(build: &mut BuildRequest, options: Option<&control::CacheOptions>)
     Ok(())
 }
 
-fn check_frontend(name: &str, has_definition: bool) -> Result<()> {
+pub fn check_frontend(name: &str, has_definition: bool) -> Result<()> {
     if has_definition {
         return Err(KitError::NotSupported(
             "a definition in LLB".to_owned(),

@@ -6,8 +6,16 @@ use naru_engine::{CacheEntry, CacheFilter, CacheKind, Engine, EngineError, Prune
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// Each may be a pattern that takes a while to understand; people write a handful.
+const CONDITIONS_MAX: usize = 100;
+
 /// Conditions as containerd writes them: `type==regular,id~=abc`, each string by itself enough.
-fn read_filters(texts: &[String]) -> Result<Vec<Vec<CacheFilter>>> {
+pub fn read_filters(texts: &[String]) -> Result<Vec<Vec<CacheFilter>>> {
+    let count: usize = texts.iter().map(|text| text.split(',').count()).sum();
+    if count > CONDITIONS_MAX {
+        let message = format!("{count} conditions are too many: at most {CONDITIONS_MAX} are read");
+        return Err(EngineError::invalid(message).into());
+    }
     let conditions = |text: &String| {
         text.split(',')
             .map(str::trim)

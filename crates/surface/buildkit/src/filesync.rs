@@ -227,7 +227,7 @@ fn header_value(text: &str) -> Result<MetadataValue<Ascii>> {
 }
 
 /// The thread's side of it.
-struct Reception<S> {
+pub struct Reception<S> {
     sink: S,
     requests: mpsc::Sender<Packet>,
     has_all_entries: bool,
@@ -235,7 +235,7 @@ struct Reception<S> {
 }
 
 impl<S: Sink> Reception<S> {
-    fn new(sink: S, requests: mpsc::Sender<Packet>) -> Self {
+    pub fn new(sink: S, requests: mpsc::Sender<Packet>) -> Self {
         Self {
             sink,
             requests,
@@ -278,7 +278,7 @@ impl<S: Sink> Reception<S> {
             .map_err(|_| KitError::broken(WHAT, CUT_OFF))
     }
 
-    fn take(&mut self, packet: Packet) -> Result<()> {
+    pub fn take(&mut self, packet: Packet) -> Result<()> {
         match packet.r#type() {
             PacketType::PacketStat => self.take_entry(packet),
             PacketType::PacketData => {

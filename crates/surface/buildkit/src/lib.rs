@@ -18,6 +18,8 @@ mod disk;
 mod error;
 mod filesend;
 mod filesync;
+#[cfg(test)]
+mod fuzz;
 mod history;
 mod output;
 mod serve;

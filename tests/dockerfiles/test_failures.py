@@ -47,7 +47,7 @@ def test_a_failed_command_can_be_looked_at(build_naru, tmp_path):
     assert look(entered, "ran on") == ["before", "2", "1", "/w"]
     assert look(entered, "left") == ["before", "left", "2", "1", "/w"]
     # In a terminal the shell comes by itself.
-    command = f"(sleep 0.5; echo 'ls -l /w; exit') | script -qec '{NARU} -H {engine.host} build --enter {folder}' /dev/null"
+    command = f"echo 'ls -l /w; exit' | script -qec '{NARU} -H {engine.host} build --enter {folder}' /dev/null"
     shown = engine.scope.shell(command)
     assert shown.returncode == 1 and re.search(r"-rw-r--r--.*left", shown.stdout), shown
     with open(folder + "/Dockerfile", "w") as file:

@@ -21,11 +21,29 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
+    check_daemon_kind(session, arguments)?;
     let command = format!("{} create", session.program);
     // Docker's create plans as if attached, so that a later `start -ai` finds its streams.
     let plan = plan_create(arguments, false).map_err(|message| CliError::Usage { message, command })?;
     output::print_line(&create(session, &plan)?)?;
     Ok(0)
+}
+
+/// Flags of Windows containers: where the daemon has others, nothing is made, and the exit code is 1 for `run` too, as
+/// with Docker.
+pub fn check_daemon_kind(session: &Session, arguments: &Arguments) -> Result<()> {
+    const WINDOWS_ONLY: [&str; 4] = ["cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"];
+    let Some(flag) = WINDOWS_ONLY.iter().find(|flag| arguments.is_given(flag)) else {
+        return Ok(());
+    };
+    let version = session.client.get("/version")?;
+    let kind = version.get("Os").text();
+    if kind == "windows" {
+        return Ok(());
+    }
+    Err(CliError::message(format!(
+        "\"--{flag}\" is only supported on a Docker daemon running on windows, but the Docker daemon is running on {kind}"
+    )))
 }
 
 /// Creates the container, pulling its image where the policy says so; gives its id.

@@ -1,6 +1,6 @@
 //! `run`: creates a container, attaches, waits, starts, in Docker's order.
 
-use super::create::create;
+use super::create::{check_daemon_kind, create};
 use super::{Arity, Command};
 use crate::args::Kind::{Bool, Text};
 use crate::args::{Flag, Order, flag, long};
@@ -47,6 +47,7 @@ const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 fn run(session: &Session, arguments: &Arguments) -> Result<u8> {
+    check_daemon_kind(session, arguments)?;
     let detached = arguments.is_set("detach");
     let mut plan =
         plan_create(arguments, detached).map_err(|message| refused(session, &CliError::Message(message)))?;
@@ -97,9 +98,12 @@ fn run_attached(session: &Session, arguments: &Arguments, plan: &CreatePlan, id:
         .begin_hijack(&attach_path(&container, plan.attach, detach_keys, false), None)?;
     let condition = if plan.auto_remove { "removed" } else { "next-exit" };
     let waiting = begin_wait(session, &container, condition)?;
-    let refused_here = |error| refused(session, &error);
-    let hijacked = session.client.finish_hijack(attaching).map_err(refused_here)?;
-    let wait = session.client.finish(waiting).map_err(refused_here)?;
+    // A refused attach, for keys that there are not say, ends with 1 as with Docker.
+    let hijacked = session.client.finish_hijack(attaching)?;
+    let wait = session
+        .client
+        .finish(waiting)
+        .map_err(|error| refused(session, &error))?;
     if let Err(error) = session.client.post(&format!("{container}/start")) {
         let failure = start_failed(session, &error);
         drop(hijacked);

@@ -5,6 +5,7 @@
 
 mod environment;
 mod flags;
+mod gpus;
 mod mount;
 mod network;
 mod port;

@@ -60,6 +60,9 @@ pub fn plan_network(arguments: &Arguments, config: &mut Object, host: &mut Objec
     }
     let mut endpoints = Vec::new();
     for attachment in &attachments {
+        if !attachment.aliases.is_empty() && !is_user_defined(&attachment.name) {
+            return Err("network-scoped aliases are only supported for user-defined networks".to_owned());
+        }
         if endpoints.iter().any(|(name, _)| *name == attachment.name) {
             return Err(format!(
                 "network {:?} is specified multiple times",
@@ -69,6 +72,11 @@ pub fn plan_network(arguments: &Arguments, config: &mut Object, host: &mut Objec
         endpoints.push((attachment.name.clone(), Value::Map(endpoint(attachment).0)));
     }
     Ok(Some(Value::object([("EndpointsConfig", Value::Map(endpoints))])))
+}
+
+/// A network that somebody made, by its name.
+fn is_user_defined(mode: &str) -> bool {
+    !matches!(mode, "" | "default" | "bridge" | "host" | "none") && !mode.starts_with("container:")
 }
 
 fn endpoint(attachment: &Attachment) -> Object {

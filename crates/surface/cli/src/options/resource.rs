@@ -1,5 +1,6 @@
 //! Limits, devices, ulimits and health checks.
 
+use super::gpus::parse_gpus;
 use super::{Object, Outcome, texts};
 use crate::args::Arguments;
 use crate::json::Value;
@@ -76,16 +77,7 @@ fn plan_devices(arguments: &Arguments, host: &mut Object) -> Outcome<()> {
         }
     }
     for text in arguments.list("gpus") {
-        let count = if text == "all" {
-            -1
-        } else {
-            text.parse().unwrap_or(-1)
-        };
-        let capabilities = Value::List(vec![Value::from(vec!["gpu".to_owned()])]);
-        requests.push(Value::object([
-            ("Count", Value::Integer(count)),
-            ("Capabilities", capabilities),
-        ]));
+        requests.push(parse_gpus(text)?);
     }
     if !devices.is_empty() {
         host.set("Devices", devices);

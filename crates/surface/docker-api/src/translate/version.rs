@@ -86,7 +86,7 @@ pub fn shape_create(
             });
         if is_ignored {
             warnings.push(
-                "WARNING: the container-wide volume-driver configuration is ignored for volumes specified via \
+                "the container-wide volume-driver configuration is ignored for volumes specified via \
                  'mount'. Use '--mount type=volume,volume-driver=...' instead"
                     .to_owned(),
             );

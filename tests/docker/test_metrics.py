@@ -10,8 +10,8 @@ from testkit.engine import NARU, DebianDocker, Naru
 
 ADDRESS = "127.0.0.1:9323"
 DOCKER = "/usr/bin/docker"
-# Families of dockerd's that say something of what runs; its others are of its parts (etcd, Go, networks, builders).
-SHARED = re.compile(r"engine_daemon_(engine_(info|cpus_cpus|memory_bytes)|container_(states|actions)_.*|events_.*total|health_checks_.*total)$")
+# Families of dockerd's that say something of what runs; its others are of its parts (etcd, Go, its functions).
+SHARED = re.compile(r"(engine_daemon_(engine_(info|cpus_cpus|memory_bytes)|(container|network)_(states|actions)_.*|events_.*total|health_checks_.*total)|builder_builds_.*_total)$")
 
 
 def scrape(engine, path="/metrics"):
@@ -95,6 +95,34 @@ def test_numbers_follow_what_happens(engines):
     assert own(after, "naru_container_cpu_seconds_total", "busy")[0] > own(after, "naru_container_cpu_seconds_total", "idle")[0]
     naru.client("rm", "-f", "busy", "idle", program=DOCKER)
     assert own(samples(scrape(naru)), "naru_container_processes", "idle") == []
+
+
+def test_images_networks_builds_and_what_the_host_is_asked_are_counted(engines, tmp_path):
+    naru = engines[0]
+
+    def counts():
+        found = samples(scrape(naru))
+        values = {(re.sub("engine_daemon_|_seconds_count", "", name), *(value for _, value in labels)): number for (name, labels), number in found.items()
+                  if name.endswith(("actions_seconds_count", "functions_seconds_count")) or name.startswith("builder_")}
+        assert all(found[name.replace("_count", "_sum"), labels] > 0 for (name, labels), number in found.items() if name.endswith("_seconds_count") and number)
+        return values
+
+    before = counts()
+    for text in ("FROM busybox:test\n", "FROM busybox:test\nNOSUCH\n", "FROM busybox:test\nRUN false\n"):
+        (tmp_path / "Dockerfile").write_text(text)
+        naru.client("build", "--network", "none", "-t", "counted", str(tmp_path), program=DOCKER)
+    for words in (("rmi", "counted"), ("rmi", "nosuch"), ("run", "--rm", "busybox:test", "true"), ("run", "--rm", "--network", "none", "busybox:test", "true"), ("network", "create", "counted"), ("run", "--rm", "--network", "counted", "busybox:test", "true"), ("network", "rm", "counted"), ("info",), ("version",)):
+        naru.client(*words, program=DOCKER)
+    # A place on a network is let go when the removed container is; the default one's is made before it is asked for.
+    deadline = time.monotonic() + 20
+    while (after := counts())["network_actions", "release"] < before["network_actions", "release"] + 2:
+        assert time.monotonic() < deadline, "the network was not let go"
+        time.sleep(0.02)
+    grown = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    assert {name: number for name, number in grown.items() if name[0] in ("image_actions", "network_actions", "builder_builds_failed_total", "builder_builds_triggered_total")} == {
+        ("image_actions", "delete"): 1, ("network_actions", "allocate"): 2, ("network_actions", "connect"): 1, ("network_actions", "release"): 2, ("builder_builds_triggered_total",): 3,
+        ("builder_builds_failed_total", "dockerfile_syntax_error"): 1, ("builder_builds_failed_total", "error_processing_commands_error"): 1}
+    assert grown["host_info_functions", "system_info"] >= 1 and grown["host_info_functions", "system_version"] >= 1
 
 
 def test_nothing_but_metrics_is_served(engines):

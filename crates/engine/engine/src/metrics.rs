@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Upper bounds of the buckets, in milliseconds: those of Prometheus' libraries, and so Docker's.
 pub const BUCKETS_MS: [u64; 11] = [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000];
 
-/// What is timed, with Docker's words.
+/// What is timed, by Docker's families and words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Changes,
@@ -18,15 +18,32 @@ pub enum Action {
     Create,
     Delete,
     Start,
+    ImageDelete,
+    ImagePull,
+    ImagePush,
+    NetworkAllocate,
+    NetworkConnect,
+    NetworkRelease,
+    SystemInfo,
+    SystemVersion,
 }
 
 impl Action {
-    pub const ALL: [Self; 5] = [
+    /// Those of one family one after the other.
+    pub const ALL: [Self; 13] = [
         Self::Changes,
         Self::Commit,
         Self::Create,
         Self::Delete,
         Self::Start,
+        Self::ImageDelete,
+        Self::ImagePull,
+        Self::ImagePush,
+        Self::NetworkAllocate,
+        Self::NetworkConnect,
+        Self::NetworkRelease,
+        Self::SystemInfo,
+        Self::SystemVersion,
     ];
 
     pub fn word(self) -> &'static str {
@@ -34,8 +51,79 @@ impl Action {
             Self::Changes => "changes",
             Self::Commit => "commit",
             Self::Create => "create",
-            Self::Delete => "delete",
+            Self::Delete | Self::ImageDelete => "delete",
             Self::Start => "start",
+            Self::ImagePull => "pull",
+            Self::ImagePush => "push",
+            Self::NetworkAllocate => "allocate",
+            Self::NetworkConnect => "connect",
+            Self::NetworkRelease => "release",
+            Self::SystemInfo => "system_info",
+            Self::SystemVersion => "system_version",
+        }
+    }
+}
+
+/// Why a build failed, in Docker's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildFailure {
+    /// Nobody wanted its outcome any more.
+    Canceled,
+    EmptyDockerfile,
+    Syntax,
+    /// A step of it, or what it needs.
+    Processing,
+}
+
+impl BuildFailure {
+    pub const ALL: [Self; 4] = [
+        Self::Canceled,
+        Self::EmptyDockerfile,
+        Self::Syntax,
+        Self::Processing,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Canceled => "build_canceled",
+            Self::EmptyDockerfile => "dockerfile_empty_error",
+            Self::Syntax => "dockerfile_syntax_error",
+            Self::Processing => "error_processing_commands_error",
+        }
+    }
+}
+
+/// A build under way, counted as failed unless it says how it ended.
+#[derive(Debug)]
+pub(crate) struct CountedBuild<'a> {
+    metrics: &'a Metrics,
+    failure: Option<BuildFailure>,
+    is_over: bool,
+}
+
+impl CountedBuild<'_> {
+    /// What a failure from here on is.
+    pub(crate) fn fails_as(&mut self, failure: BuildFailure) {
+        self.failure = Some(failure);
+    }
+
+    pub(crate) fn end(mut self, has_failed: bool) {
+        self.is_over = true;
+        if !has_failed {
+            self.failure = None;
+        }
+    }
+}
+
+impl Drop for CountedBuild<'_> {
+    fn drop(&mut self) {
+        let failure = if self.is_over {
+            self.failure
+        } else {
+            Some(BuildFailure::Canceled)
+        };
+        if let Some(failure) = failure {
+            self.metrics.failed_builds[failure as usize].fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -54,6 +142,8 @@ pub struct Metrics {
     actions: [Timings; Action::ALL.len()],
     checks: AtomicU64,
     failed_checks: AtomicU64,
+    builds: AtomicU64,
+    failed_builds: [AtomicU64; BuildFailure::ALL.len()],
 }
 
 impl Metrics {
@@ -73,6 +163,15 @@ impl Metrics {
         self.checks.fetch_add(1, Ordering::Relaxed);
         if has_failed {
             self.failed_checks.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn begin_build(&self) -> CountedBuild<'_> {
+        self.builds.fetch_add(1, Ordering::Relaxed);
+        CountedBuild {
+            metrics: self,
+            failure: Some(BuildFailure::Processing),
+            is_over: false,
         }
     }
 
@@ -98,6 +197,8 @@ pub struct MetricsView {
     pub actions: Vec<TimingsView>,
     pub checks: u64,
     pub failed_checks: u64,
+    pub builds: u64,
+    pub failed_builds: Vec<(BuildFailure, u64)>,
     pub events: u64,
     pub event_subscribers: usize,
     pub containers: Vec<ContainerUsage>,
@@ -157,6 +258,14 @@ impl Engine {
                 .collect(),
             checks: self.metrics.checks.load(Ordering::Relaxed),
             failed_checks: self.metrics.failed_checks.load(Ordering::Relaxed),
+            builds: self.metrics.builds.load(Ordering::Relaxed),
+            failed_builds: BuildFailure::ALL
+                .into_iter()
+                .map(|failure| {
+                    let count = &self.metrics.failed_builds[failure as usize];
+                    (failure, count.load(Ordering::Relaxed))
+                })
+                .collect(),
             events,
             event_subscribers,
             containers,
@@ -178,5 +287,24 @@ mod tests {
         assert_eq!(view.cumulative, [1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3]);
         assert!((view.sum_seconds - 90.011).abs() < 1e-9);
         assert_eq!(metrics.view(Action::Create).cumulative[11], 0);
+    }
+
+    #[test]
+    fn a_build_that_does_not_say_how_it_ended_was_canceled() {
+        let metrics = Metrics::default();
+        metrics.begin_build().end(false);
+        metrics.begin_build().end(true);
+        drop(metrics.begin_build());
+        let mut build = metrics.begin_build();
+        build.fails_as(BuildFailure::Syntax);
+        build.end(true);
+        let failed = metrics
+            .failed_builds
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed));
+        assert_eq!(
+            (metrics.builds.load(Ordering::Relaxed), failed),
+            (4, [1, 0, 1, 1])
+        );
     }
 }

@@ -36,6 +36,9 @@ pub fn action_of(endpoint: Endpoint) -> Option<Action> {
         Endpoint::ContainerCreate => Action::Create,
         Endpoint::ContainerRemove => Action::Delete,
         Endpoint::ContainerStart => Action::Start,
+        Endpoint::ImageRemove => Action::ImageDelete,
+        Endpoint::Info => Action::SystemInfo,
+        Endpoint::Version => Action::SystemVersion,
         _ => return None,
     })
 }
@@ -137,12 +140,26 @@ fn render(view: &MetricsView) -> String {
     ] {
         page.line(states, &[("state", state)], count as f64);
     }
-    page.head(
-        "engine_daemon_container_actions_seconds",
-        "histogram",
-        "The number of seconds it takes to process each container action",
+    let mut family = "";
+    for timings in &view.actions {
+        let (name, help, label) = family_of(timings.action);
+        if name != family {
+            page.head(name, "histogram", help);
+            family = name;
+        }
+        page.timings(name, (label, timings.action.word()), timings);
+    }
+    page.one(
+        "builder_builds_triggered_total",
+        "counter",
+        "Number of triggered image builds",
+        view.builds as f64,
     );
-    view.actions.iter().for_each(|timings| page.timings(timings));
+    let failed = "builder_builds_failed_total";
+    page.head(failed, "counter", "Number of failed image builds");
+    for (reason, count) in &view.failed_builds {
+        page.line(failed, &[("reason", reason.word())], *count as f64);
+    }
     for (name, kind, help, value) in [
         (
             "engine_daemon_events_total",
@@ -173,6 +190,32 @@ fn render(view: &MetricsView) -> String {
     }
     page.containers(&view.containers);
     page.text
+}
+
+/// The family that an action is timed in, its help, and the label that tells its members apart.
+fn family_of(action: Action) -> (&'static str, &'static str, &'static str) {
+    match action {
+        Action::Changes | Action::Commit | Action::Create | Action::Delete | Action::Start => (
+            "engine_daemon_container_actions_seconds",
+            "The number of seconds it takes to process each container action",
+            "action",
+        ),
+        Action::ImageDelete | Action::ImagePull | Action::ImagePush => (
+            "engine_daemon_image_actions_seconds",
+            "The number of seconds it takes to process each image action",
+            "action",
+        ),
+        Action::NetworkAllocate | Action::NetworkConnect | Action::NetworkRelease => (
+            "engine_daemon_network_actions_seconds",
+            "The number of seconds it takes to process each network action",
+            "action",
+        ),
+        Action::SystemInfo | Action::SystemVersion => (
+            "engine_daemon_host_info_functions_seconds",
+            "The number of seconds it takes to call functions gathering info about the host",
+            "function",
+        ),
+    }
 }
 
 fn memory_bytes() -> f64 {
@@ -206,9 +249,7 @@ impl Page {
         self.line(name, &[], value);
     }
 
-    fn timings(&mut self, timings: &TimingsView) {
-        let name = "engine_daemon_container_actions_seconds";
-        let action = ("action", timings.action.word());
+    fn timings(&mut self, name: &str, action: (&str, &str), timings: &TimingsView) {
         let bounds = BUCKETS_MS
             .iter()
             .map(|bound| (*bound as f64 / 1000.0).to_string());
@@ -308,11 +349,13 @@ mod tests {
         let mut page = Page::default();
         page.line("a", &[], 1.5);
         page.line("b", &[("x", "q\"\\\n"), ("y", "")], 20.0);
-        page.timings(&TimingsView {
+        let timings = TimingsView {
             action: Action::Start,
             cumulative: [3; 12],
             sum_seconds: 0.25,
-        });
+        };
+        let (name, _, label) = family_of(timings.action);
+        page.timings(name, (label, timings.action.word()), &timings);
         let lines: Vec<&str> = page.text.lines().collect();
         assert_eq!(lines[0], "a 1.5");
         assert_eq!(lines[1], r#"b{x="q\"\\\n",y=""} 20"#);

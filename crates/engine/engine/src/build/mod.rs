@@ -51,6 +51,7 @@ pub use prune::{CacheFilter, PruneCacheRequest, is_matched};
 
 use crate::archive::Chunks;
 use crate::error::{EngineError, Result};
+use crate::metrics::{BuildFailure, CountedBuild};
 use crate::spec::{ResourcesSpec, RlimitSpec};
 use crate::{Engine, HostNames};
 use bytes::Bytes;
@@ -161,6 +162,19 @@ impl Engine {
         context: ContextSource,
         steps: mpsc::Sender<BuildStep>,
     ) -> Result<Built> {
+        let mut counted = self.metrics.begin_build();
+        let outcome = self.build_counted(request, context, steps, &mut counted).await;
+        counted.end(outcome.is_err());
+        outcome
+    }
+
+    async fn build_counted(
+        self: &Arc<Self>,
+        request: BuildRequest,
+        context: ContextSource,
+        steps: mpsc::Sender<BuildStep>,
+        counted: &mut CountedBuild<'_>,
+    ) -> Result<Built> {
         for name in &request.names {
             naru_oci::Reference::parse(name).map_err(|error| EngineError::invalid(error.to_string()))?;
         }
@@ -190,6 +204,12 @@ impl Engine {
                 (context, HashMap::new(), dockerfile)
             }
         };
+        let is_empty = text.trim_ascii().is_empty();
+        counted.fails_as(if is_empty {
+            BuildFailure::EmptyDockerfile
+        } else {
+            BuildFailure::Syntax
+        });
         let file = naru_build::parse(&text).map_err(|error| {
             let place = error.place;
             located(
@@ -199,6 +219,7 @@ impl Engine {
                 error.into(),
             )
         })?;
+        counted.fails_as(BuildFailure::Processing);
         let builder = solve::Builder::new(Arc::clone(self), request, context, file, Teller::new(steps))
             .with_named(parts);
         let uses = builder.uses();

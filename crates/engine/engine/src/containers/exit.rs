@@ -3,6 +3,7 @@
 use super::{Container, RunResources, lock};
 use crate::Engine;
 use crate::keepers::Notice;
+use crate::metrics::Action;
 use crate::record::{ContainerRecord, ContainerState, ExitSummary};
 use crate::spec::RestartPolicy;
 use crate::why::{Aftermath, EndFacts, RunEnd, StartedBy, decide_aftermath, failed_check, policy_text};
@@ -11,7 +12,7 @@ use naru_keeper::cause::{EndCause, EndReport, Pressure};
 use naru_keeper::protocol::{Event, ExitRecord};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// First pause before a restart by policy; doubled each time, as Docker does.
@@ -187,6 +188,7 @@ impl Engine {
     }
 
     fn release_network(&self, container: &Container, resources: &RunResources) {
+        let begun = Instant::now();
         if let Err(error) = self.unpublish(&container.record(), &resources.published) {
             tracing::warn!(container = container.id.short(), %error, "cannot take back published ports");
         }
@@ -194,6 +196,9 @@ impl Engine {
             self.network.detach(&super::endpoint_of_record(endpoint));
         }
         self.forget_names(&container.id, resources);
+        if !resources.endpoints.is_empty() {
+            self.metrics.note_action(Action::NetworkRelease, begun.elapsed());
+        }
     }
 
     fn restart_later(self: &Arc<Self>, container: &Arc<Container>, delay: Duration) {

@@ -5,6 +5,7 @@ use crate::Engine;
 use crate::containers::create::wants_bridge;
 use crate::error::{EngineError, Result};
 use crate::keepers::{BridgePlace, KeeperGone, Parked, StemNeeds, keeper_gone};
+use crate::metrics::Action;
 use crate::networks::{DEFAULT_NETWORK, needs_resolver, way_out};
 use crate::plan::{self, StartContext};
 use crate::record::{
@@ -24,6 +25,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 impl Engine {
     pub async fn start_container(self: &Arc<Self>, name: &str) -> Result<()> {
@@ -139,6 +141,7 @@ impl Engine {
         let resources = undo.resources.as_mut().expect("just made");
         apply_limits(&record, &resources.cgroup, has_default_devices)
             .map_err(EngineError::at(StartFault::Limit))?;
+        let begun = Instant::now();
         if record.spec.attachments.len() > resources.endpoints.len() {
             // From here on there may be names to take back.
             resources.has_resolver = true;
@@ -149,6 +152,9 @@ impl Engine {
         }
         if let Some(endpoint) = way_out(&record, &resources.endpoints) {
             resources.published = self.publish(&record, endpoint)?;
+        }
+        if !resources.endpoints.is_empty() {
+            self.metrics.note_action(Action::NetworkAllocate, begun.elapsed());
         }
         let record = self.builds.with_secrets(self.add_linked_variables(record));
         let network_files =

@@ -12,6 +12,7 @@ use super::transfer::{Reporter, Teller, Tries, retried, run};
 use super::{BlobLocks, error as content_error};
 use crate::Engine;
 use crate::error::{EngineError, Result};
+use crate::metrics::Action;
 use futures_util::future::try_join_all;
 use naru_base::ErrorKind;
 use naru_content::{Assembly, ContentStore, Download, parse_config};
@@ -23,7 +24,7 @@ use naru_registry::{
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// Docker's own limit on manifests is 4 MiB; configurations with long histories stay below this.
@@ -71,7 +72,10 @@ struct Pull<'a> {
 impl Engine {
     /// Pulls an image; blocking, for a thread of its own. Ends early when nobody listens to `teller` any more.
     pub fn pull_image(&self, request: &PullRequest, teller: &Teller) -> Result<()> {
-        run(teller, self.pull(request, teller))
+        let begun = Instant::now();
+        run(teller, self.pull(request, teller))?;
+        self.metrics.note_action(Action::ImagePull, begun.elapsed());
+        Ok(())
     }
 
     async fn pull(&self, request: &PullRequest, teller: &Teller) -> Result<()> {

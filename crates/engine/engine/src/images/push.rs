@@ -5,6 +5,7 @@ use super::pull::{find_named, leads_to_next};
 use super::transfer::{Reporter, Teller, TransferStep, Tries, retried, run};
 use crate::Engine;
 use crate::error::{EngineError, Result};
+use crate::metrics::Action;
 use futures_util::future::try_join_all;
 use naru_base::Digest;
 use naru_content::{ContentStore, Image, Parcel, ParcelLayer};
@@ -16,7 +17,7 @@ use naru_registry::{
 use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// Repositories a token is asked for to take layers from; each makes the token longer.
@@ -46,7 +47,10 @@ impl Engine {
         if request.reference.digest().is_some() {
             return Err(EngineError::invalid("cannot push a digest reference"));
         }
-        run(teller, self.push(request, teller))
+        let begun = Instant::now();
+        run(teller, self.push(request, teller))?;
+        self.metrics.note_action(Action::ImagePush, begun.elapsed());
+        Ok(())
     }
 
     fn images_to_push(&self, reference: &Reference) -> Result<Vec<(Reference, Arc<Image>)>> {

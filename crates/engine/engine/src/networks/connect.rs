@@ -7,6 +7,7 @@ use super::{files, network_error};
 use crate::Engine;
 use crate::containers::{Container, RunResources, endpoint_of_record, endpoint_record, lock};
 use crate::error::{EngineError, Result};
+use crate::metrics::Action;
 use crate::record::{ContainerRecord, EndpointRecord, PublishedPort};
 use crate::spec::AttachmentSpec;
 use crate::why::StartFault;
@@ -16,6 +17,7 @@ use naru_sys::netlink;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A container's network namespace, and a `NETLINK_ROUTE` socket opened in it.
 #[derive(Debug)]
@@ -85,6 +87,7 @@ impl Engine {
         namespace: &NetworkNamespace,
         endpoints: &[EndpointRecord],
     ) -> Result<EndpointRecord> {
+        let begun = Instant::now();
         let planned = plan_place(
             self.network_facts(&attachment.network)
                 .map_err(EngineError::at(StartFault::NetworkMissing))?,
@@ -110,6 +113,7 @@ impl Engine {
                 &place,
             )
             .map_err(network_error)?;
+        self.metrics.note_action(Action::NetworkConnect, begun.elapsed());
         Ok(EndpointRecord {
             network: network.name,
             network_id: network.id,

@@ -8,38 +8,44 @@ use crate::json::Value;
 pub fn parse_gpus(text: &str) -> Outcome<Value> {
     let invalid = |reason: String| format!("invalid argument {text:?} for \"--gpus\" flag: {reason}");
     let mut request = Object::default();
+    let mut count = None;
     let mut seen: Vec<String> = Vec::new();
     for field in split_fields(text) {
-        let (key, value) = field.split_once('=').unwrap_or(("count", field.as_str()));
+        let (key, value) = match field.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (field.as_str(), None),
+        };
         if seen.iter().any(|other| other == key) {
             return Err(invalid(format!(
                 "gpu request key '{key}' can be specified only once"
             )));
         }
         seen.push(key.to_owned());
-        set_field(&mut request, key, value, &field).map_err(invalid)?;
+        match (key, value) {
+            ("count", Some(value)) | (value, None) => count = Some(parse_count(value).map_err(invalid)?),
+            (key, Some(value)) => set_field(&mut request, key, value, &field).map_err(invalid)?,
+        }
     }
     let is_seen = |key: &str| seen.iter().any(|other| other == key);
-    if !is_seen("count") && !is_seen("device") {
-        request.set("Count", 1_i64);
-    }
+    request.set_some("Count", count.or((!is_seen("device")).then_some(1)));
     if !is_seen("capabilities") {
         request.set("Capabilities", capabilities(""));
     }
     Ok(Value::Map(request.0))
 }
 
+fn parse_count(text: &str) -> Outcome<i64> {
+    if text == "all" {
+        return Ok(-1);
+    }
+    text.parse()
+        .map_err(|_| format!("invalid count ({text}): value must be either \"all\" or an integer"))
+}
+
 fn set_field(request: &mut Object, key: &str, value: &str, field: &str) -> Outcome<()> {
     match key {
         "driver" => request.set("Driver", value),
-        "count" if value == "all" => request.set("Count", -1_i64),
-        "count" => {
-            let count: i64 = value.parse().map_err(|_| {
-                format!("invalid count ({value}): value must be either \"all\" or an integer")
-            })?;
-            request.set("Count", count);
-        }
-        "device" => request.set("DeviceIDs", Value::from(words(value))),
+        "device" => request.set("DeviceIDs", words(value)),
         "capabilities" => request.set("Capabilities", capabilities(value)),
         "options" => {
             let mut options = Vec::new();
@@ -83,7 +89,10 @@ mod tests {
         assert_eq!(several.get("DeviceIDs").items().len(), 2);
         for (text, reason) in [
             ("x=y", "unexpected key 'x' in 'x=y'"),
-            ("1,count=2", "gpu request key 'count' can be specified only once"),
+            (
+                "count=1,count=2",
+                "gpu request key 'count' can be specified only once",
+            ),
             (
                 "some",
                 "invalid count (some): value must be either \"all\" or an integer",

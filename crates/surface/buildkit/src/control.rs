@@ -142,7 +142,7 @@ pub fn status_of(error: &KitError) -> Status {
 }
 
 /// What is wanted of the build. Of several outputs the client tells each by its number.
-fn read_outputs(request: &control::SolveRequest) -> Result<Vec<Output>> {
+pub fn read_outputs(request: &control::SolveRequest) -> Result<Vec<Output>> {
     if request.exporters.is_empty() && !request.exporter_deprecated.is_empty() {
         let output = Output::read(
             &request.exporter_deprecated,
@@ -158,7 +158,7 @@ fn read_outputs(request: &control::SolveRequest) -> Result<Vec<Output>> {
 }
 
 /// Caches of other engines that the build may use, and those that it is to make.
-fn add_caches(build: &mut BuildRequest, options: Option<&control::CacheOptions>) -> Result<()> {
+pub fn add_caches(build: &mut BuildRequest, options: Option<&control::CacheOptions>) -> Result<()> {
     let Some(options) = options else { return Ok(()) };
     let reference = |entry: &control::CacheOptionsEntry, what: &str| match entry.attrs.get("ref") {
         Some(name) if entry.r#type == "registry" => Ok(name.clone()),

@@ -1,7 +1,7 @@
 //! Messages of a client's from anywhere: understood or refused, whatever is in them.
 
 use crate::attributes::read_options;
-use crate::control::check_frontend;
+use crate::control::{add_caches, check_frontend, read_outputs};
 use crate::disk::read_filters;
 use crate::filesync::{Reception, Texts};
 use crate::session::SessionDescription;
@@ -42,6 +42,17 @@ fn solve() -> control::SolveRequest {
             ("no-cache", ""),
         ]),
         session: "session".to_owned(),
+        exporters: vec![control::Exporter {
+            r#type: "image".to_owned(),
+            attrs: options(&[("name", "a:b,c"), ("push", "true")]),
+        }],
+        cache: Some(control::CacheOptions {
+            imports: vec![control::CacheOptionsEntry {
+                r#type: "registry".to_owned(),
+                attrs: options(&[("ref", "localhost:1/a"), ("mode", "max")]),
+            }],
+            ..control::CacheOptions::default()
+        }),
         ..control::SolveRequest::default()
     }
 }
@@ -69,7 +80,10 @@ fn solve_requests() {
     feed(&examples, |bytes| {
         if let Ok(request) = control::SolveRequest::decode(bytes) {
             let _ = check_frontend(&request.frontend, request.definition.is_some());
-            let _ = read_options(&request.frontend_attrs);
+            let _ = read_outputs(&request);
+            if let Ok((mut build, _)) = read_options(&request.frontend_attrs) {
+                let _ = add_caches(&mut build, request.cache.as_ref());
+            }
             assert_eq!(
                 control::SolveRequest::decode(&request.encode_to_vec()[..]).as_ref(),
                 Ok(&request)

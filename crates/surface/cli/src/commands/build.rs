@@ -25,7 +25,7 @@ const FLAGS: &[Flag] = &[
     long(
         "attest",
         List("list"),
-        "Attestations (type=sbom,… or type=provenance,…)",
+        "Attestations (type=sbom[,...] or type=provenance[,...])",
     ),
     long("build-arg", List("list"), "Set build-time variables"),
     long(

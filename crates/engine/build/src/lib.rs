@@ -11,6 +11,7 @@ mod error;
 pub mod excerpt;
 mod glob;
 pub mod ignore;
+pub mod listing;
 pub mod stages;
 pub mod words;
 

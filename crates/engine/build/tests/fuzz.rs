@@ -2,6 +2,7 @@
 
 use naru_build::configure::StageState;
 use naru_build::ignore::Ignore;
+use naru_build::listing::{self, ContextEntry, EntryKind, FileIdentity};
 use naru_build::stages::{self, PlanOptions};
 use naru_build::{Dockerfile, check, excerpt, parse, words};
 use naru_fuzz::{feed, feed_text};
@@ -76,6 +77,35 @@ fn ignore_files() {
             "ü/\u{feff}",
         ] {
             let _ = ignore.excludes(path);
+        }
+    });
+}
+
+#[test]
+fn listings_of_contexts() {
+    let entry = |path: &str, kind| ContextEntry {
+        path: path.to_owned(),
+        kind,
+        mode: 0o644,
+        modified_ns: 1_700_000_000_123_456_789,
+        identity: Some(FileIdentity {
+            changed_ns: 1_700_000_000_123_456_789,
+            inode: 300,
+            device: 2049,
+        }),
+        is_recent: false,
+        capability: Vec::new(),
+    };
+    let entries = [
+        entry("d", EntryKind::Directory),
+        entry("d/f", EntryKind::File { bytes: 300 }),
+        entry("d/g", EntryKind::HardLink("d/f".to_owned())),
+        entry("l", EntryKind::Symlink("d/f".to_owned())),
+    ];
+    feed(&[&listing::encode(entries.iter())], |bytes| {
+        if let Ok(entries) = listing::decode(bytes, 1 << 20) {
+            let again = listing::encode(entries.iter());
+            assert_eq!(listing::decode(&again, 1 << 20), Ok(entries));
         }
     });
 }

@@ -107,7 +107,14 @@ impl ContentStore {
         mut config: ImageConfig,
     ) -> Result<LoadedImage, ContentError> {
         config.rootfs.diff_ids = base.map_or_else(Vec::new, |base| base.layers.clone());
-        Ingest::new(self).commit_one(ImagePlan::step(config)?)
+        let plan = ImagePlan::step(config)?;
+        let id = crate::store::digest_of(&plan.raw_config);
+        // A build of nothing new makes an image that builds keep already.
+        if self.read().images.get(&id).is_some_and(|image| image.is_step) {
+            let names = Vec::new();
+            return Ok(LoadedImage { id, names });
+        }
+        Ingest::new(self).commit_one(plan)
     }
 
     /// Lets everybody see a step's image, under these names too; answers once it would survive a power loss.

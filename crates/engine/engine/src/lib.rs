@@ -39,7 +39,7 @@ mod why;
 
 pub use build::{
     AgentStream, Answer, BuildClient, BuildRequest, BuildStep, Built, CacheEntry, CacheFilter, CacheKind,
-    CacheSource, CacheTarget, ContextSource, ContextUpdate, ImageTree, KeptContext, KeptEntry, KeptKind,
+    CacheSource, CacheTarget, ContextSource, ContextUpdate, ImageTree, KeptContext, ListedUpdate,
     NamedContext, PruneCacheRequest, TreeEntry, is_matched,
 };
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};

@@ -99,13 +99,22 @@ pub struct Digest(String);
 impl Digest {
     /// The digest whose hash is these 32 bytes.
     pub fn from_sha256(hash: [u8; 32]) -> Self {
-        use fmt::Write;
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = String::with_capacity(71);
         text.push_str("sha256:");
         for byte in hash {
-            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+            for digit in [byte >> 4, byte & 0xf] {
+                text.push(char::from(DIGITS[usize::from(digit)]));
+            }
         }
         Self(text)
+    }
+
+    /// The hash itself.
+    pub fn to_sha256(&self) -> [u8; 32] {
+        let value = |digit: u8| (digit & 0xf) + if digit.is_ascii_digit() { 0 } else { 9 };
+        let digits = self.hex().as_bytes();
+        std::array::from_fn(|at| value(digits[2 * at]) << 4 | value(digits[2 * at + 1]))
     }
 
     /// The whole text, algorithm included.

@@ -194,7 +194,7 @@ impl SessionClient {
         };
         let kept = self.tell_of(told_as, fetch).await?;
         let engine = Arc::clone(&self.engine);
-        tokio::task::spawn_blocking(move || engine.trim_kept_contexts());
+        tokio::task::spawn_blocking(move || engine.settle_kept_contexts());
         Ok(kept)
     }
 
@@ -351,7 +351,7 @@ impl BuildClient for SessionClient {
         Box::pin(async move { Ok(self.connect_agent(id).await?) })
     }
 
-    fn files<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Chunks>> {
+    fn files<'a>(&'a self, name: &'a str) -> Answer<'a, Option<KeptContext>> {
         Box::pin(async move {
             let told_as = format!("load context {name}");
             let brought = async {
@@ -359,7 +359,7 @@ impl BuildClient for SessionClient {
                 self.bring(name, &ignore, &told_as).await
             };
             match brought.await {
-                Ok(kept) => Ok(Some(kept.archive())),
+                Ok(kept) => Ok(Some(kept)),
                 Err(error) if error.is_absent() => Ok(None),
                 Err(error) => Err(error.into()),
             }

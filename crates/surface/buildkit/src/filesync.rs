@@ -12,7 +12,8 @@ use crate::error::{KitError, Result};
 use crate::session::Session;
 use crate::wire::{Described, Packet, PacketType, describe};
 use futures_util::stream;
-use naru_engine::{ContextUpdate, EngineError, KeptEntry};
+use naru_build::listing::{ContextEntry, EntryKind};
+use naru_engine::{ContextUpdate, EngineError};
 use std::collections::HashMap;
 use tokio::sync::mpsc;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -42,7 +43,7 @@ pub struct Selection<'a> {
 /// What becomes of the files.
 pub trait Sink: Send + 'static {
     type Made: Send + 'static;
-    fn offer(&mut self, entry: KeptEntry) -> Result<Option<u32>, EngineError>;
+    fn offer(&mut self, entry: ContextEntry) -> Result<Option<u32>, EngineError>;
     fn skip(&mut self);
     fn receive(&mut self, number: u32, bytes: &[u8]) -> Result<(), EngineError>;
     fn end_of_entries(&mut self) -> Result<(), EngineError>;
@@ -53,7 +54,7 @@ pub trait Sink: Send + 'static {
 impl Sink for ContextUpdate {
     type Made = naru_engine::KeptContext;
 
-    fn offer(&mut self, entry: KeptEntry) -> Result<Option<u32>, EngineError> {
+    fn offer(&mut self, entry: ContextEntry) -> Result<Option<u32>, EngineError> {
         Self::offer(self, entry)
     }
 
@@ -66,7 +67,8 @@ impl Sink for ContextUpdate {
     }
 
     fn end_of_entries(&mut self) -> Result<(), EngineError> {
-        Self::end_of_entries(self)
+        Self::end_of_entries(self);
+        Ok(())
     }
 
     fn is_waiting(&self) -> bool {
@@ -74,7 +76,8 @@ impl Sink for ContextUpdate {
     }
 
     fn finish(self) -> Result<Self::Made, EngineError> {
-        Self::finish(self)
+        // Times of files alone cannot stand for what is in them.
+        Self::finish(self, None)
     }
 }
 
@@ -101,10 +104,10 @@ impl Texts {
 impl Sink for Texts {
     type Made = HashMap<String, Vec<u8>>;
 
-    fn offer(&mut self, entry: KeptEntry) -> Result<Option<u32>, EngineError> {
+    fn offer(&mut self, entry: ContextEntry) -> Result<Option<u32>, EngineError> {
         let number = self.offered;
         self.offered += 1;
-        let naru_engine::KeptKind::File { bytes } = entry.kind else {
+        let EntryKind::File { bytes } = entry.kind else {
             return Ok(None);
         };
         if !self.names.contains(&entry.path) {

@@ -22,7 +22,7 @@ pub use bollard_buildkit_proto::moby::buildkit::v1::types::{BuildkitVersion, Wor
 pub use bollard_buildkit_proto::moby::upload::v1::BytesMessage as UploadBytes;
 pub use bollard_buildkit_proto::pb::Platform;
 
-use naru_engine::{KeptEntry, KeptKind};
+use naru_build::listing::{ContextEntry, EntryKind};
 use rustix::fs::FileType;
 
 /// Kinds and special bits in Go's `os.FileMode`.
@@ -50,7 +50,7 @@ const SPECIAL: [(u32, u32); 3] = [
 /// What an entry of a client's directory is for a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Described {
-    Entry(KeptEntry),
+    Entry(ContextEntry),
     /// No build can use it.
     Skipped,
     /// A kind of file that does not belong into an image by way of a context.
@@ -60,14 +60,14 @@ pub enum Described {
 /// A client's description of a file, understood.
 pub fn describe(stat: Stat) -> Described {
     let kind = match stat.mode & go_mode::KINDS {
-        go_mode::DIRECTORY => KeptKind::Directory,
-        go_mode::SYMLINK => KeptKind::Symlink(stat.linkname),
-        go_mode::FIFO => KeptKind::Fifo,
+        go_mode::DIRECTORY => EntryKind::Directory,
+        go_mode::SYMLINK => EntryKind::Symlink(stat.linkname),
+        go_mode::FIFO => EntryKind::Fifo,
         go_mode::SOCKET => return Described::Skipped,
-        0 if stat.linkname.is_empty() => KeptKind::File {
+        0 if stat.linkname.is_empty() => EntryKind::File {
             bytes: u64::try_from(stat.size).unwrap_or_default(),
         },
-        0 => KeptKind::HardLink(stat.linkname.trim_start_matches('/').to_owned()),
+        0 => EntryKind::HardLink(stat.linkname.trim_start_matches('/').to_owned()),
         _ => {
             return Described::Refused(format!(
                 "{} is a device: name it in .dockerignore, devices are made in a RUN",
@@ -77,9 +77,11 @@ pub fn describe(stat: Stat) -> Described {
     };
     let special = SPECIAL.iter().filter(|(bit, _)| stat.mode & bit != 0);
     let mut attributes = stat.xattrs;
-    Described::Entry(KeptEntry {
+    Described::Entry(ContextEntry {
         mode: stat.mode & 0o777 | special.map(|(_, bit)| bit).sum::<u32>(),
         modified_ns: stat.mod_time,
+        identity: None,
+        is_recent: false,
         capability: attributes.remove("security.capability").unwrap_or_default(),
         path: stat.path,
         kind,
@@ -120,18 +122,18 @@ mod tests {
                 _ => None,
             }
         };
-        let file = KeptKind::File { bytes: 3 };
+        let file = EntryKind::File { bytes: 3 };
         assert_eq!(read(0o644, ""), Some((file.clone(), 0o644)));
         assert_eq!(read(0o755 | 1 << 23 | 1 << 20, ""), Some((file, 0o5755)));
         assert_eq!(
             read(0o644, "/q"),
-            Some((KeptKind::HardLink("q".to_owned()), 0o644))
+            Some((EntryKind::HardLink("q".to_owned()), 0o644))
         );
         assert_eq!(
             read(0o777 | 1 << 27, "/q"),
-            Some((KeptKind::Symlink("/q".to_owned()), 0o777))
+            Some((EntryKind::Symlink("/q".to_owned()), 0o777))
         );
-        assert_eq!(read(0o755 | 1 << 31, ""), Some((KeptKind::Directory, 0o755)));
+        assert_eq!(read(0o755 | 1 << 31, ""), Some((EntryKind::Directory, 0o755)));
         for mode in [0o40_1777, 0o120_777, 0o10_600, 0o106_755 & 0o7777 | 0o100_000] {
             let described = read(go_mode_of(mode), "q").unwrap();
             assert_eq!(described.1, mode & 0o7777);

@@ -18,6 +18,7 @@ mod explore;
 mod fuzz;
 mod http;
 mod json;
+mod listing;
 mod manifests;
 mod options;
 mod output;

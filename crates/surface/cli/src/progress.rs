@@ -102,11 +102,11 @@ fn progress_text(detail: &Value) -> String {
 
 /// Shows every message of an answer; a message that carries an error is one.
 pub fn show(response: Response, sink: &mut Sink) -> Result<()> {
-    show_each(response, sink, |_| ())
+    show_each(BufReader::new(response), sink, |_| ())
 }
 
 /// Shows how a build goes; returns the image's id. `left` gets that of what a failed step left.
-pub fn show_build(response: Response, sink: &mut Sink, left: &mut String) -> Result<String> {
+pub fn show_build(response: impl BufRead, sink: &mut Sink, left: &mut String) -> Result<String> {
     let mut id = String::new();
     show_each(response, sink, |message| {
         let stream = message.get("stream").text().trim();
@@ -124,8 +124,7 @@ pub fn show_build(response: Response, sink: &mut Sink, left: &mut String) -> Res
     Ok(id)
 }
 
-fn show_each(response: Response, sink: &mut Sink, mut look: impl FnMut(&Value)) -> Result<()> {
-    let mut reader = BufReader::new(response);
+fn show_each(mut reader: impl BufRead, sink: &mut Sink, mut look: impl FnMut(&Value)) -> Result<()> {
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -136,19 +135,32 @@ fn show_each(response: Response, sink: &mut Sink, mut look: impl FnMut(&Value)) 
             continue;
         }
         let message = Value::parse(&line).map_err(|error| CliError::Protocol(error.to_string()))?;
-        let error = message.at(&["errorDetail", "message"]).text();
-        let error = if error.is_empty() {
-            message.get("error").text()
-        } else {
-            error
-        };
-        if !error.is_empty() {
+        if let Some(error) = error_of(&message) {
             finish(sink)?;
-            return Err(CliError::message(error));
+            return Err(error);
         }
         look(&message);
         sink.show(&message).map_err(CliError::Output)?;
     }
+}
+
+/// The error that a message carries.
+pub fn error_of(message: &Value) -> Option<CliError> {
+    let detail = message.get("errorDetail");
+    let text = match detail.get("message").text() {
+        "" => message.get("error").text(),
+        text => text,
+    };
+    if text.is_empty() {
+        return None;
+    }
+    // What the daemon refuses after its answer has begun.
+    if detail.get("refused").is_true() {
+        let status = u16::try_from(detail.get("code").integer()).unwrap_or(500);
+        let message = text.to_owned();
+        return Some(CliError::Daemon { status, message });
+    }
+    Some(CliError::message(text))
 }
 
 fn finish(sink: &mut Sink) -> Result<()> {

@@ -151,7 +151,7 @@ impl Engine {
             }
         }
         for (name, path) in names_in(&root.join("contexts")) {
-            let (is_in_use, uses) = (super::kept::is_held(&path), path.join("use"));
+            let (is_in_use, uses) = (self.is_context_held(&path), path.join("use"));
             directories.push((CacheKind::Context, name, path, uses, is_in_use));
         }
         for (name, path) in names_in(&root.join("fetched")) {

@@ -72,13 +72,23 @@ impl Builder {
             fetched.push(item.map_err(failed)?);
         }
         let (selection, texts, chmod) = (wanted.selection, wanted.texts, wanted.placing.mode);
-        let (items, fetched, content) = blocking(move || {
-            let mut items = transfer::find_items(&tree, &selection)?;
-            for (name, text) in texts {
-                items.push(transfer::text_item(&tree, name, text, 0o644));
-            }
-            let contents = (transfer::digest_items(&items)?, transfer::digest_items(&fetched)?);
-            Ok((items, fetched, cache::key_of(&contents)))
+        let (brought, content) = blocking(move || {
+            let (selected, items) = selection.digest(&tree)?;
+            let text = |(name, text)| transfer::text_item(&tree, name, text, 0o644);
+            let texts: Vec<Item> = texts.into_iter().map(text).collect();
+            let contents = (
+                selected,
+                transfer::digest_items(&texts)?,
+                transfer::digest_items(&fetched)?,
+            );
+            let brought = Brought {
+                tree,
+                selection,
+                items,
+                texts,
+                fetched,
+            };
+            Ok((brought, cache::key_of(&contents)))
         })
         .await
         .map_err(failed)?;
@@ -96,6 +106,7 @@ impl Builder {
         if let Some(image) = self.cached(&step, stage, &line.text).await {
             return Ok(stage.advance(image));
         }
+        let (items, fetched) = blocking(move || brought.find()).await.map_err(failed)?;
         let mut told = Inputs::new(line, stage);
         told.sum(BROUGHT, content.as_str());
         told.fact("the target", &wanted.placing.target);
@@ -146,10 +157,13 @@ impl Builder {
             ));
         }
         let mut excludes = Ignore::default();
+        let mut exclude_words = Vec::new();
         for pattern in &transfer.excludes {
+            let words = expand(pattern)?;
             excludes
-                .push(&expand(pattern)?, false)
+                .push(&words, false)
                 .map_err(|reason| wrong(line, format!("--exclude={pattern}: {reason}")))?;
+            exclude_words.push(words);
         }
         let texts = transfer
             .heredocs
@@ -170,6 +184,7 @@ impl Builder {
                 sources,
                 keeps_parents: transfer.parents,
                 excludes,
+                exclude_words,
             },
             remotes,
             texts,
@@ -356,6 +371,27 @@ fn no_tree() -> SourceTree {
         root: Root::Packed(Arc::new(PackedTree::empty())),
         name: "build context".to_owned(),
         keeps_owners: false,
+    }
+}
+
+/// What a transfer brings; what is selected of its tree may not have been looked for yet.
+struct Brought {
+    tree: Arc<SourceTree>,
+    selection: Selection,
+    items: Option<Vec<Item>>,
+    texts: Vec<Item>,
+    fetched: Vec<Item>,
+}
+
+impl Brought {
+    /// Those of the context and the Dockerfile, and those that were fetched.
+    fn find(self) -> Result<(Vec<Item>, Vec<Item>)> {
+        let mut items = match self.items {
+            Some(items) => items,
+            None => transfer::find_items(&self.tree, &self.selection)?,
+        };
+        items.extend(self.texts);
+        Ok((items, self.fetched))
     }
 }
 

@@ -7,6 +7,7 @@
 use super::account::add_use;
 use super::exchange::Recent;
 use super::in_use::{InUse, Uses};
+use super::kept::Contexts;
 use crate::Engine;
 use crate::error::Result;
 use crate::record::ContainerRecord;
@@ -32,6 +33,7 @@ pub(crate) struct Builds {
     pending: Turns<Digest>,
     /// Caches of `RUN --mount=type=cache` that not everybody may use at once.
     mounts: Turns<String>,
+    pub(super) contexts: Contexts,
     /// Variables of steps' containers that are in no record.
     secrets: Mutex<HashMap<ContainerId, Vec<String>>>,
     pub(super) in_use: InUse,

@@ -3,7 +3,7 @@
 //! ```text
 //!  RUN --mount=type=secret ──▶ secret(id) ──▶ bytes, in memory only
 //!  RUN --mount=type=ssh    ──▶ agent(id)  ──▶ a stream to the client's agent, one a connection
-//!  FROM, COPY --from=NAME  ──▶ files(name) ─▶ an archive of that context
+//!  FROM, COPY --from=NAME  ──▶ files(name) ─▶ that context
 //!  COPY, ADD, --mount=bind ──▶ context() ───▶ the build's own context, where it was not sent along
 //!  FROM of a registry      ──▶ credentials(registry)
 //! ```
@@ -11,7 +11,6 @@
 //! never gets into a layer, the history, a log, a cache key or onto a disk.
 
 use super::KeptContext;
-use crate::archive::Chunks;
 use crate::error::{EngineError, Result};
 use naru_registry::Credentials;
 use std::fmt::Debug;
@@ -34,8 +33,8 @@ pub trait BuildClient: Debug + Send + Sync {
     /// A new connection to the agent for SSH keys that goes by this id; `default` where the Dockerfile names none.
     fn agent<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Box<dyn AgentStream>>>;
 
-    /// The files of a named context that is a directory of the client's, as an archive.
-    fn files<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Chunks>>;
+    /// The files of a named context that is a directory of the client's.
+    fn files<'a>(&'a self, name: &'a str) -> Answer<'a, Option<KeptContext>>;
 
     /// The files of the build's own context, asked for once and only when a step needs any.
     fn context(&self) -> Answer<'_, KeptContext> {

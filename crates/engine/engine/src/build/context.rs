@@ -2,8 +2,8 @@
 //!
 //! A context is hostile. Its paths are never the host's: see `packed`.
 
-use super::BuildClient;
 use super::packed::PackedTree;
+use super::{BuildClient, KeptContext};
 use crate::archive::{ChunkReader, Chunks, blocking};
 use crate::error::{EngineError, Result};
 use naru_sys::file;
@@ -85,6 +85,16 @@ impl Context {
         Ok((context, parts))
     }
 
+    /// A context that is here already.
+    pub(super) async fn of_kept(work: WorkDirectory, kept: KeptContext) -> Result<Self> {
+        let tree = blocking(move || Ok(kept.tree())).await?;
+        Ok(Self {
+            work,
+            tree: OnceCell::from(tree),
+            client: None,
+        })
+    }
+
     /// A context whose files are asked for when a step needs any.
     pub(super) fn of_client(work: WorkDirectory, client: Option<Arc<dyn BuildClient>>) -> Self {
         Self {
@@ -104,7 +114,7 @@ impl Context {
                 return Ok(Arc::new(PackedTree::empty()));
             };
             let kept = client.context().await?;
-            blocking(move || Ok(Arc::new(PackedTree::of_kept(kept)))).await
+            blocking(move || Ok(kept.tree())).await
         };
         self.tree.get_or_try_init(bring).await.cloned()
     }

@@ -45,7 +45,7 @@ pub use account::{CacheEntry, CacheKind};
 pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
 pub use exchange::{CacheSource, CacheTarget};
-pub use kept::{KeptContext, KeptEntry, KeptKind, Update as ContextUpdate};
+pub use kept::{KeptContext, ListedUpdate, Update as ContextUpdate};
 pub use output::{Built, ImageTree, TreeEntry};
 pub use prune::{CacheFilter, PruneCacheRequest, is_matched};
 
@@ -118,6 +118,11 @@ pub enum ContextSource {
     Archive(Chunks),
     /// With whoever asked for the build: [`BuildClient::context`] has the files. The Dockerfile's text is here.
     Client { dockerfile: Vec<u8> },
+    /// Brought up to date before; the Dockerfile is among its files, unless its text is here.
+    Kept {
+        context: KeptContext,
+        dockerfile: Option<Vec<u8>>,
+    },
 }
 
 /// One thing worth telling while a build goes on.
@@ -182,27 +187,33 @@ impl Engine {
         let directory = self.builds_directory().join("running").join(ordinal.to_string());
         let work = WorkDirectory::make(directory)?;
         let mut request = request;
-        let archive = match (&request.remote, context) {
-            (None, ContextSource::Archive(archive)) => Ok(archive),
-            (None, ContextSource::Client { dockerfile }) => Err(dockerfile),
-            (Some(address), _) => {
+        let source = match &request.remote {
+            None => context,
+            Some(address) => {
                 let (archive, is_lone) = self.fetch_context(address, work.file("remote")).await?;
                 if is_lone {
                     request.dockerfile = String::new();
                 }
-                Ok(archive)
+                ContextSource::Archive(archive)
             }
         };
-        let (context, parts, text) = match archive {
-            Ok(archive) => {
+        let (context, parts, text) = match source {
+            ContextSource::Archive(archive) => {
                 let (context, parts) = Context::receive(work, archive, &archived_in(&request)).await?;
-                let text = context.read_dockerfile(&request.dockerfile).await?;
-                (context, parts, text)
+                (context, parts, None)
             }
-            Err(dockerfile) => {
+            ContextSource::Client { dockerfile } => {
                 let context = Context::of_client(work, request.client.clone());
+                (context, HashMap::new(), Some(dockerfile))
+            }
+            ContextSource::Kept { context, dockerfile } => {
+                let context = Context::of_kept(work, context).await?;
                 (context, HashMap::new(), dockerfile)
             }
+        };
+        let text = match text {
+            Some(text) => text,
+            None => context.read_dockerfile(&request.dockerfile).await?,
         };
         let is_empty = text.trim_ascii().is_empty();
         counted.fails_as(if is_empty {

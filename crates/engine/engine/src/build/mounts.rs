@@ -381,8 +381,7 @@ fn digest_of(tree: &Arc<SourceTree>, source: &str) -> Result<String> {
         sources: vec![source_path(source)],
         ..transfer::Selection::default()
     };
-    let items = transfer::find_items(tree, &selection)?;
-    Ok(transfer::digest_items(&items)?.to_string())
+    Ok(selection.digest(tree)?.0.to_string())
 }
 
 fn source_path(source: &str) -> String {

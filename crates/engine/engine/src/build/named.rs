@@ -21,7 +21,7 @@ impl Builder {
         let tree = if let Some(tree) = fetched.get(name) {
             Arc::clone(tree)
         } else {
-            let tree = Arc::new(self.fetch_named(given, name).await?);
+            let tree = self.fetch_named(given, name).await?;
             fetched.insert(name.to_owned(), Arc::clone(&tree));
             tree
         };
@@ -32,17 +32,20 @@ impl Builder {
         })
     }
 
-    async fn fetch_named(&self, given: &NamedContext, name: &str) -> Result<PackedTree> {
+    async fn fetch_named(&self, given: &NamedContext, name: &str) -> Result<Arc<PackedTree>> {
         let missing =
             || EngineError::invalid(format!("the client has no files for the named context {name}"));
-        let archive = match (given, &self.request.client) {
+        match (given, &self.request.client) {
             (NamedContext::Client(theirs), Some(client)) => {
-                client.files(theirs).await?.ok_or_else(missing)?
+                let kept = client.files(theirs).await?.ok_or_else(missing)?;
+                blocking(move || Ok(kept.tree())).await
             }
-            (NamedContext::Remote(address), _) => self.fetch_tree(address).await?,
-            _ => return Err(missing()),
-        };
-        self.context.pack(archive).await
+            (NamedContext::Remote(address), _) => {
+                let archive = self.fetch_tree(address).await?;
+                Ok(Arc::new(self.context.pack(archive).await?))
+            }
+            _ => Err(missing()),
+        }
     }
 }
 

@@ -4,12 +4,12 @@
 //! that brings them compares digests that were taken while they arrived. Links are followed by their letters, inside the
 //! tree; the kernel is asked for none of these paths.
 
-use super::kept::{KeptContext, KeptKind};
 use super::tree::{Content, Listed};
 use crate::archive::extract;
 use crate::archive::tape::Member;
 use crate::error::{EngineError, Result};
 use naru_base::Digest;
+use naru_build::listing::{ContextEntry, EntryKind as ListedKind};
 use naru_content::tarball::{Entry, EntryKind, NoTap, TarReader};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
@@ -20,7 +20,7 @@ use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// As many links as the kernel follows in one path (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
@@ -31,21 +31,17 @@ const ENTRIES_MAX: usize = 4 << 20;
 /// Bytes gathered before they are written.
 const BUFFER_BYTES: usize = 256 << 10;
 
+/// Selections whose digests a tree remembers; a Dockerfile has some dozens.
+const REMEMBERED_MAX: usize = 256;
+
 /// Paths have no slash at either end; the tree's own is empty and in no map.
 #[derive(Debug)]
 pub(super) struct PackedTree {
     entries: BTreeMap<Vec<u8>, PackedEntry>,
-    pack: Pack,
-}
-
-/// Where the bytes of files are.
-#[derive(Debug, Clone)]
-enum Pack {
-    /// Behind each other in one file.
-    One(Arc<File>),
-    /// Each in a file of a kept context; a place is the number of its entry.
-    Kept(KeptContext),
-    Nowhere,
+    /// The bytes of files, behind each other; none where there are no files.
+    pack: Option<Arc<File>>,
+    /// The digests of what was selected of it, by the selection's.
+    remembered: Mutex<HashMap<Digest, Digest>>,
 }
 
 #[derive(Debug, Clone)]
@@ -62,23 +58,46 @@ impl PackedTree {
     /// Reads an archive, plain or compressed. `pack` is a new file, for the bytes.
     pub(super) fn receive(archive: impl Read, pack: File) -> Result<Self> {
         let entries = Packing::run(archive, &pack)?;
-        let pack = Pack::One(Arc::new(pack));
-        Ok(Self { entries, pack })
+        Ok(Self::new(entries, Some(Arc::new(pack))))
+    }
+
+    fn new(entries: Entries, pack: Option<Arc<File>>) -> Self {
+        Self {
+            entries,
+            pack,
+            remembered: Mutex::default(),
+        }
     }
 
     /// A tree with nothing in it.
     pub(super) fn empty() -> Self {
-        Self {
-            entries: Entries::new(),
-            pack: Pack::Nowhere,
-        }
+        Self::new(Entries::new(), None)
     }
 
-    /// The files of a kept context, whose index has told all there is to know of them.
-    pub(super) fn of_kept(kept: KeptContext) -> Self {
+    /// The digest that was remembered for a selection.
+    pub(super) fn recall(&self, selection: &Digest) -> Option<Digest> {
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.get(selection).cloned()
+    }
+
+    /// Remembers the digest of what a selection takes: neither ever changes.
+    pub(super) fn remember(&self, selection: Digest, digest: Digest) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.clear();
+        }
+        remembered.insert(selection, digest);
+    }
+
+    /// The entries of a kept context, in the order of their paths: where a plain file's bytes begin in the pack, their
+    /// digest, and the attribute `security.capability`.
+    pub(super) fn of_entries<'a>(
+        listed: impl Iterator<Item = (&'a ContextEntry, Option<(u64, Digest)>, &'a [u8])>,
+        pack: Arc<File>,
+    ) -> Self {
         let mut entries = Entries::new();
         let mut inodes = 0;
-        for (place, entry, content) in kept.entries() {
+        for (entry, content, capability) in listed {
             let name = entry.path.clone().into_bytes();
             let mut member = Member::empty(name.clone());
             (member.mode, member.modified_at) = (entry.mode, entry.modified_ns.div_euclid(1_000_000_000));
@@ -88,21 +107,21 @@ impl PackedTree {
                 inode: 0,
             };
             match &entry.kind {
-                KeptKind::Directory => placed.member.kind = tar::EntryType::Directory,
-                KeptKind::Fifo => placed.member.kind = tar::EntryType::Fifo,
-                KeptKind::Symlink(target) => {
+                ListedKind::Directory => placed.member.kind = tar::EntryType::Directory,
+                ListedKind::Fifo => placed.member.kind = tar::EntryType::Fifo,
+                ListedKind::Symlink(target) => {
                     placed.member.kind = tar::EntryType::Symlink;
                     placed.member.link = target.clone().into_bytes();
                 }
-                KeptKind::File { bytes } => {
+                ListedKind::File { bytes } => {
                     placed.member.bytes = *bytes;
-                    placed.content = content.map(|digest| (place, digest));
-                    if !entry.capability.is_empty() {
+                    placed.content = content;
+                    if !capability.is_empty() {
                         let key = b"security.capability".to_vec();
-                        placed.member.attributes = vec![(key, entry.capability.clone())];
+                        placed.member.attributes = vec![(key, capability.to_vec())];
                     }
                 }
-                KeptKind::HardLink(target) => {
+                ListedKind::HardLink(target) => {
                     // The index has no link whose file is not before it.
                     let Some(first) = entries.get_mut(target.as_bytes()) else {
                         continue;
@@ -117,8 +136,7 @@ impl PackedTree {
             }
             entries.insert(name, placed);
         }
-        let pack = Pack::Kept(kept);
-        Self { entries, pack }
+        Self::new(entries, Some(pack))
     }
 
     /// Takes a directory out: a tree of its own, whose root it is.
@@ -142,10 +160,7 @@ impl PackedTree {
             let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
             path = &path[..end];
         }
-        Self {
-            entries,
-            pack: self.pack.clone(),
-        }
+        Self::new(entries, self.pack.clone())
     }
 
     fn find(&self, path: &Path) -> Result<Vec<u8>, Errno> {
@@ -195,13 +210,12 @@ impl PackedTree {
     /// The bytes of a file that is kept at a place.
     pub(super) fn read_at(&self, at: u64, bytes: u64) -> io::Result<Box<dyn Read + '_>> {
         match &self.pack {
-            Pack::One(pack) => Ok(Box::new(PackedReader {
+            Some(pack) => Ok(Box::new(PackedReader {
                 pack,
                 at,
                 left: bytes,
             })),
-            Pack::Kept(kept) => Ok(Box::new(kept.open(at)?.take(bytes))),
-            Pack::Nowhere => Ok(Box::new(io::empty())),
+            None => Ok(Box::new(io::empty())),
         }
     }
 

@@ -295,7 +295,7 @@ impl Engine {
     /// Removes a directory that builds keep, unless one uses it; whether it did.
     fn remove_kept(&self, kind: CacheKind, name: &str, path: &Path) -> bool {
         match kind {
-            CacheKind::Context => super::kept::remove_unless_held(path),
+            CacheKind::Context => self.remove_context(path),
             CacheKind::Mount => {
                 let number = super::ORDINAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let aside = self

@@ -1,7 +1,7 @@
 //! What `COPY` and `ADD` bring: sources found in a tree, and all that is below them, as plain data.
 
-use super::cache::HashWriter;
-use super::tree::{Content, Listed, SourceTree};
+use super::cache::{HashWriter, key_of};
+use super::tree::{Content, Listed, Root, SourceTree};
 use crate::archive::place::Asked;
 use crate::archive::tape::Member;
 use crate::error::{EngineError, Result};
@@ -32,6 +32,27 @@ pub(super) struct Selection {
     pub sources: Vec<String>,
     pub keeps_parents: bool,
     pub excludes: Ignore,
+    /// What `excludes` was read from.
+    pub exclude_words: Vec<String>,
+}
+
+impl Selection {
+    /// The digest of what is selected of a tree, which a packed one remembers; with what was found to get it, if it was
+    /// looked for.
+    pub(super) fn digest(&self, tree: &Arc<SourceTree>) -> Result<(Digest, Option<Vec<Item>>)> {
+        let Root::Packed(packed) = &tree.root else {
+            let items = find_items(tree, self)?;
+            return Ok((digest_items(&items)?, Some(items)));
+        };
+        let key = key_of(&(&self.sources, self.keeps_parents, &self.exclude_words));
+        if let Some(digest) = packed.recall(&key) {
+            return Ok((digest, None));
+        }
+        let items = find_items(tree, self)?;
+        let digest = digest_items(&items)?;
+        packed.remember(key, digest.clone());
+        Ok((digest, Some(items)))
+    }
 }
 
 /// Finds the sources, patterns among them, in the order they are named.

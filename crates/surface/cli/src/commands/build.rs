@@ -1,7 +1,7 @@
 //! `build`: an image from a Dockerfile and the files it may copy.
 
 use super::build_outputs::{self, Outputs};
-use super::{Arity, Command, build_caches, build_check, build_extras as extras, run};
+use super::{Arity, Command, build_caches, build_check, build_extras as extras, build_kept as kept, run};
 use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Int, List, Text};
 use crate::args::{self, Flag, Order, flag, long};
 use crate::error::{CliError, Result};
@@ -195,7 +195,6 @@ pub const COMMAND: Command = Command {
 const FOREIGN_DOCKERFILE: &str = ".dockerfile.naru";
 
 fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
-    let source = &arguments.positional[0];
     match arguments.text("call") {
         Some("check") => return build_check::check(session, arguments),
         Some(other) if other != "build" => {
@@ -207,37 +206,50 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
         _ => {}
     }
     let mut extras = extras::read(arguments)?;
-    let (context, dockerfile) = match source.as_str() {
-        "-" => from_standard_input(arguments, extras.has_directories())?,
+    let is_quiet = arguments.is_set("quiet") || arguments.text("progress") == Some("quiet");
+    let source = match arguments.positional[0].as_str() {
+        "-" => Source::Stream(from_standard_input(arguments, extras.has_directories())?),
         address if extras::is_address(address) => {
             extras.check_fetched(address)?;
             let file = arguments.text("file").unwrap_or_default();
-            (Box::new(io::empty()) as Box<dyn Read>, file.to_owned())
+            Source::Stream((Box::new(io::empty()), file.to_owned()))
         }
-        path => from_directory(Path::new(path), arguments.text("file"))?,
+        path => Source::Directory(Directory::find(Path::new(path), arguments.text("file"))?),
     };
     check_attestations(arguments)?;
     let outputs = build_outputs::read(arguments)?;
     extras.set_unlisted(outputs.is_unlisted());
     let caches = build_caches::read(arguments)?;
     extras.set_caches(&caches)?;
-    if extras::is_address(source) {
-        extras.check_fetched(source)?;
+    if extras::is_address(&arguments.positional[0]) {
+        extras.check_fetched(&arguments.positional[0])?;
     }
-    let mut context = extras.before(context)?;
-    let is_quiet = arguments.is_set("quiet") || arguments.text("progress") == Some("quiet");
-    let path = query(arguments, &outputs, &dockerfile, is_quiet)?;
     let header = credentials::header_for_all(&session.config)?;
-    let own = extras.header();
-    let body = Body::Context(&mut *context, &header, &own);
-    let response = session.client.send("POST", &path, body)?;
+    let kept = match &source {
+        Source::Directory(directory) if !extras.has_directories() => {
+            let query = query("/naru/build", arguments, &outputs, directory.dockerfile_name(), is_quiet)?;
+            kept::begin(session, directory, query, &header, &extras)?
+        }
+        _ => None,
+    };
+    let answer = match kept {
+        Some(answer) => answer,
+        None => {
+            let (context, dockerfile) = source.archive()?;
+            let mut context = extras.before(context)?;
+            let path = query("/build", arguments, &outputs, &dockerfile, is_quiet)?.build();
+            let own = extras.header();
+            let body = Body::Context(&mut *context, &header, &own);
+            BufReader::new(session.client.send("POST", &path, body)?)
+        }
+    };
     let mut sink = if outputs.takes_standard_output() {
         Sink::standard_error()
     } else {
         Sink::standard_output()
     };
     let mut left = String::new();
-    let id = progress::show_build(response, &mut sink, &mut left);
+    let id = progress::show_build(answer, &mut sink, &mut left);
     let id = id.or_else(|error| enter(session, &left, error))?;
     if let Some(file) = arguments.text("iidfile") {
         std::fs::write(file, &id).map_err(|error| CliError::message(format!("write {file}: {error}")))?;
@@ -274,7 +286,13 @@ fn enter(session: &Session, left: &str, error: CliError) -> Result<String> {
     Err(CliError::Status(1))
 }
 
-fn query(arguments: &Arguments, outputs: &Outputs, dockerfile: &str, is_quiet: bool) -> Result<String> {
+fn query(
+    path: &str,
+    arguments: &Arguments,
+    outputs: &Outputs,
+    dockerfile: &str,
+    is_quiet: bool,
+) -> Result<Query> {
     let pairs = |flag: &str, default: fn(&str) -> Option<String>| {
         let entries = arguments.list(flag).map(|entry| match entry.split_once('=') {
             Some((key, value)) => (key.to_owned(), Value::from(value)),
@@ -288,7 +306,7 @@ fn query(arguments: &Arguments, outputs: &Outputs, dockerfile: &str, is_quiet: b
     };
     let number = |flag: &str| arguments.int(flag).map(|number| number.to_string());
     let bytes = |flag: &str| arguments.bytes(flag).map(|number| number.to_string());
-    let mut query = Query::new("/build")
+    let mut query = Query::new(path)
         .set("dockerfile", dockerfile)
         .set_some(
             "remote",
@@ -323,10 +341,34 @@ fn query(arguments: &Arguments, outputs: &Outputs, dockerfile: &str, is_quiet: b
     for host in arguments.list("add-host") {
         query = query.set("extrahosts", host);
     }
-    Ok(query.build())
+    Ok(query)
 }
 
+/// An archive, and the Dockerfile's name in it.
 type Context = (Box<dyn Read>, String);
+
+enum Source {
+    Stream(Context),
+    Directory(Directory),
+}
+
+/// A directory of files that may be sent.
+pub(super) struct Directory {
+    pub root: PathBuf,
+    pub dockerfile: Place,
+    /// The file that says what is left out: its name in the directory.
+    pub ignore_name: String,
+    pub ignore: Ignore,
+}
+
+impl Source {
+    fn archive(self) -> Result<Context> {
+        match self {
+            Self::Stream(context) => Ok(context),
+            Self::Directory(directory) => directory.archive(),
+        }
+    }
+}
 
 /// An archive, or a Dockerfile alone.
 fn from_standard_input(arguments: &Arguments, has_directories: bool) -> Result<Context> {
@@ -379,14 +421,42 @@ pub(super) enum Place {
     Outside(Vec<u8>, String),
 }
 
-fn from_directory(directory: &Path, dockerfile: Option<&str>) -> Result<Context> {
-    let (root, place) = find_dockerfile(directory, dockerfile)?;
-    match place {
-        Place::Outside(text, _) => with_foreign(&root, &text),
-        Place::Inside(name) => {
-            let ignore = read_ignore(&root, &name)?;
-            Ok((Box::new(pack(&root, ignore)?), name))
+impl Directory {
+    fn find(directory: &Path, dockerfile: Option<&str>) -> Result<Self> {
+        let (root, dockerfile) = find_dockerfile(directory, dockerfile)?;
+        let name = match &dockerfile {
+            Place::Inside(name) => name,
+            Place::Outside(..) => "Dockerfile",
+        };
+        let (ignore_name, ignore) = read_ignore(&root, name)?;
+        Ok(Self {
+            root,
+            dockerfile,
+            ignore_name,
+            ignore,
+        })
+    }
+
+    /// As the daemon finds it among the files.
+    fn dockerfile_name(&self) -> &str {
+        match &self.dockerfile {
+            Place::Inside(name) => name,
+            Place::Outside(..) => FOREIGN_DOCKERFILE,
         }
+    }
+
+    fn archive(self) -> Result<Context> {
+        let name = self.dockerfile_name().to_owned();
+        let pack = Pack::new(&self.root, None)
+            .map_err(|error| CliError::message(format!("unable to prepare context: {error}")))?;
+        let pack = pack.without(self.ignore);
+        let Place::Outside(text, _) = self.dockerfile else {
+            return Ok((Box::new(pack), name));
+        };
+        let mut first = single_file(FOREIGN_DOCKERFILE, &text)?;
+        // Without the mark of its end the archive goes on with the context.
+        first.truncate(first.len() - 1024);
+        Ok((Box::new(io::Cursor::new(first).chain(pack)), name))
     }
 }
 
@@ -434,39 +504,21 @@ pub(super) fn find_dockerfile(directory: &Path, dockerfile: Option<&str>) -> Res
     Ok((root, Place::Inside(name)))
 }
 
-/// A context and a Dockerfile that is not in it.
-fn with_foreign(root: &Path, text: &[u8]) -> Result<Context> {
-    let mut first = single_file(FOREIGN_DOCKERFILE, text)?;
-    // Without the mark of its end the archive goes on with the context.
-    first.truncate(first.len() - 1024);
-    let rest = pack(root, read_ignore(root, "Dockerfile")?)?;
-    Ok((
-        Box::new(io::Cursor::new(first).chain(rest)),
-        FOREIGN_DOCKERFILE.to_owned(),
-    ))
-}
-
-fn pack(root: &Path, ignore: Ignore) -> Result<Pack> {
-    let pack = Pack::new(root, None)
-        .map_err(|error| CliError::message(format!("unable to prepare context: {error}")))?;
-    Ok(pack.without(ignore))
-}
-
 /// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`. The Dockerfile itself is always sent.
-pub(super) fn read_ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
-    let own = root.join(format!("{dockerfile}.dockerignore"));
-    let path = if own.is_file() {
+pub(super) fn read_ignore(root: &Path, dockerfile: &str) -> Result<(String, Ignore)> {
+    let own = format!("{dockerfile}.dockerignore");
+    let name = if root.join(&own).is_file() {
         own
     } else {
-        root.join(".dockerignore")
+        ".dockerignore".to_owned()
     };
-    let mut ignore = read_ignore_file(&path)?;
+    let mut ignore = read_ignore_file(&root.join(&name))?;
     if ignore.excludes(dockerfile) {
         ignore
             .push(dockerfile, true)
             .map_err(|reason| CliError::message(format!("{dockerfile}: {reason}")))?;
     }
-    Ok(ignore)
+    Ok((name, ignore))
 }
 
 /// What a file of patterns leaves out; nothing where there is none.

@@ -29,12 +29,12 @@ pub fn check(session: &Session, arguments: &Arguments) -> Result<u8> {
         path => {
             let (root, place) = find_dockerfile(Path::new(path), arguments.text("file"))?;
             match place {
-                Place::Outside(text, name) => (text, name, Some(read_ignore(&root, "Dockerfile")?)),
+                Place::Outside(text, name) => (text, name, Some(read_ignore(&root, "Dockerfile")?.1)),
                 Place::Inside(name) => {
                     let whole = root.join(&name);
                     let text = std::fs::read(&whole)
                         .map_err(|error| CliError::message(format!("read {}: {error}", whole.display())))?;
-                    let ignore = read_ignore(&root, &name)?;
+                    let (_, ignore) = read_ignore(&root, &name)?;
                     (text, name, Some(ignore))
                 }
             }

@@ -178,11 +178,17 @@ impl Extras {
 
     /// The header's value; empty where there is nothing to tell.
     pub fn header(&self) -> String {
+        self.header_with(None)
+    }
+
+    /// As [`Self::header`], with a Dockerfile that is not in the context.
+    pub fn header_with(&self, dockerfile: Option<&[u8]>) -> String {
         if self.secrets.is_empty()
             && self.contexts.is_empty()
             && self.wishes.is_empty()
             && self.cache_from.is_empty()
             && self.cache_to.is_empty()
+            && dockerfile.is_none()
         {
             return String::new();
         }
@@ -194,6 +200,10 @@ impl Extras {
         all.push(("contexts".to_owned(), Value::object(self.contexts.clone())));
         all.push(("cache_from".to_owned(), Value::List(self.cache_from.clone())));
         all.push(("cache_to".to_owned(), Value::List(self.cache_to.clone())));
+        if let Some(text) = dockerfile {
+            let encoded = BASE64_STANDARD.encode(text);
+            all.push(("dockerfile".to_owned(), Value::from(encoded.as_str())));
+        }
         BASE64_STANDARD.encode(Value::object(all).to_json())
     }
 

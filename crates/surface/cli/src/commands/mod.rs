@@ -5,6 +5,7 @@ mod build;
 mod build_caches;
 mod build_check;
 mod build_extras;
+mod build_kept;
 mod build_outputs;
 mod commit;
 mod completion;

@@ -123,10 +123,10 @@ impl Client {
                 self.upload(method, path, source, &format!("Content-Type: {content_type}\r\n"))
             }
             Body::Context(source, header, own) => {
-                let mut extra = format!("Content-Type: application/x-tar\r\nX-Registry-Config: {header}\r\n");
-                if !own.is_empty() {
-                    extra.push_str(&format!("X-Naru-Build: {own}\r\n"));
-                }
+                let extra = format!(
+                    "Content-Type: application/x-tar\r\n{}",
+                    build_headers(header, own)
+                );
                 self.upload(method, path, source, &extra)
             }
         }
@@ -172,6 +172,21 @@ impl Client {
             }
         }
         read_head(connection, method).map_err(CliError::Transport)
+    }
+
+    /// Begins a build whose body is sent while its answer is read: by the answer's own [`Response::send`].
+    pub fn converse(&self, path: &str, header: &str, own: &str) -> Result<Response> {
+        let mut connection = self.open()?;
+        let extra = format!("{}Transfer-Encoding: chunked\r\n", build_headers(header, own));
+        connection
+            .stream
+            .write_all(self.head("POST", path, &extra).as_bytes())
+            .map_err(CliError::Transport)?;
+        let response = read_head(connection, "POST").map_err(CliError::Transport)?;
+        if response.status >= 400 {
+            return Err(self.refusal(response));
+        }
+        Ok(response)
     }
 
     fn refusal(&self, response: Response) -> CliError {
@@ -316,6 +331,16 @@ impl Client {
             Ok(response)
         }
     }
+}
+
+/// What `POST /build` needs beside its query: credentials, and what Naru has of its own.
+fn build_headers(credentials: &str, own: &str) -> String {
+    let own = if own.is_empty() {
+        String::new()
+    } else {
+        format!("X-Naru-Build: {own}\r\n")
+    };
+    format!("X-Registry-Config: {credentials}\r\n{own}")
 }
 
 /// A request that has been sent and whose answer has not been looked at.

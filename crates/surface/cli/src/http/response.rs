@@ -2,7 +2,7 @@
 
 use super::address::Stream;
 use super::connection::Connection;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -43,6 +43,14 @@ impl Response {
 
     pub fn has_pending(&self) -> bool {
         !self.connection.pending().is_empty()
+    }
+
+    /// Sends a piece of the request's body, which is still going on; an empty one ends it.
+    pub fn send(&mut self, piece: &[u8]) -> io::Result<()> {
+        let mut message = format!("{:x}\r\n", piece.len()).into_bytes();
+        message.extend_from_slice(piece);
+        message.extend_from_slice(b"\r\n");
+        self.connection.stream.write_all(&message)
     }
 
     fn chunk_size(&mut self) -> io::Result<u64> {

@@ -9,16 +9,16 @@ use crate::translate::resources;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use naru_base::Digest;
 use naru_docker_wire::types::{ErrorDetail, HostConfig, ProgressLine};
 use naru_engine::Answer as Reply;
-use naru_engine::archive::Chunks;
 use naru_engine::content::ContentError;
 use naru_engine::oci::{Platform, Reference};
 use naru_engine::registry::Credentials;
 use naru_engine::{
-    AgentStream, BuildClient, BuildRequest, BuildStep, CacheSource, CacheTarget, ContextSource, EngineError,
+    AgentStream, BuildClient, BuildRequest, BuildStep, CacheSource, CacheTarget, ContextSource, Engine,
+    EngineError, KeptContext,
     NamedContext,
 };
 use serde::Deserialize;
@@ -47,30 +47,9 @@ pub async fn build(call: Call) -> ApiResult<Answer> {
     }
     let request = build_request(&call)?;
     let is_quiet = call.query.flag("q");
-    let context = crate::upload::chunks(call.body);
-    let (steps, told) = mpsc::channel(STEPS_MAX);
-    let engine = call.engine;
-    let work = tokio::spawn(async move {
-        Box::pin(engine.build_image(request, ContextSource::Archive(context), steps))
-            .await
-            .map(drop)
-    });
-    let mut telling = Telling {
-        told,
-        waiting: VecDeque::new(),
-        work: Some(Work(work)),
-        is_quiet,
-    };
-    // What fails before the first step has a status of its own.
-    match telling.told.recv().await {
-        Some(step) => telling.waiting.extend(lines(step, is_quiet)),
-        None => {
-            if let Some(Err(error)) = telling.outcome().await {
-                return Err(error.into());
-            }
-        }
-    }
-    Ok(respond::stream(respond::JSON, stream::unfold(telling, next_line)))
+    let context = ContextSource::Archive(crate::upload::chunks(call.body));
+    let telling = Telling::begin(call.engine, request, std::future::ready(Ok(context)), is_quiet);
+    telling.answer().await
 }
 
 /// The task of a build; ended with the answer it is for.
@@ -82,14 +61,61 @@ impl Drop for Work {
     }
 }
 
-struct Telling {
+pub(super) struct Telling {
     told: mpsc::Receiver<BuildStep>,
     waiting: VecDeque<Bytes>,
     work: Option<Work>,
     is_quiet: bool,
+    has_told: bool,
 }
 
 impl Telling {
+    /// Begins a build, as soon as its context is there.
+    pub(super) fn begin(
+        engine: Arc<Engine>,
+        request: BuildRequest,
+        context: impl Future<Output = Result<ContextSource, EngineError>> + Send + 'static,
+        is_quiet: bool,
+    ) -> Self {
+        let (steps, told) = mpsc::channel(STEPS_MAX);
+        let work = tokio::spawn(async move {
+            let context = context.await?;
+            Box::pin(engine.build_image(request, context, steps))
+                .await
+                .map(drop)
+        });
+        Self {
+            told,
+            waiting: VecDeque::new(),
+            work: Some(Work(work)),
+            is_quiet,
+            has_told: false,
+        }
+    }
+
+    /// Answers when the first step begins: what fails before it has a status of its own.
+    pub(super) async fn answer(mut self) -> ApiResult<Answer> {
+        match self.told.recv().await {
+            Some(step) => self.take(step),
+            None => {
+                if let Some(Err(error)) = self.outcome().await {
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(respond::stream(respond::JSON, self.lines()))
+    }
+
+    /// What is told from now on.
+    pub(super) fn lines(self) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        stream::unfold(self, next_line)
+    }
+
+    fn take(&mut self, step: BuildStep) {
+        self.has_told = true;
+        self.waiting.extend(lines(step, self.is_quiet));
+    }
+
     /// `None` when it was taken before.
     async fn outcome(&mut self) -> Option<Result<(), EngineError>> {
         let mut work = self.work.take()?;
@@ -108,13 +134,13 @@ async fn next_line(mut telling: Telling) -> Option<(io::Result<Bytes>, Telling)>
             return Some((Ok(line), telling));
         }
         if let Some(step) = telling.told.recv().await {
-            let is_quiet = telling.is_quiet;
-            telling.waiting.extend(lines(step, is_quiet));
+            telling.take(step);
             continue;
         }
         match telling.outcome().await? {
             Ok(()) => return None,
-            Err(error) => telling.waiting.push_back(error_line(&error.message)),
+            Err(error) if telling.has_told => telling.waiting.push_back(error_line(&error.message)),
+            Err(error) => telling.waiting.push_back(refusal_line(error)),
         }
     }
 }
@@ -128,6 +154,15 @@ pub(super) fn error_line(message: &str) -> Bytes {
         error: Some(message.to_owned()),
         ..ProgressLine::default()
     })
+}
+
+/// What would have been an answer with this status, had the answer not begun.
+fn refusal_line(error: EngineError) -> Bytes {
+    let error = ApiError::from(error);
+    json_line(&json!({
+        "error": error.message,
+        "errorDetail": { "code": error.status.as_u16(), "message": error.message, "refused": true },
+    }))
 }
 
 pub(super) fn said(text: impl Into<String>) -> Bytes {
@@ -256,6 +291,9 @@ struct Extras {
     /// The client asks for files afterwards: no image is listed.
     #[serde(default)]
     unlisted: bool,
+    /// A Dockerfile that is not in the context, in base64.
+    #[serde(default)]
+    dockerfile: Option<String>,
     #[serde(default)]
     check_reproducible: bool,
     #[serde(default)]
@@ -337,9 +375,19 @@ impl BuildClient for Extras {
         Box::pin(async { Ok(None) })
     }
 
-    fn files<'a>(&'a self, _name: &'a str) -> Reply<'a, Option<Chunks>> {
+    fn files<'a>(&'a self, _name: &'a str) -> Reply<'a, Option<KeptContext>> {
         Box::pin(async { Ok(None) })
     }
+}
+
+/// The Dockerfile that came with a request, where it is not in the context.
+pub(super) fn given_dockerfile(call: &Call) -> ApiResult<Option<Vec<u8>>> {
+    let Some(text) = extras(call)?.dockerfile else {
+        return Ok(None);
+    };
+    let decoded = BASE64_STANDARD.decode(text);
+    let wrong = |_| ApiError::invalid("invalid X-Naru-Build header: the Dockerfile is not base64");
+    decoded.map(Some).map_err(wrong)
 }
 
 fn extras(call: &Call) -> ApiResult<Extras> {

@@ -3,6 +3,7 @@
 mod archive;
 mod build;
 mod build_cache;
+mod build_kept;
 mod buildkit;
 mod commit;
 mod containers;
@@ -81,6 +82,7 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::ImageRemove => images::remove(call).await,
 
         Endpoint::Build => build::build(call).await,
+        Endpoint::BuildKept => build_kept::build(call).await,
         Endpoint::BuildPrune => build_cache::prune(call).await,
         Endpoint::BuildCancel => Ok(buildkit::cancel(&call)),
         Endpoint::Session => buildkit::session(call),

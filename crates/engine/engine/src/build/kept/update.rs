@@ -3,31 +3,25 @@
 //! ```text
 //!  offer(entry) … offer(entry)   in the order of their paths; answers whether the file's content is wanted
 //!  receive(number, bytes) …      contents, several at a time; no bytes end one
-//!  finish()                      all there: links, times, the index
+//!  finish()                      all there: a new version
 //! ```
 //! A description is hostile until it is checked: names that leave, come twice or in disorder, stand in no directory or
-//! behind a link, files of another length than told are refused. Files are made by descriptors below the context's own
-//! root, no link followed.
+//! behind a link, files of another length than told are refused. No name of it is ever one of the host's.
 
-use super::{Held, KeptContext, KeptEntry, KeptKind, Place, path_order, write_index};
-use crate::archive::extract::{file_error, remove};
-use crate::archive::place::open_plain;
-use crate::build::context::open_directory;
+use super::pack::Pack;
+use super::place::Updating;
+use super::{Content, Held, KeptContext, Version, path_order};
 use crate::error::{EngineError, Result};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
-use rustix::io::Errno;
+use naru_base::Digest;
+use naru_build::listing::{ContextEntry, EntryKind};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::io::Write;
-use std::iter::Peekable;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::Arc;
-use std::vec::IntoIter;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, OnceLock};
 
 /// More than any source tree has; each takes some hundred bytes of memory.
-const ENTRIES_MAX: usize = 1 << 20;
+pub(super) const ENTRIES_MAX: usize = 1 << 20;
 
 /// The kernel's `PATH_MAX`.
 const PATH_BYTES_MAX: usize = 4096;
@@ -35,76 +29,85 @@ const PATH_BYTES_MAX: usize = 4096;
 /// Files that a client sends at the same time; Docker's sends four.
 const RECEIVING_MAX: usize = 64;
 
+/// Bytes gathered before they are written: small files come by the thousand.
+const GATHERED_BYTES: usize = 256 << 10;
+
+/// A pack may have this much that no version needs beyond what the last one does; then what is needed moves to a new one.
+const WASTE_BYTES: u64 = 16 << 20;
+
 /// A file on its way.
 #[derive(Debug)]
 struct Receiving {
-    file: std::fs::File,
+    at: u64,
     hash: Sha256,
     bytes: u64,
+    told: u64,
 }
 
 /// A context while it is brought up to date.
 #[derive(Debug)]
 pub struct Update {
-    place: Place,
-    root: OwnedFd,
-    old: Peekable<IntoIter<Held>>,
+    place: Updating,
+    before: Option<Arc<Version>>,
+    /// The first entry of the version before that has not been met yet.
+    met: usize,
+    pack: Arc<Pack>,
     new: Vec<Held>,
-    /// The entries of `new` that were made now, not kept.
-    is_fresh: Vec<bool>,
     offered: u32,
     /// Directories that the next entry may be in, the innermost last.
     directories: Vec<String>,
-    /// The directory of the last file that was made.
-    parent: Option<(String, OwnedFd)>,
     /// The entry that a number stands for, while its content is wanted.
     wanted: HashMap<u32, usize>,
     receiving: HashMap<u32, Receiving>,
+    capabilities: HashMap<u32, Vec<u8>>,
+    gathered: Vec<u8>,
+    gathered_at: u64,
+    /// Whether a build can tell this context from the one before.
     is_changed: bool,
 }
 
 impl Update {
-    pub(super) fn begin(place: Place, old: Vec<Held>) -> Result<Self> {
+    pub(super) fn begin(place: Updating, before: Option<Arc<Version>>) -> Result<Self> {
+        let pack = match &before {
+            Some(before) => Arc::clone(&before.pack),
+            None => place.new_pack()?,
+        };
         Ok(Self {
-            root: open_directory(&place.files())?,
+            new: Vec::with_capacity(before.as_ref().map_or(0, |before| before.entries.len())),
+            is_changed: before.is_none(),
             place,
-            new: Vec::with_capacity(old.len()),
-            old: old.into_iter().peekable(),
-            is_fresh: Vec::new(),
+            before,
+            met: 0,
+            pack,
             offered: 0,
             directories: Vec::new(),
-            parent: None,
             wanted: HashMap::new(),
             receiving: HashMap::new(),
-            is_changed: false,
+            capabilities: HashMap::new(),
+            gathered: Vec::new(),
+            gathered_at: 0,
         })
     }
 
     /// Takes the next entry; the number of the file if its content is wanted. Entries count from 0, whatever they are.
-    pub fn offer(&mut self, entry: KeptEntry) -> Result<Option<u32>> {
+    pub fn offer(&mut self, entry: ContextEntry) -> Result<Option<u32>> {
         self.check(&entry)?;
         let number = self.offered;
         self.offered += 1;
-        if entry.kind == KeptKind::Directory {
+        if entry.kind == EntryKind::Directory {
             self.directories.push(entry.path.clone());
         }
-        let before = self.take_old(&entry.path)?;
-        if let Some(before) = before {
-            let is_same = before.entry == entry && self.is_target_kept(&entry);
-            if is_same {
-                self.push(before, false);
-                return Ok(None);
-            }
-            self.replace(&before.entry, &entry)?;
-        } else {
-            self.make(&entry, false)?;
-        }
-        let is_wanted = matches!(entry.kind, KeptKind::File { .. });
-        let held = Held {
-            entry,
-            content: String::new(),
-        };
-        self.push(held, true);
+        let before = self.take_before(&entry.path);
+        let is_file = matches!(entry.kind, EntryKind::File { .. });
+        let is_same = before
+            .as_ref()
+            .is_some_and(|before| before.entry == entry && !entry.is_recent);
+        self.is_changed |= !before
+            .as_ref()
+            .is_some_and(|before| looks_alike(&before.entry, &entry));
+        let content = before.filter(|_| is_same).and_then(|before| before.content);
+        let is_wanted = is_file && content.is_none();
+        self.new.push(Held { entry, content });
         if is_wanted {
             self.wanted.insert(number, self.new.len() - 1);
         }
@@ -116,9 +119,11 @@ impl Update {
         self.offered += 1;
     }
 
-    fn push(&mut self, held: Held, is_fresh: bool) {
-        self.new.push(held);
-        self.is_fresh.push(is_fresh);
+    /// The attribute `security.capability` of a file whose content is wanted, where the entry did not tell it.
+    pub fn set_capability(&mut self, number: u32, capability: Vec<u8>) {
+        if self.wanted.contains_key(&number) && !capability.is_empty() {
+            self.capabilities.insert(number, capability);
+        }
     }
 
     /// Takes a piece of a file's content; an empty one ends it.
@@ -128,49 +133,36 @@ impl Update {
             .get(&number)
             .ok_or_else(|| EngineError::invalid("the client sent a file that nobody asked for"))?;
         if !self.receiving.contains_key(&number) {
-            if self.receiving.len() >= RECEIVING_MAX {
-                return Err(EngineError::invalid("the client sends too many files at once"));
-            }
-            let begun = self.create_file(index)?;
+            let begun = self.begin_file(index)?;
             self.receiving.insert(number, begun);
         }
-        let entry = &self.new[index].entry;
-        let told = match entry.kind {
-            KeptKind::File { bytes } => bytes,
-            _ => 0,
-        };
-        let wrong_length = || {
+        let wrong_length = |entry: &ContextEntry| {
             EngineError::invalid(format!(
                 "{} changed while it was sent: it has another length than was told",
                 entry.path
             ))
         };
-        if bytes.is_empty() {
-            let done = self.receiving.remove(&number).ok_or_else(wrong_length)?;
-            if done.bytes != told {
-                return Err(wrong_length());
-            }
-            self.wanted.remove(&number);
-            return self.complete(index, done);
-        }
-        let receiving = self.receiving.get_mut(&number).ok_or_else(wrong_length)?;
+        let Some(receiving) = self.receiving.get_mut(&number) else {
+            return Err(wrong_length(&self.new[index].entry));
+        };
+        let at = receiving.at + receiving.bytes;
         receiving.bytes += bytes.len() as u64;
-        if receiving.bytes > told {
-            return Err(wrong_length());
+        let is_end = bytes.is_empty();
+        if receiving.bytes > receiving.told || is_end && receiving.bytes < receiving.told {
+            return Err(wrong_length(&self.new[index].entry));
         }
         receiving.hash.update(bytes);
-        receiving.file.write_all(bytes).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            file_error("write", Path::new(&entry.path), errno)
-        })
+        if is_end {
+            self.complete(number, index);
+            return Ok(());
+        }
+        self.write(at, bytes).map_err(|error| cannot_keep(&error))
     }
 
     /// No entry comes any more; what the client has no longer goes.
-    pub fn end_of_entries(&mut self) -> Result<()> {
-        while let Some(gone) = self.old.next() {
-            self.remove_old(&gone.entry.path)?;
-        }
-        Ok(())
+    pub fn end_of_entries(&mut self) {
+        let entries = self.before.as_ref().map_or(0, |before| before.entries.len());
+        self.is_changed |= self.met < entries;
     }
 
     /// Whether content is still on its way.
@@ -178,29 +170,47 @@ impl Update {
         !self.wanted.is_empty()
     }
 
-    pub fn finish(mut self) -> Result<KeptContext> {
+    /// Whether the description may stand for the files: no file of it can change without its telling.
+    pub fn is_settled(&self) -> bool {
+        let tells = |held: &Held| held.entry.identity.is_some() || held.content.is_none();
+        self.new.iter().all(|held| !held.entry.is_recent && tells(held))
+    }
+
+    /// `state` is the digest of the whole description, if it may stand for the files.
+    pub fn finish(mut self, state: Option<Digest>) -> Result<KeptContext> {
         if self.is_waiting() {
             return Err(EngineError::invalid("the client left before all files were sent"));
         }
-        if self.is_changed {
-            self.make_hard_links()?;
-            self.set_directory_times();
+        self.flush().map_err(|error| cannot_keep(&error))?;
+        let state = state.filter(|_| self.is_settled());
+        let tree = OnceLock::new();
+        if !self.is_changed
+            && let Some(before) = &self.before
+        {
+            if self.is_as_before(before, state.as_ref()) {
+                return Ok(KeptContext(Arc::clone(before)));
+            }
+            // The same context, described anew: what was found out about it still holds.
+            let _ = tree.set(before.tree());
         }
-        let index = self.place.index();
-        let entries = if self.is_changed || !index.exists() {
-            write_index(&index, self.new)?
-        } else {
-            // Its time tells when it was last used.
-            let _ = rustix::fs::utimensat(rustix::fs::CWD, &index, &now(), AtFlags::empty());
-            self.new
-        };
-        Ok(KeptContext {
-            place: Arc::new(self.place),
-            entries: Arc::new(entries),
-        })
+        self.compact();
+        let version = Arc::new(Version {
+            state,
+            entries: std::mem::take(&mut self.new),
+            pack: Arc::clone(&self.pack),
+            tree,
+        });
+        self.place.record(&version);
+        self.before = Some(Arc::clone(&version));
+        Ok(KeptContext(version))
     }
 
-    fn check(&mut self, entry: &KeptEntry) -> Result<()> {
+    fn is_as_before(&self, before: &Version, state: Option<&Digest>) -> bool {
+        let are_same = |(new, old): (&Held, &Held)| new.entry == old.entry && new.content == old.content;
+        before.state.as_ref() == state && self.new.iter().zip(&before.entries).all(are_same)
+    }
+
+    fn check(&mut self, entry: &ContextEntry) -> Result<()> {
         let path = &entry.path;
         let refuse = |why: &str| {
             Err(EngineError::invalid(format!(
@@ -226,9 +236,9 @@ impl Update {
         if !directory.is_empty() && self.directories.is_empty() {
             return refuse("it is in no directory");
         }
-        if let KeptKind::HardLink(target) = &entry.kind {
+        if let EntryKind::HardLink(target) = &entry.kind {
             let target = self.find_new(target).map(|index| &self.new[index].entry.kind);
-            if !matches!(target, Some(KeptKind::File { .. })) {
+            if !matches!(target, Some(EntryKind::File { .. })) {
                 return refuse("it is a link to a file that did not come before it");
             }
         }
@@ -241,218 +251,154 @@ impl Update {
             .ok()
     }
 
-    /// A link to a file that was made anew is to the one before.
-    fn is_target_kept(&self, entry: &KeptEntry) -> bool {
-        match &entry.kind {
-            KeptKind::HardLink(target) => self.find_new(target).is_some_and(|index| !self.is_fresh[index]),
-            _ => true,
-        }
-    }
-
-    /// The old entry of this path; those before it are gone.
-    fn take_old(&mut self, path: &str) -> Result<Option<Held>> {
-        while let Some(next) = self.old.peek() {
+    /// The entry of this path in the version before; those before it are gone.
+    fn take_before(&mut self, path: &str) -> Option<Held> {
+        let before = self.before.as_ref()?;
+        while let Some(next) = before.entries.get(self.met) {
             match path_order(&next.entry.path, path) {
                 std::cmp::Ordering::Less => {
-                    let gone = self.old.next();
-                    if let Some(gone) = gone {
-                        self.remove_old(&gone.entry.path)?;
-                    }
+                    self.met += 1;
+                    self.is_changed = true;
                 }
-                std::cmp::Ordering::Equal => return Ok(self.old.next()),
+                std::cmp::Ordering::Equal => {
+                    self.met += 1;
+                    return Some(next.clone());
+                }
                 std::cmp::Ordering::Greater => break,
             }
         }
-        Ok(None)
+        None
     }
 
-    /// From now on the files are not those of the index.
-    fn begin_change(&mut self) -> Result<()> {
-        if !self.is_changed {
-            naru_sys::file::remove_tree(&self.place.index())?;
-            self.is_changed = true;
+    /// The content that the version before has under this path.
+    fn content_before(&self, path: &str) -> Option<&Content> {
+        let entries = &self.before.as_ref()?.entries;
+        let found = entries.binary_search_by(|held| path_order(&held.entry.path, path));
+        entries[found.ok()?].content.as_ref()
+    }
+
+    fn begin_file(&self, index: usize) -> Result<Receiving> {
+        if self.receiving.len() >= RECEIVING_MAX {
+            return Err(EngineError::invalid("the client sends too many files at once"));
         }
-        Ok(())
-    }
-
-    fn remove_old(&mut self, path: &str) -> Result<()> {
-        self.begin_change()?;
-        let (directory, base) = split(path);
-        let removed = self.with_parent(directory, |parent| remove(parent, base));
-        // It may be gone with its directory.
-        match removed {
-            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-            Err(errno) => return Err(file_error("remove", Path::new(path), errno)),
-        }
-        if self
-            .parent
-            .as_ref()
-            .is_some_and(|(known, _)| is_inside(known, path))
-        {
-            self.parent = None;
-        }
-        Ok(())
-    }
-
-    fn replace(&mut self, before: &KeptEntry, entry: &KeptEntry) -> Result<()> {
-        let are_directories = before.kind == KeptKind::Directory && entry.kind == KeptKind::Directory;
-        if !are_directories {
-            self.remove_old(&before.path)?;
-        }
-        self.make(entry, are_directories)
-    }
-
-    /// Makes what needs no content; files come with theirs, links to them at the end.
-    fn make(&mut self, entry: &KeptEntry, is_there: bool) -> Result<()> {
-        self.begin_change()?;
-        let (directory, base) = split(&entry.path);
-        let permissions = Mode::from_raw_mode(entry.mode & 0o7777);
-        let outcome = self.with_parent(directory, |parent| match &entry.kind {
-            KeptKind::Directory => {
-                if !is_there {
-                    rustix::fs::mkdirat(parent, base, Mode::from_raw_mode(0o700))?;
-                }
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let made = rustix::fs::openat(parent, base, flags, Mode::empty())?;
-                rustix::fs::fchmod(&made, permissions)
-            }
-            KeptKind::Symlink(target) => {
-                rustix::fs::symlinkat(target.as_str(), parent, base)?;
-                let times = times_of(entry);
-                rustix::fs::utimensat(parent, base, &times, AtFlags::SYMLINK_NOFOLLOW)
-            }
-            KeptKind::Fifo => rustix::fs::mknodat(parent, base, FileType::Fifo, permissions, 0),
-            KeptKind::File { .. } | KeptKind::HardLink(_) => Ok(()),
-        });
-        outcome.map_err(|errno| file_error("create", Path::new(&entry.path), errno))
-    }
-
-    fn create_file(&mut self, index: usize) -> Result<Receiving> {
-        let path = self.new[index].entry.path.clone();
-        let (directory, base) = split(&path);
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = self
-            .with_parent(directory, |parent| {
-                rustix::fs::openat(parent, base, flags, Mode::from_raw_mode(0o600))
-            })
-            .map_err(|errno| file_error("create", Path::new(&path), errno))?;
+        let entry = &self.new[index].entry;
+        let told = match entry.kind {
+            EntryKind::File { bytes } => bytes,
+            _ => 0,
+        };
+        let at = self
+            .pack
+            .allocate(told)
+            .ok_or_else(|| EngineError::invalid(format!("{} is too long for a build context", entry.path)))?;
         Ok(Receiving {
-            file: file.into(),
+            at,
             hash: Sha256::new(),
             bytes: 0,
+            told,
         })
     }
 
-    fn complete(&mut self, index: usize, done: Receiving) -> Result<()> {
-        let held = &mut self.new[index];
-        let (entry, file) = (&held.entry, done.file);
-        let finish = || {
-            if !entry.capability.is_empty() {
-                // The kernel takes it from root's files alone, and drops it when an owner changes.
-                rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
-                let set = rustix::fs::fsetxattr(
-                    &file,
-                    "security.capability",
-                    &entry.capability,
-                    XattrFlags::empty(),
-                );
-                if !matches!(set, Ok(()) | Err(Errno::NOTSUP | Errno::PERM)) {
-                    return set;
-                }
-            }
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode & 0o7777))?;
-            rustix::fs::futimens(&file, &times_of(entry))
+    fn complete(&mut self, number: u32, index: usize) {
+        let Some(done) = self.receiving.remove(&number) else {
+            return;
         };
-        finish().map_err(|errno| file_error("write", Path::new(&entry.path), errno))?;
-        let content = naru_base::Digest::from_sha256(done.hash.finalize().into());
-        content.hex().clone_into(&mut held.content);
+        self.wanted.remove(&number);
+        let told = self.capabilities.remove(&number);
+        let entry = &self.new[index].entry;
+        let content = Content {
+            at: done.at,
+            hash: done.hash.finalize().into(),
+            capability: told.unwrap_or_else(|| entry.capability.clone()),
+        };
+        let is_same =
+            |before: &Content| before.hash == content.hash && before.capability == content.capability;
+        self.is_changed |= !self.content_before(&entry.path).is_some_and(is_same);
+        self.new[index].content = Some(content);
+    }
+
+    /// What follows on what was written last waits for more.
+    fn write(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let follows = self.gathered_at + self.gathered.len() as u64 == at;
+        if !follows || self.gathered.len() + bytes.len() > GATHERED_BYTES {
+            self.flush()?;
+            self.gathered_at = at;
+        }
+        if bytes.len() >= GATHERED_BYTES {
+            self.gathered_at = at + bytes.len() as u64;
+            return self.pack.file().write_all_at(bytes, at);
+        }
+        self.gathered.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn make_hard_links(&mut self) -> Result<()> {
-        for index in 0..self.new.len() {
-            if !self.is_fresh[index] {
-                continue;
+    fn flush(&mut self) -> io::Result<()> {
+        self.pack.file().write_all_at(&self.gathered, self.gathered_at)?;
+        self.gathered.clear();
+        Ok(())
+    }
+
+    /// Moves what is needed to a pack of its own when most of this one is not. A failure leaves everything as it is.
+    fn compact(&mut self) {
+        let length = |held: &Held| match held.entry.kind {
+            EntryKind::File { bytes } => bytes,
+            _ => 0,
+        };
+        let needed: u64 = self.new.iter().map(length).sum();
+        if self.pack.end() <= 2 * needed + WASTE_BYTES {
+            return;
+        }
+        let Ok(pack) = self.place.new_pack() else {
+            return;
+        };
+        match self.copy_into(&pack) {
+            Ok(moved) => (self.new, self.pack) = (moved, pack),
+            Err(error) => {
+                tracing::warn!(%error, "a build context takes more room than it needs: it could not be copied");
+                pack.remove(&self.place.directory);
             }
-            let entry = self.new[index].entry.clone();
-            let KeptKind::HardLink(target) = &entry.kind else {
+        }
+    }
+
+    fn copy_into(&self, pack: &Pack) -> io::Result<Vec<Held>> {
+        let (from, to) = (self.pack.file(), pack.file());
+        let mut piece = vec![0; GATHERED_BYTES];
+        let mut moved = self.new.clone();
+        for held in &mut moved {
+            let (Some(content), EntryKind::File { bytes }) = (&mut held.content, &held.entry.kind) else {
                 continue;
             };
-            let failed = |errno| file_error("link", Path::new(&entry.path), errno);
-            let (directory, base) = split(target);
-            let from = open_below(&self.root, directory).map_err(failed)?;
-            let (into, name) = split(&entry.path);
-            self.with_parent(into, |parent| {
-                rustix::fs::linkat(&from, base, parent, name, AtFlags::empty())
-            })
-            .map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    /// At the end, when nothing is made in them any more; from the inside out.
-    fn set_directory_times(&self) {
-        for held in self.new.iter().rev() {
-            if held.entry.kind != KeptKind::Directory {
-                continue;
+            let at = pack.allocate(*bytes).ok_or(io::ErrorKind::StorageFull)?;
+            let mut done = 0;
+            while done < *bytes {
+                let wanted = piece
+                    .len()
+                    .min(usize::try_from(bytes - done).unwrap_or(usize::MAX));
+                from.read_exact_at(&mut piece[..wanted], content.at + done)?;
+                to.write_all_at(&piece[..wanted], at + done)?;
+                done += wanted as u64;
             }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            if let Ok(directory) = open_plain(&self.root, Path::new(&held.entry.path), flags) {
-                let _ = rustix::fs::futimens(&directory, &times_of(&held.entry));
-            }
+            content.at = at;
+        }
+        Ok(moved)
+    }
+}
+
+impl Drop for Update {
+    fn drop(&mut self) {
+        // A pack that was made for this update alone, and that no version has.
+        if self.before.is_none() {
+            self.pack.remove(&self.place.directory);
         }
     }
-
-    fn with_parent<T>(
-        &mut self,
-        directory: &str,
-        change: impl FnOnce(&OwnedFd) -> rustix::io::Result<T>,
-    ) -> rustix::io::Result<T> {
-        if let Some((known, fd)) = &self.parent
-            && known == directory
-        {
-            return change(fd);
-        }
-        let fd = open_below(&self.root, directory)?;
-        let (_, fd) = self.parent.insert((directory.to_owned(), fd));
-        change(fd)
-    }
 }
 
-fn open_below(root: &OwnedFd, directory: &str) -> rustix::io::Result<OwnedFd> {
-    let directory = if directory.is_empty() { "." } else { directory };
-    open_plain(root, Path::new(directory), OFlags::PATH | OFlags::DIRECTORY)
+/// Whether no build can tell the entries apart, but for their files' contents.
+fn looks_alike(one: &ContextEntry, other: &ContextEntry) -> bool {
+    (one.path == other.path && one.kind == other.kind)
+        && (one.mode, one.modified_ns) == (other.mode, other.modified_ns)
+        && one.capability == other.capability
 }
 
-fn split(path: &str) -> (&str, &OsStr) {
-    let (directory, base) = path.rsplit_once('/').unwrap_or(("", path));
-    (directory, OsStr::new(base))
-}
-
-/// Whether a path is this directory or below it.
-fn is_inside(path: &str, directory: &str) -> bool {
-    path.strip_prefix(directory)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-fn times_of(entry: &KeptEntry) -> Timestamps {
-    let time = Timespec {
-        tv_sec: entry.modified_ns.div_euclid(1_000_000_000),
-        tv_nsec: entry.modified_ns.rem_euclid(1_000_000_000),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
-}
-
-fn now() -> Timestamps {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: rustix::fs::UTIME_NOW,
-    };
-    Timestamps {
-        last_access: now,
-        last_modification: now,
-    }
+fn cannot_keep(error: &io::Error) -> EngineError {
+    EngineError::system(format!("cannot keep the build context: {error}"))
 }

@@ -168,6 +168,14 @@ def test_what_breaks_off_changes_nothing(context):
     assert context.build() == first
 
 
+def test_docker_s_own_daemon_is_sent_an_archive(docker, tmp_path):
+    for path, text in (("Dockerfile", DOCKERFILE), ("file", "content")):
+        (tmp_path / path).write_text(text)
+    built = docker.scope.run(NARU, "-H", docker.host, "build", "-t", "archived:x", str(tmp_path))
+    assert built.returncode == 0 and "Successfully tagged archived:x" in built.stdout, built.stderr
+    docker.client("rmi", "archived:x")
+
+
 def test_contexts_outlive_the_daemon(fresh_naru, tmp_path):
     context = Context(fresh_naru, str(tmp_path))
     try:

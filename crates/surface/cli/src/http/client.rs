@@ -177,7 +177,11 @@ impl Client {
     /// Begins a build whose body is sent while its answer is read: by the answer's own [`Response::send`].
     pub fn converse(&self, path: &str, header: &str, own: &str) -> Result<Response> {
         let mut connection = self.open()?;
-        let extra = format!("{}Transfer-Encoding: chunked\r\n", build_headers(header, own));
+        // A daemon in Go that does not know the endpoint would wait for a body before it says so.
+        let extra = format!(
+            "{}Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n",
+            build_headers(header, own)
+        );
         connection
             .stream
             .write_all(self.head("POST", path, &extra).as_bytes())

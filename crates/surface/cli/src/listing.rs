@@ -106,7 +106,7 @@ impl Listing {
         let mut head = Vec::new();
         put_bytes(&mut head, &capability[..length]);
         out.write_all(&head)?;
-        let mut piece = [0; PIECE_BYTES];
+        let mut piece = vec![0; PIECE_BYTES.min(usize::try_from(*bytes).unwrap_or(PIECE_BYTES))];
         let mut left = *bytes;
         while left > 0 {
             let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -202,13 +202,11 @@ impl<'a> Walk<'a> {
         if stat.st_nlink < 2 {
             return Ok(kind);
         }
-        match self.links.get(&(stat.st_dev, stat.st_ino)) {
-            Some(first) => Ok(EntryKind::HardLink(first.clone())),
-            None => {
-                self.links.insert((stat.st_dev, stat.st_ino), path.to_owned());
-                Ok(kind)
-            }
+        if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
+            return Ok(EntryKind::HardLink(first.clone()));
         }
+        self.links.insert((stat.st_dev, stat.st_ino), path.to_owned());
+        Ok(kind)
     }
 
     /// Directories that are excluded themselves come along with what is let in below them, as in archives.

@@ -208,14 +208,14 @@ impl PackedTree {
     }
 
     /// The bytes of a file that is kept at a place.
-    pub(super) fn read_at(&self, at: u64, bytes: u64) -> io::Result<Box<dyn Read + '_>> {
+    pub(super) fn read_at(&self, at: u64, bytes: u64) -> Box<dyn Read + '_> {
         match &self.pack {
-            Some(pack) => Ok(Box::new(PackedReader {
+            Some(pack) => Box::new(PackedReader {
                 pack,
                 at,
                 left: bytes,
-            })),
-            None => Ok(Box::new(io::empty())),
+            }),
+            None => Box::new(io::empty()),
         }
     }
 
@@ -228,7 +228,7 @@ impl PackedTree {
         };
         let mut bytes = Vec::new();
         self.read_at(*at, entry.member.bytes.min(bytes_max))
-            .and_then(|mut content| content.read_to_end(&mut bytes))
+            .read_to_end(&mut bytes)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok(bytes)
     }

@@ -111,7 +111,7 @@ impl SourceTree {
     /// Reads a listed file's bytes.
     pub(super) fn read(&self, listed: &Listed) -> io::Result<Box<dyn Read + '_>> {
         match (&listed.content, &self.root) {
-            (Content::Packed { at, .. }, Root::Packed(tree)) => tree.read_at(*at, listed.member.bytes),
+            (Content::Packed { at, .. }, Root::Packed(tree)) => Ok(tree.read_at(*at, listed.member.bytes)),
             (Content::File(path), Root::Directory(root)) => {
                 let name = path.strip_prefix("/").unwrap_or(path);
                 let file = open_plain(root, name, OFlags::RDONLY | OFlags::NONBLOCK)?;

@@ -227,21 +227,26 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
     let header = credentials::header_for_all(&session.config)?;
     let kept = match &source {
         Source::Directory(directory) if !extras.has_directories() => {
-            let query = query("/naru/build", arguments, &outputs, directory.dockerfile_name(), is_quiet)?;
+            let query = query(
+                "/naru/build",
+                arguments,
+                &outputs,
+                directory.dockerfile_name(),
+                is_quiet,
+            )?;
             kept::begin(session, directory, query, &header, &extras)?
         }
         _ => None,
     };
-    let answer = match kept {
-        Some(answer) => answer,
-        None => {
-            let (context, dockerfile) = source.archive()?;
-            let mut context = extras.before(context)?;
-            let path = query("/build", arguments, &outputs, &dockerfile, is_quiet)?.build();
-            let own = extras.header();
-            let body = Body::Context(&mut *context, &header, &own);
-            BufReader::new(session.client.send("POST", &path, body)?)
-        }
+    let answer = if let Some(answer) = kept {
+        answer
+    } else {
+        let (context, dockerfile) = source.archive()?;
+        let mut context = extras.before(context)?;
+        let path = query("/build", arguments, &outputs, &dockerfile, is_quiet)?.build();
+        let own = extras.header();
+        let body = Body::Context(&mut *context, &header, &own);
+        BufReader::new(session.client.send("POST", &path, body)?)
     };
     let mut sink = if outputs.takes_standard_output() {
         Sink::standard_error()

@@ -104,10 +104,7 @@ fn path_order(one: &str, other: &str) -> std::cmp::Ordering {
 
 /// What users see of a context: the client's directory, which is the last line of the key.
 fn description_of(key: &str) -> String {
-    format!(
-        "local source for {}",
-        key.rsplit('\n').next().unwrap_or_default()
-    )
+    format!("local source for {}", key.rsplit('\n').next().unwrap_or_default())
 }
 
 impl Engine {

@@ -18,8 +18,7 @@ use naru_engine::oci::{Platform, Reference};
 use naru_engine::registry::Credentials;
 use naru_engine::{
     AgentStream, BuildClient, BuildRequest, BuildStep, CacheSource, CacheTarget, ContextSource, Engine,
-    EngineError, KeptContext,
-    NamedContext,
+    EngineError, KeptContext, NamedContext,
 };
 use serde::Deserialize;
 use serde_json::json;

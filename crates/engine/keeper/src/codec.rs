@@ -82,7 +82,7 @@ fn seal_in_memory(bytes: &[u8]) -> io::Result<OwnedFd> {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
         rest = &rest[written..];
     }
-    rustix::fs::fcntl_add_seals(&file, required_seals() | SealFlags::SEAL)?;
+    naru_sys::memory::seal(&file)?;
     Ok(file)
 }
 

@@ -3,7 +3,7 @@
 use crate::failure::{of, system};
 use crate::plan::{StartFailure, StartFailureKind};
 use naru_sys::process::{ExecStrings, exec, exec_file};
-use rustix::fs::{FileType, MemfdFlags, SealFlags, stat};
+use rustix::fs::{FileType, MemfdFlags, stat};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::io::Write;
@@ -32,8 +32,7 @@ pub(crate) fn init_file() -> Result<OwnedFd, StartFailure> {
     let mut file = std::fs::File::from(fd);
     file.write_all(bytes)
         .map_err(system("init", "fill a file in memory"))?;
-    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&file, seals).map_err(system("init", "seal a file in memory"))?;
+    naru_sys::memory::seal(&file).map_err(system("init", "seal a file in memory"))?;
     // Executing needs that nobody has it open for writing: open it anew for reading only.
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
     rustix::fs::open(

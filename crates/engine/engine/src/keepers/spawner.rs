@@ -146,14 +146,11 @@ async fn replace_when_it_ends(spawner: Arc<Spawner>, mut child: Child) {
 
 /// A memfd with the running binary's bytes that nobody can change any more.
 fn sealed_copy_of_self() -> std::io::Result<OwnedFd> {
-    use rustix::fs::{MemfdFlags, SealFlags};
+    use rustix::fs::MemfdFlags;
     let mut program = std::fs::File::open("/proc/self/exe")?;
     let copy = rustix::fs::memfd_create("naru", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut copy = std::fs::File::from(copy);
     std::io::copy(&mut program, &mut copy)?;
-    rustix::fs::fcntl_add_seals(
-        &copy,
-        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-    )?;
+    naru_sys::memory::seal(&copy)?;
     Ok(copy.into())
 }

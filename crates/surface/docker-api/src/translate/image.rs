@@ -1,5 +1,6 @@
 //! Images as the API lists and inspects them.
 
+use super::version::shape_image_config;
 use naru_base::Timestamp;
 use naru_docker_wire::ApiVersion;
 use naru_docker_wire::types::{
@@ -8,7 +9,6 @@ use naru_docker_wire::types::{
 };
 use naru_engine::content::ImageConfig;
 use naru_engine::content::{HistoryEntry as History, Image, Removed};
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `Size` was joined by an equal `VirtualSize` before API 1.44.
@@ -61,7 +61,7 @@ pub fn image_inspect(image: &Image, version: ApiVersion) -> ImageInspect {
         }),
         docker_version: config.docker_version.clone(),
         author: config.author.clone(),
-        config: shown_config(config, version),
+        config: shape_image_config(container_config(config), version),
         architecture: config.architecture.clone(),
         variant: config.variant.clone(),
         os: config.os.clone(),
@@ -81,12 +81,6 @@ pub fn image_inspect(image: &Image, version: ApiVersion) -> ImageInspect {
         },
         ..ImageInspect::default()
     }
-}
-
-fn shown_config(config: &ImageConfig, version: ApiVersion) -> Value {
-    let mut shown = serde_json::to_value(container_config(config)).unwrap_or_default();
-    super::version::shape_image_config(&mut shown, version);
-    shown
 }
 
 fn container_config(config: &ImageConfig) -> ContainerConfig {

@@ -4,24 +4,11 @@
 
 use crate::error::{ApiError, ApiResult};
 use naru_docker_wire::ApiVersion;
-use naru_docker_wire::types::{Commit, CreateRequest, NetworkCreateRequest, SystemInfo};
+use naru_docker_wire::types::{
+    Commit, ContainerConfig, CreateRequest, ImageOwnConfig, NetworkCreateRequest, ShownImageConfig,
+    SystemInfo,
+};
 use serde_json::Value;
-
-/// Fields of a container's configuration that were shown for images too until API 1.50, always empty.
-const NO_FIELDS_OF_IMAGES: [&str; 12] = [
-    "Hostname",
-    "Domainname",
-    "AttachStdin",
-    "AttachStdout",
-    "AttachStderr",
-    "Tty",
-    "OpenStdin",
-    "StdinOnce",
-    "Image",
-    "NetworkDisabled",
-    "MacAddress",
-    "StopTimeout",
-];
 
 /// The answer to `GET /info`, given as the newest version has it with everything older ones have.
 pub fn shape_info(info: &mut SystemInfo, version: ApiVersion) {
@@ -59,13 +46,25 @@ pub fn shape_info(info: &mut SystemInfo, version: ApiVersion) {
 }
 
 /// An image's configuration, given as a container's.
-pub fn shape_image_config(config: &mut Value, version: ApiVersion) {
-    let Some(fields) = config.as_object_mut().filter(|_| version.is_at_least(50)) else {
-        return;
-    };
-    for field in NO_FIELDS_OF_IMAGES {
-        fields.remove(field);
+pub fn shape_image_config(config: ContainerConfig, version: ApiVersion) -> ShownImageConfig {
+    if !version.is_at_least(50) {
+        return ShownImageConfig::OfContainer(Box::new(config));
     }
+    ShownImageConfig::Own(Box::new(ImageOwnConfig {
+        user: config.user,
+        exposed_ports: config.exposed_ports,
+        env: config.env,
+        cmd: config.cmd,
+        healthcheck: config.healthcheck,
+        args_escaped: config.args_escaped,
+        volumes: config.volumes,
+        working_dir: config.working_dir,
+        entrypoint: config.entrypoint,
+        on_build: config.on_build,
+        labels: config.labels,
+        stop_signal: config.stop_signal,
+        shell: config.shell,
+    }))
 }
 
 /// What `POST /containers/create` ignored, refused or did not say before.
@@ -163,14 +162,18 @@ mod tests {
 
     #[test]
     fn an_image_has_no_hostname_from_1_50_on() {
-        let config = json!({ "Hostname": "", "Image": "", "StopTimeout": 3, "Cmd": ["sh"], "User": "" });
-        let shaped = |minor| {
-            let mut config = config.clone();
-            shape_image_config(&mut config, at(minor));
-            config
+        let config = ContainerConfig {
+            user: "7".to_owned(),
+            stop_timeout: Some(3),
+            ..ContainerConfig::default()
         };
-        assert_eq!(shaped(49), config);
-        assert_eq!(shaped(50), json!({ "Cmd": ["sh"], "User": "" }));
+        let shaped = |minor| serde_json::to_value(shape_image_config(config.clone(), at(minor))).unwrap();
+        assert_eq!(shaped(49), serde_json::to_value(&config).unwrap());
+        let left = shaped(50);
+        assert_eq!((&left["User"], &left["Env"]), (&json!("7"), &Value::Null));
+        for field in ["Hostname", "Tty", "Image", "StopTimeout"] {
+            assert!(left.get(field).is_none(), "{field}");
+        }
     }
 
     #[test]

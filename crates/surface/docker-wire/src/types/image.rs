@@ -1,7 +1,8 @@
 //! Images: list, inspect, history, removal, progress of a load.
 
-use super::{ContainerConfig, GraphDriver, StringMap, is_zero, wire};
-use serde_json::Value;
+use super::{
+    ContainerConfig, GraphDriver, Healthcheck, PortSet, Set, StringMap, StringOrList, is_zero, wire,
+};
 
 wire! {
     /// An entry of `GET /images/json`.
@@ -33,8 +34,7 @@ wire! {
         container_config: Option<ContainerConfig>,
         docker_version: String,
         author: String,
-        /// A container's configuration, less what is no image's from API 1.50 on.
-        config: Value,
+        config: ShownImageConfig,
         architecture: String,
         #[serde(skip_serializing_if = "is_zero")]
         variant: String,
@@ -48,6 +48,28 @@ wire! {
         #[serde(rename = "RootFS")]
         root_fs: RootFs,
         metadata: ImageMetadata,
+    }
+
+    /// What of a container's configuration an image can have, in the same order.
+    pub struct ImageOwnConfig {
+        user: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        exposed_ports: Option<PortSet>,
+        env: Option<Vec<String>>,
+        cmd: Option<StringOrList>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        healthcheck: Option<Healthcheck>,
+        #[serde(skip_serializing_if = "is_zero")]
+        args_escaped: bool,
+        volumes: Option<Set>,
+        working_dir: String,
+        entrypoint: Option<StringOrList>,
+        on_build: Option<Vec<String>>,
+        labels: Option<StringMap>,
+        #[serde(skip_serializing_if = "is_zero")]
+        stop_signal: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        shell: Option<Vec<String>>,
     }
 
     pub struct RootFs {
@@ -118,4 +140,18 @@ pub struct ErrorDetail {
     #[serde(skip_serializing_if = "is_zero")]
     pub code: i64,
     pub message: String,
+}
+
+/// An image's configuration: its own from API 1.50 on, before that a container's with nothing in what an image cannot have.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+pub enum ShownImageConfig {
+    Own(Box<ImageOwnConfig>),
+    OfContainer(Box<ContainerConfig>),
+}
+
+impl Default for ShownImageConfig {
+    fn default() -> Self {
+        Self::Own(Box::default())
+    }
 }

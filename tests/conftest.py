@@ -151,13 +151,3 @@ def pytest_terminal_summary(terminalreporter):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "seconds(n): how long the test may take")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_collection_modifyitems(items):
-    """Says which tests stay together where several processes share them: those of a file, and of the long table those with one client."""
-    for item in items:
-        group = item.path.stem
-        if group == "test_table" and hasattr(item, "callspec"):
-            group += "-" + item.callspec.params.get("client", "")
-        item.add_marker(pytest.mark.xdist_group(group))

@@ -33,7 +33,7 @@ def load(naru, tmp_path, *layers, name="hostile:layers"):
     return naru.client("load", "-i", str(tmp_path / "image.tar"), timeout=60)
 
 
-VICTIM = "/tmp/naru-victim-file"
+VICTIM = f"/tmp/naru-victim-file-{os.getpid()}"
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def victim():
     [entry("hard", tarfile.LNKTYPE, "../../../../../../../.." + VICTIM), entry("hard", data=b"x")],
     [entry("link", tarfile.SYMTYPE, VICTIM), entry("hard", tarfile.LNKTYPE, "link"), entry("hard", data=b"overwritten")],
     [entry("link", tarfile.SYMTYPE, VICTIM), entry("link", data=b"overwritten")],
-    [entry("d", tarfile.SYMTYPE, "/tmp"), entry("d/.wh.naru-victim-file")],
+    [entry("d", tarfile.SYMTYPE, "/tmp"), entry("d/.wh." + os.path.basename(VICTIM))],
     [entry(".wh...")],
     [entry(".wh..", )],
     [entry("d/.wh." + "../" * 8 + VICTIM[1:])],

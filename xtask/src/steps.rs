@@ -131,8 +131,8 @@ pub fn bench(arguments: &[String]) -> Result<(), String> {
     run::complete(command)
 }
 
-/// Two at a time, those of a group (`tests/conftest.py`) by one: much of a test is waiting for a peer.
-const SIDE_BY_SIDE: [&str; 2] = ["-n2", "--dist=loadgroup"];
+/// Two at a time, each file's by one: much of a test is waiting for a peer, and rows of a table share the host's names.
+const SIDE_BY_SIDE: [&str; 2] = ["-n2", "--dist=loadfile"];
 
 fn pytest(arguments: &[String]) -> Command {
     let mut command = Command::new(run::root().join("target/venv/bin/python"));

@@ -47,7 +47,8 @@ impl RunningNow {
         };
         // Not only after the answer: paused right after its start, a container has its keeper wait for what is frozen.
         let thawed = async {
-            if signal == SIGKILL {
+            // A later run is not the one that is meant, and may be paused.
+            if signal == SIGKILL && self.phase.borrow().exits == self.exits_before {
                 self.container.kill_sent.store(true, Ordering::SeqCst);
             }
             if signal == SIGKILL && matches!(self.container.record().state, ContainerState::Paused { .. }) {
@@ -58,6 +59,7 @@ impl RunningNow {
         let (replied, thawed) = tokio::join!(keeper.request(&request, &[]), thawed);
         let (reply, _) = replied.map_err(|_| not_running())?;
         if let Reply::Refused { message } = reply {
+            self.container.kill_sent.store(false, Ordering::SeqCst);
             return Err(EngineError::conflict(format!(
                 "Cannot kill container {id}: {message}"
             )));

@@ -572,13 +572,9 @@ fn parse_config(bytes: &[u8]) -> Result<CacheConfig> {
 async fn fetch(cache: &Imported, layer: &CacheLayer) -> Result<Box<dyn Read + Send>> {
     match &cache.place {
         Place::Layout(tree) => {
-            let (tree, digest) = (Arc::clone(tree), layer.blob.clone());
-            let read = blocking(move || {
-                let name = format!("/blobs/sha256/{}", digest.hex());
-                let bytes = tree.read_file(Path::new(&name), u64::MAX - 1);
-                bytes.map_err(|errno| EngineError::invalid(format!("{name}: {errno}")))
-            });
-            Ok(Box::new(io::Cursor::new(read.await?)))
+            let name = format!("/blobs/sha256/{}", layer.blob.hex());
+            let opened = tree.open_file(Path::new(&name));
+            opened.map_err(|errno| EngineError::invalid(format!("{name}: {errno}")))
         }
         Place::Registry(repository) => {
             let described = Descriptor {

@@ -208,10 +208,10 @@ impl PackedTree {
     }
 
     /// The bytes of a file that is kept at a place.
-    pub(super) fn read_at(&self, at: u64, bytes: u64) -> Box<dyn Read + '_> {
+    pub(super) fn read_at(&self, at: u64, bytes: u64) -> Box<dyn Read + Send> {
         match &self.pack {
             Some(pack) => Box::new(PackedReader {
-                pack,
+                pack: Arc::clone(pack),
                 at,
                 left: bytes,
             }),
@@ -221,16 +221,26 @@ impl PackedTree {
 
     /// A whole plain file, links followed, if it is no longer than that.
     pub(super) fn read_file(&self, path: &Path, bytes_max: u64) -> Result<Vec<u8>, Errno> {
-        let real = self.find(path)?;
-        let entry = self.entries.get(&real).ok_or(Errno::ISDIR)?;
-        let Some((at, _)) = &entry.content else {
-            return Err(Errno::INVAL);
-        };
+        let (at, length) = self.place_of(path)?;
         let mut bytes = Vec::new();
-        self.read_at(*at, entry.member.bytes.min(bytes_max))
+        self.read_at(at, length.min(bytes_max))
             .read_to_end(&mut bytes)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok(bytes)
+    }
+
+    /// A plain file of any length, links followed, to be read piece by piece.
+    pub(super) fn open_file(&self, path: &Path) -> Result<Box<dyn Read + Send>, Errno> {
+        let (at, length) = self.place_of(path)?;
+        Ok(self.read_at(at, length))
+    }
+
+    /// Where the bytes of a plain file are, links followed, and how many.
+    fn place_of(&self, path: &Path) -> Result<(u64, u64), Errno> {
+        let real = self.find(path)?;
+        let entry = self.entries.get(&real).ok_or(Errno::ISDIR)?;
+        let (at, _) = entry.content.as_ref().ok_or(Errno::INVAL)?;
+        Ok((*at, entry.member.bytes))
     }
 }
 
@@ -272,13 +282,13 @@ impl PackedEntry {
 }
 
 /// Reads a piece of the pack.
-struct PackedReader<'a> {
-    pack: &'a File,
+struct PackedReader {
+    pack: Arc<File>,
     at: u64,
     left: u64,
 }
 
-impl Read for PackedReader<'_> {
+impl Read for PackedReader {
     fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
         let wanted = target.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let length = self.pack.read_at(&mut target[..wanted], self.at)?;

@@ -76,11 +76,7 @@ enum Host {
 /// Takes its keys out of the file, whose other keys are somebody else's.
 pub fn take(all: &mut serde_json::Map<String, serde_json::Value>) -> serde_json::Result<ListenConfig> {
     let own = ["hosts", "tls", "tlsverify", "tlscacert", "tlscert", "tlskey"];
-    let taken = own
-        .into_iter()
-        .filter_map(|key| Some((key.to_owned(), all.remove(key)?)));
-    let taken: serde_json::Map<String, serde_json::Value> = taken.collect();
-    serde_json::from_value(taken.into())
+    crate::options::take_keys(all, &own)
 }
 
 /// The command line over the file, checked; certificates are read where they are needed.

@@ -104,11 +104,7 @@ pub fn take(all: &mut serde_json::Map<String, serde_json::Value>) -> serde_json:
         "fixed-cidr-v6",
         "ip6tables",
     ];
-    let taken = own
-        .into_iter()
-        .filter_map(|key| Some((key.to_owned(), all.remove(key)?)));
-    let taken: serde_json::Map<String, serde_json::Value> = taken.collect();
-    serde_json::from_value(taken.into())
+    crate::options::take_keys(all, &own)
 }
 
 /// The command line over the file, checked.

@@ -328,6 +328,18 @@ struct Config {
     listen: ListenConfig,
 }
 
+/// Takes keys out of the configuration file, for one group of options; the other keys are somebody else's.
+pub fn take_keys<T: serde::de::DeserializeOwned>(
+    all: &mut serde_json::Map<String, serde_json::Value>,
+    own: &[&str],
+) -> serde_json::Result<T> {
+    let taken = own
+        .iter()
+        .filter_map(|key| Some(((*key).to_owned(), all.remove(*key)?)));
+    let taken: serde_json::Map<String, serde_json::Value> = taken.collect();
+    serde_json::from_value(taken.into())
+}
+
 fn read_config(path: &Path) -> Result<Config, String> {
     let failed = |reason: String| {
         format!(

@@ -1,8 +1,8 @@
 //! What a step made before, found by everything that could change it.
 //!
 //! A key is the digest of a step's inputs: the layers it stands on, what it does, the words and files it does it with. A
-//! record names the step's image; one whose image is gone is no record. Each use adds a line end to it (see `account`). Nothing here is synced: after a power loss the
-//! content store has forgotten the images too.
+//! record names the step's image; one whose image is gone is no record. Each use adds a line end to it (see `account`).
+//! Nothing here is synced: after a power loss the content store has forgotten the images too.
 
 use super::account::add_use;
 use super::exchange::Recent;

@@ -207,6 +207,12 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
     }
     let mut extras = extras::read(arguments)?;
     let is_quiet = arguments.is_set("quiet") || arguments.text("progress") == Some("quiet");
+    check_attestations(arguments)?;
+    let outputs = build_outputs::read(arguments)?;
+    extras.set_unlisted(outputs.is_unlisted());
+    let caches = build_caches::read(arguments)?;
+    // Before the source, which has to know of directories that travel with it.
+    extras.set_caches(&caches)?;
     let source = match arguments.positional[0].as_str() {
         "-" => Source::Stream(from_standard_input(arguments, extras.has_directories())?),
         address if extras::is_address(address) => {
@@ -216,14 +222,6 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
         }
         path => Source::Directory(Directory::find(Path::new(path), arguments.text("file"))?),
     };
-    check_attestations(arguments)?;
-    let outputs = build_outputs::read(arguments)?;
-    extras.set_unlisted(outputs.is_unlisted());
-    let caches = build_caches::read(arguments)?;
-    extras.set_caches(&caches)?;
-    if extras::is_address(&arguments.positional[0]) {
-        extras.check_fetched(&arguments.positional[0])?;
-    }
     let header = credentials::header_for_all(&session.config)?;
     let kept = match &source {
         Source::Directory(directory) if !extras.has_directories() => {

@@ -146,7 +146,7 @@ def repository(web, tmp_path):
     """Served as plain files, which is what the simplest of git's servers do."""
     if not shutil.which("git"):
         pytest.skip("git is not here")
-    work = write(str(tmp_path / "work"), {"Dockerfile": "FROM busybox:test\nCOPY sub /s\n", "sub/file": "on main", "sub/Dockerfile": "FROM busybox:test\nCOPY file /f\n"})
+    work = write(str(tmp_path / "work"), {"Dockerfile": "FROM busybox:test\nCOPY sub /s\n", "Whole": "FROM busybox:test\nCOPY . /c\n", "sub/file": "on main", "sub/Dockerfile": "FROM busybox:test\nCOPY file /f\n"})
     git(work, "init", "-q")
     os.symlink("/etc", work + "/way")
     os.symlink("../../../../../../../../etc", work + "/up")
@@ -167,6 +167,10 @@ def test_a_repository_is_a_source_and_a_context(build_naru, tmp_path, repository
     assert shown(build_naru, image, "cat /a/sub/file /b/file; ls -d /a/.git; ls -d /c/.git; ls /b; true") == "lateron main/c/.git\nDockerfile\nfile\n"
     assert shown(build_naru, built(build_naru, f"{repository}#v1"), "cat /s/file") == "on main"
     assert shown(build_naru, built(build_naru, f"{repository}#:sub"), "cat /f") == "later"
+    whole = built(build_naru, repository, "-f", "Whole")
+    assert shown(build_naru, whole, "ls -A /c").split() == ["Dockerfile", "Whole", "sub", "up", "way"]
+    assert built(build_naru, repository, "-f", "Whole", "--no-cache") == whole
+    assert shown(build_naru, built(build_naru, repository, "-f", "Whole", "--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1"), "ls -d /c/.git") == "/c/.git\n"
     client = docker.APIClient(base_url=build_naru.host)
     told = "".join(line.get("stream", "") for line in client.build(path=repository, decode=True))
     assert "Successfully built" in told, told

@@ -15,6 +15,7 @@
 //! are those of the base image, or of `SOURCE_DATE_EPOCH`, and never the clock's, unless that is asked for.
 
 mod account;
+mod arguments;
 mod base;
 mod bring;
 mod cache;
@@ -190,7 +191,10 @@ impl Engine {
         let source = match &request.remote {
             None => context,
             Some(address) => {
-                let (archive, is_lone) = self.fetch_context(address, work.file("remote")).await?;
+                let directory = work.file("remote");
+                let (archive, is_lone) = self
+                    .fetch_context(address, directory, request.keeps_git())
+                    .await?;
                 if is_lone {
                     request.dockerfile = String::new();
                 }

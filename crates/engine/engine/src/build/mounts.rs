@@ -206,8 +206,7 @@ impl Builder {
         } else {
             &words.id
         };
-        let space = self.request.arguments.get("BUILDKIT_CACHE_MOUNT_NS");
-        let space = space.cloned().flatten().unwrap_or_default();
+        let space = self.request.cache_space();
         let name = cache::key_of(&(space, id)).hex().to_owned();
         let (name, turn) = match words.sharing {
             Sharing::Shared => (name, None),

@@ -80,7 +80,7 @@ impl Builder {
         let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
         let directory = self.context.own_file(&format!("fetched-{ordinal}"));
         self.engine
-            .fetch_context(address, directory)
+            .fetch_context(address, directory, self.request.keeps_git())
             .await
             .map(|fetched| fetched.0)
     }
@@ -88,10 +88,20 @@ impl Builder {
 
 impl Engine {
     /// Fetches a context as an archive; whether it is a lone Dockerfile in it.
-    pub(super) async fn fetch_context(&self, address: &str, directory: PathBuf) -> Result<(Chunks, bool)> {
+    ///
+    /// What git keeps of a repository tells when it was fetched, so it is no part of the context unless that is asked for.
+    pub(super) async fn fetch_context(
+        &self,
+        address: &str,
+        directory: PathBuf,
+        keeps_git: bool,
+    ) -> Result<(Chunks, bool)> {
         file::make_directories(&directory, 0o700)?;
         if let Some(git) = GitAddress::parse(address) {
             fetch_repository(&git, &directory).await?;
+            if !keeps_git {
+                file::remove_tree(&directory.join(".git"))?;
+            }
             let root = super::context::open_directory(&directory)?;
             let wanted = PathBuf::from("/").join(git.directory.trim_start_matches('/'));
             let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;

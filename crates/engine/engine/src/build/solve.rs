@@ -1,5 +1,6 @@
 //! One build: its stages side by side as far as they need not wait for each other, each instruction a step.
 
+use super::arguments::OF_THE_BUILDER;
 use super::cache::{self, PendingStep};
 use super::context::Context;
 use super::exchange::{Imported, Steps};
@@ -328,7 +329,8 @@ impl Builder {
         let is_unused = |name: &&String| {
             !used.contains(*name)
                 && !PREDEFINED_ARGUMENTS.contains(&name.as_str())
-                && !["SOURCE_DATE_EPOCH", CHECK_ARGUMENT].contains(&name.as_str())
+                && name.as_str() != CHECK_ARGUMENT
+                && !OF_THE_BUILDER.contains(&name.as_str())
         };
         let unused: Vec<&str> = self
             .request

@@ -1,0 +1,28 @@
+//! Build arguments that BuildKit's clients give the builder itself, by its names for them. A Dockerfile need not declare them.
+
+use super::BuildRequest;
+
+/// Which cache mounts a build shares: those of builds that say the same.
+const CACHE_SPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
+/// A repository that is a context keeps its `.git`.
+const KEEP_GIT: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+
+/// Those that were consumed when a build has read them.
+pub(super) const OF_THE_BUILDER: [&str; 3] = ["SOURCE_DATE_EPOCH", CACHE_SPACE, KEEP_GIT];
+
+impl BuildRequest {
+    pub(super) fn cache_space(&self) -> &str {
+        self.told(CACHE_SPACE).unwrap_or_default()
+    }
+
+    pub(super) fn keeps_git(&self) -> bool {
+        matches!(
+            self.told(KEEP_GIT),
+            Some("true" | "1" | "t" | "T" | "TRUE" | "True")
+        )
+    }
+
+    fn told(&self, name: &str) -> Option<&str> {
+        self.arguments.get(name)?.as_deref()
+    }
+}

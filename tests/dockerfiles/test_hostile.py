@@ -1,11 +1,13 @@
 """Dockerfiles that want more than they may have: the mechanisms of `docs/incidents.md` that concern builds."""
 
+import io
 import os
 import re
+import tarfile
 
 import docker
 import pytest
-from test_promises import build, built, write
+from test_promises import archive_of, build, built, write
 from test_sources import said, shown
 
 
@@ -66,3 +68,66 @@ def test_an_image_made_to_look_like_a_step_is_none(build_naru, tmp_path):
     assert image != made["Id"] and shown(engine, image, "cat /x") == "real\n"
     client.remove_image("poisoned")
     client.close()
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A directory of the host's with one file, which must be as it was."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret").write_text("of the host")
+    yield str(folder)
+    assert os.listdir(folder) == ["secret"] and (folder / "secret").read_text() == "of the host"
+    assert os.stat(folder / "secret").st_nlink == 1
+
+
+def link(target):
+    return {"type": tarfile.SYMTYPE, "linkname": target}
+
+
+def hard_link(target):
+    return {"type": tarfile.LNKTYPE, "linkname": target}
+
+
+HOSTILE = {
+    "dots": lambda out, up: [(up + "/written", b"x"), ("a/../../" + up + "/written", b"x")],
+    "a-link": lambda out, up: [("way", link(out)), ("way/written", b"x")],
+    "a-link-upwards": lambda out, up: [("way", link(up)), ("way/written", b"x")],
+    "a-hard-link": lambda out, up: [("got", hard_link(up + "/secret")), ("got", b"x")],
+    "a-hard-link-behind-a-link": lambda out, up: [("way", link(out)), ("got", hard_link("way/secret")), ("got", b"x")],
+    "a-link-written-to": lambda out, up: [("got", link(out + "/secret")), ("other", hard_link("got")), ("got", b"x"), ("other", b"x")],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_archive_never_leads_to_the_host(build_naru, tmp_path, outside, name):
+    """Neither one that `ADD` unpacks, also where a link of the image says so, nor one that is a context."""
+    members = HOSTILE[name](outside, "../" * 12 + outside[1:])
+    text = f"FROM busybox:test\nRUN ln -s {outside} /into\nADD %s /d/\nADD %s /into/\nRUN cat /d/got /d/other /d/way/secret /into/got; true\n"
+    folder = write(str(tmp_path / "c"), {"Dockerfile": text % ("x.tar", "x.tar")})
+    with open(folder + "/x.tar", "wb") as file:
+        file.write(archive_of(*members))
+    assert "of the host" not in said(build(build_naru, folder))
+    client = docker.APIClient(base_url=build_naru.host)
+    context = archive_of(("Dockerfile", (text % (".", ".")).encode()), *members)
+    try:
+        assert "of the host" not in str(list(client.build(fileobj=io.BytesIO(context), custom_context=True)))
+    except docker.errors.APIError as refused:
+        assert refused.status_code == 400, refused
+    client.close()
+
+
+@pytest.mark.parametrize("line", ["COPY --from=made /way/secret /x", "COPY --from=made /up/secret /x", "COPY --from=made /way/ /x/", "RUN --mount=type=bind,from=made,source=/way,target=/m cat /m/secret",
+                                  "RUN --mount=type=bind,from=made,source=/up/secret,target=/m cat /m", "ADD --chown=0 /way/secret /x"])
+def test_a_stage_never_leads_to_the_host(build_naru, tmp_path, outside, line):
+    """Its links mean its own paths, and there are none such in it."""
+    text = f"FROM busybox:test AS made\nRUN ln -s {outside} /way && ln -s ../../../../../../..{outside} /up\nFROM busybox:test\n{line}\nRUN cat /x /x/secret\n"
+    result = build(build_naru, write(str(tmp_path / "c"), {"Dockerfile": text}))
+    assert result.returncode == 1 and "of the host" not in said(result) and re.search("(?i)not found|no such", said(result)), said(result)
+
+
+def test_a_file_cannot_pretend_a_removal(build_naru, tmp_path):
+    """In a layer this name would mean that /etc/passwd is gone."""
+    folder = write(str(tmp_path / "c"), {"Dockerfile": "FROM busybox:test\nCOPY d /etc/\nRUN ls /etc\n", "d/.wh.passwd": ""})
+    result = build(build_naru, folder)
+    assert result.returncode == 1 and ".wh." in result.stderr and "line 2" in result.stderr, said(result)

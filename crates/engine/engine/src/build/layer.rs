@@ -204,6 +204,13 @@ impl Planner<'_> {
     }
 
     fn insert(&mut self, path: Vec<u8>, mut listed: Listed, tree: Arc<SourceTree>) -> Result<()> {
+        let base = path.rsplit(|byte| *byte == b'/').next();
+        if base.is_some_and(|base| base.starts_with(b".wh.")) {
+            return Err(EngineError::invalid(format!(
+                "{:?} cannot be in an image: in a layer such a name means that something is removed",
+                absolute(&path).display().to_string()
+            )));
+        }
         let is_directory = listed.member.kind == tar::EntryType::Directory;
         let stands = match self.members.get(&path) {
             Some(placed) => Some(placed.listed.member.kind == tar::EntryType::Directory),

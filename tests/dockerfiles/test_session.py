@@ -193,14 +193,15 @@ def test_two_builds_of_one_directory_go_on_side_by_side(build_naru, tmp_path):
     assert [client.wait(60) for client in clients] == [0, 0]
 
 
-def test_docker_compose_builds_through_the_session(build_naru, tmp_path):
+@pytest.mark.parametrize("kit,words", [("0", "Step 3/4"), ("1", "load build context")])
+def test_docker_compose_builds_both_ways(build_naru, tmp_path, kit, words):
     program = "/usr/bin/docker-compose"
     if not os.path.exists(program):
         pytest.skip(f"{program} is not here")
     folder = context(tmp_path, {"app/Dockerfile": B + "ARG A\nCOPY f /f\nRUN echo $A >>/f\n", "app/f": "file\n", "docker-compose.yml": "version: '3.4'\nservices:\n  one:\n    image: composed:x\n    build:\n      context: app\n      args: {A: argument}\n"})
-    variables = f"DOCKER_HOST={build_naru.host} DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 PATH=/usr/bin:/bin"
+    variables = f"DOCKER_HOST={build_naru.host} DOCKER_BUILDKIT={kit} COMPOSE_DOCKER_CLI_BUILD={kit} PATH=/usr/bin:/bin"
     built = build_naru.scope.shell(f"cd {folder} && {variables} {program} build 2>&1")
-    assert built.returncode == 0 and "load build context" in built.stdout, built.stdout
+    assert built.returncode == 0 and words in built.stdout, built.stdout
     shown = build_naru.client("run", "--rm", "composed:x", "cat", "/f")
     assert shown.stdout == "file\nargument\n", shown
     build_naru.client("rmi", "composed:x")

@@ -21,22 +21,38 @@ pub fn is_located(message: &str) -> bool {
 
 /// The message with the place in the text that it is about. A place that is in no file adds nothing.
 pub fn locate(message: &str, file: &str, text: &str, place: Place) -> String {
-    locate_word(message, message, file, text, place)
+    locate_word(message, message, file, &Lines::of(text), place)
+}
+
+/// The lines of a file, for many messages about it.
+#[derive(Debug)]
+pub struct Lines<'a>(Vec<&'a str>);
+
+impl<'a> Lines<'a> {
+    pub fn of(text: &'a str) -> Self {
+        Self(
+            text.trim_start_matches('\u{feff}')
+                .lines()
+                .map(str::trim_end)
+                .collect(),
+        )
+    }
+
+    /// Those of a place, with their numbers.
+    fn at(&self, place: Place) -> Vec<(usize, &'a str)> {
+        let numbers = place.line..=place.last_line.max(place.line);
+        numbers
+            .map_while(|number| Some((number, *self.0.get(number.checked_sub(1)?)?)))
+            .collect()
+    }
 }
 
 /// As [`locate`], for a message whose own words say nothing of the place: `about` has the one that does.
-pub fn locate_word(message: &str, about: &str, file: &str, text: &str, place: Place) -> String {
+pub fn locate_word(message: &str, about: &str, file: &str, lines: &Lines, place: Place) -> String {
     if place.line == 0 || is_located(message) {
         return message.to_owned();
     }
-    let last = place.last_line.max(place.line);
-    let lines: Vec<(usize, &str)> = text
-        .trim_start_matches('\u{feff}')
-        .lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line.trim_end()))
-        .filter(|(number, _)| (place.line..=last).contains(number))
-        .collect();
+    let lines = lines.at(place);
     let Some(mark) = find_mark(about, &lines) else {
         return message.to_owned();
     };

@@ -75,13 +75,14 @@ pub fn check(file: &Dockerfile, facts: &Facts) -> Result<Report> {
 /// All findings with their lines, and how many there are.
 pub fn shown(findings: &[Finding], file: &str, text: &str) -> String {
     let mut shown = String::new();
+    let lines = excerpt::Lines::of(text);
     for finding in findings {
         let message = format!("warning: {}: {}", finding.rule, finding.message);
         shown.push_str(&excerpt::locate_word(
             &message,
             &finding.message,
             file,
-            text,
+            &lines,
             finding.place,
         ));
         shown.push_str("\n\n");

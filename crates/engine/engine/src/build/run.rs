@@ -136,7 +136,8 @@ impl Builder {
                 words.join(" ")
             );
             let (word, name) = ("RUN", dockerfile_name(&self.request.dockerfile));
-            let message = excerpt::locate_word(&message, word, name, &self.file.text, line.place);
+            let lines = excerpt::Lines::of(&self.file.text);
+            let message = excerpt::locate_word(&message, word, name, &lines, line.place);
             let mut error = EngineError::invalid(message);
             error.message.push_str(&last_output.shown());
             let failed = Failed {

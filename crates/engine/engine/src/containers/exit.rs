@@ -130,6 +130,7 @@ impl Engine {
             resources.cgroup.thaw().ok();
         }
         container.fail_execs();
+        drop(container.signalling.write().await);
         if exit.oom_killed {
             self.container_event("oom", container, &[]);
         }

@@ -61,6 +61,8 @@ pub struct Container {
     /// Clients attached before the start; their sockets go to the keeper with it.
     pub pending_attachments: Mutex<Vec<(AttachOptions, OwnedFd)>>,
     pub execs: Mutex<BTreeMap<ExecId, Arc<Exec>>>,
+    /// Held in common while a signal is sent and told of; the end that it brings is told of afterwards.
+    pub signalling: tokio::sync::RwLock<()>,
     /// Set by a client's stop or kill, so that the restart policy leaves it alone.
     pub stop_wanted: std::sync::atomic::AtomicBool,
     /// The present run has been sent SIGKILL, which a frozen one would never hear of.
@@ -112,6 +114,7 @@ impl Container {
             phase: watch::Sender::new(phase),
             pending_attachments: Mutex::new(Vec::new()),
             execs: Mutex::new(BTreeMap::new()),
+            signalling: tokio::sync::RwLock::new(()),
             stop_wanted: std::sync::atomic::AtomicBool::new(false),
             kill_sent: std::sync::atomic::AtomicBool::new(false),
             restarts_wanted: std::sync::atomic::AtomicU32::new(0),

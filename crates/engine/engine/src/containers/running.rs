@@ -16,7 +16,7 @@ use tokio::sync::watch;
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct RunningNow {
-    container: Arc<Container>,
+    pub container: Arc<Container>,
     /// None when the end has been seen already, and is being settled.
     keeper: Option<Arc<KeeperConnection>>,
     phase: watch::Receiver<Phase>,

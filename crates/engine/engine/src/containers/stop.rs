@@ -122,8 +122,7 @@ impl Engine {
             container.stop_wanted.store(true, Ordering::Release);
         }
         let mut run = RunningNow::of(&container);
-        run.signal(signal, Requester::KillRequest.into()).await?;
-        self.container_event("kill", &container, &[("signal", &signal.to_string())]);
+        self.send(&run, signal, Requester::KillRequest.into()).await?;
         if signal != SIGKILL {
             return Ok(());
         }
@@ -140,6 +139,14 @@ impl Engine {
         let container = self.registry.find(name)?;
         self.stop(&container, timeout_seconds, signal, Requester::StopRequest)
             .await
+    }
+
+    /// Sends a signal and tells of it, before anybody is told of the end that it may bring.
+    async fn send(&self, run: &RunningNow, signal: i32, reason: SignalReason) -> Result<()> {
+        let _first = run.container.signalling.read().await;
+        run.signal(signal, reason).await?;
+        self.container_event("kill", &run.container, &[("signal", &signal.to_string())]);
+        Ok(())
     }
 
     /// Stops a container. A stop request keeps the restart policy off for good; a timeout below zero never kills.
@@ -162,7 +169,8 @@ impl Engine {
             .unwrap_or(STOP_TIMEOUT_DEFAULT_SECONDS);
         let after_seconds = u64::try_from(timeout).ok();
         if !run.ended_within(after_seconds.map(Duration::from_secs)).await {
-            let _ = run.signal(SIGKILL, SignalReason { by, after_seconds }).await;
+            let reason = SignalReason { by, after_seconds };
+            let _ = self.send(&run, SIGKILL, reason).await;
             run.ended_by_kill().await?;
         }
         self.container_event("stop", container, &[]);
@@ -210,7 +218,7 @@ impl Engine {
             thaw(container)?;
         }
         let run = RunningNow::of(container);
-        let _ = run.signal(signal, by.into()).await;
+        let _ = self.send(&run, signal, by.into()).await;
         Ok(Some(run))
     }
 
@@ -221,7 +229,7 @@ impl Engine {
             return Ok(());
         }
         let mut run = RunningNow::of(container);
-        let _ = run.signal(SIGKILL, Requester::RemoveRequest.into()).await;
+        let _ = self.send(&run, SIGKILL, Requester::RemoveRequest.into()).await;
         run.ended_by_kill().await
     }
 

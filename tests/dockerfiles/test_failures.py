@@ -70,6 +70,11 @@ def test_checks_tell_what_is_probably_not_meant(build_naru, tmp_path):
     assert skipped.returncode == 0 and "no warnings" in skipped.stdout, skipped
     typed = engine.scope.shell(f"printf 'FROM x\\nMAINTAINER y\\n' | {NARU} -H {engine.host} build --check -")
     assert typed.returncode == 1 and "MaintainerDeprecated" in typed.stdout, typed
+    twice = write(str(tmp_path / "twice"), {"Dockerfile": "FROM busybox:test AS one\nFROM one AS one\nENV A=last\nFROM one\nENV B=$A.\n"})
+    built = build(engine, twice, "-t", "twice:x")
+    assert built.returncode == 0 and "Dockerfile:2: DuplicateStageName: " in built.stdout + built.stderr, built
+    assert "B=last." in engine.client("image", "inspect", "twice:x").stdout
+    engine.client("rmi", "twice:x")
     wrong = build(engine, write(str(tmp_path / "d"), {"Dockerfile": "FROM x\nRUM y\n"}), "--check")
     assert wrong.returncode == 1 and "did you mean RUN" in wrong.stderr and "Dockerfile:2:1" in wrong.stderr, wrong
     text = "FROM busybox:test AS Made\nENV A 1\n"

@@ -1,7 +1,9 @@
 """BuildKit's own interface (`/grpc` and `/session`), by a client on the published Rust bindings, as buildx's driver for Docker uses it."""
 
+import base64
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -60,6 +62,52 @@ def test_what_is_kept_and_was_built_is_told(build_naru, program, tmp_path):
     assert told.stdout.splitlines() == [f"kept exec.cachemount 10240 1 {mount}", f"pruned {mount}", "built 1 "], told
     build_naru.client("rmi", "grpc:kept")
     assert build_naru.scope.run(program, socket, "control", "type==exec.cachemount,description~=over-grpc").stdout == "", "all of it is gone"
+
+
+LINTED = "# kinds of it\nARG kinds=2\nFROM busybox:test AS first\nARG V=1\nRUN --mount=type=secret,id=s :\nFROM first as second\nRUN \\\n :\nMAINTAINER me\n"
+
+
+def call(engine, program, tmp_path, *options):
+    """Steers a build: what its answer says, by name, and the lines before."""
+    folder = str(tmp_path / "context")
+    if not os.path.exists(folder):
+        write_context(folder, {"Dockerfile": LINTED})
+        subprocess.run(["tar", "-C", folder, "-cf", folder + ".tar", "."], check=True)
+    result = engine.scope.run(program, engine.host.removeprefix("unix://"), "call", folder + ".tar", *options)
+    assert result.returncode == 0, result
+    lines, *answers = re.split(r"^== ", result.stdout, flags=re.M)
+    return dict(answer.split("\n", 1) for answer in answers), lines
+
+
+def test_warnings_are_warnings(build_naru, program, tmp_path):
+    _, lines = call(build_naru, program, tmp_path)
+    definition = '"[internal] load build definition from Dockerfile"'
+    page = "https://docs.docker.com/go/dockerfile/rule/"
+    assert re.sub(r": .* \(line", ": (line", lines).splitlines() == [
+        f"warning 1 {definition} FromAsCasing: (line 6) {page}from-as-casing/", f"about Dockerfile (6, 6) Dockerfile {len(LINTED)} AS should be written in the same case as FROM",
+        f"warning 1 {definition} MaintainerDeprecated: (line 9) {page}maintainer-deprecated/", f"about Dockerfile (9, 9) Dockerfile {len(LINTED)} MAINTAINER is deprecated: a label names the author",
+    ], lines
+
+
+def test_questions_are_answered_without_a_build(build_naru, program, tmp_path):
+    """What buildx asks for `--check` and `--call`."""
+    told, _ = call(build_naru, program, tmp_path, "requestid=frontend.lint")
+    result = json.loads(told["result.json"])
+    rules = [(one["ruleName"], one["location"]["ranges"][0]["start"]["line"]) for one in result["warnings"]]
+    assert (rules, told["result.statuscode"].strip(), told["version"].strip()) == ([("FromAsCasing", 6), ("MaintainerDeprecated", 9)], "1", "1.0.0")
+    source = result["sources"][0]
+    assert (source["filename"], base64.b64decode(source["data"]).decode()) == ("Dockerfile", LINTED) and "WARNING: FromAsCasing - https://" in told["result.txt"]
+    told, _ = call(build_naru, program, tmp_path, "requestid=frontend.outline", "target=second", "build-arg:V=3")
+    result = json.loads(told["result.json"])
+    assert [(one["name"], one["value"]) for one in result["args"]] == [("V", "3")] and [one["name"] for one in result["secrets"]] == ["s"] and result["name"] == "second", result
+    assert re.search(r"^BUILD ARG +VALUE +DESCRIPTION\nV +3 *$", told["result.txt"], re.M), told
+    told, _ = call(build_naru, program, tmp_path, "requestid=frontend.targets")
+    assert [(one["name"], one["base"], one["default"]) for one in json.loads(told["result.json"])["targets"]] == [("first", "busybox:test", False), ("second", "first", True)]
+    assert "second (default)" in told["result.txt"]
+    told, _ = call(build_naru, program, tmp_path, "requestid=frontend.subrequests.describe")
+    assert {one["name"] for one in json.loads(told["result.json"])} == {"frontend.lint", "frontend.outline", "frontend.targets", "frontend.subrequests.describe"}
+    _, lines = call(build_naru, program, tmp_path, "requestid=frontend.nosuch")
+    assert lines.startswith("refused Unimplemented") and "frontend.nosuch" in lines, lines
 
 
 def test_what_goes_wrong_is_told(build_naru, program, tmp_path):

@@ -1,6 +1,9 @@
 //! Builds an archived context through BuildKit's interface, as buildx's driver for Docker does:
 //! `buildkit-client SOCKET control FILTER` asks what is kept and what was built, and prunes what the filter means.
+//! `buildkit-client SOCKET call ARCHIVE [KEY=VALUE …]` steers a build as buildx does (see `call`);
 //! `buildkit-client SOCKET ARCHIVE NAME [arg:K=V label:K=V secret:ID=FILE target=STAGE nocache=1 …]`.
+
+mod call;
 
 use bollard::grpc::build::{ImageBuildFrontendOptions, ImageBuildLoadInput, SecretSource};
 use bollard::grpc::driver::{Build, moby::Moby};
@@ -8,24 +11,21 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use bollard_buildkit_proto::moby::buildkit::v1 as kit;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tonic::transport::Endpoint;
 
 /// The interface over a connection that has left HTTP/1.
-async fn connect(socket: String) -> std::io::Result<hyper_util::rt::TokioIo<UnixStream>> {
+async fn connect(socket: &str, path: &str, headers: &str) -> std::io::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket).await?;
-    let head = "POST /grpc HTTP/1.1\r\nHost: engine\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n";
+    let head = format!("POST {path} HTTP/1.1\r\nHost: engine\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n{headers}Content-Length: 0\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(stream.read_u8().await?);
     }
-    Ok(hyper_util::rt::TokioIo::new(stream))
+    Ok(stream)
 }
 
 async fn control(socket: &str, filter: &str) {
-    let socket = socket.to_owned();
-    let connector = tower::service_fn(move |_| connect(socket.clone()));
-    let channel = Endpoint::from_static("http://engine").connect_with_connector(connector).await.unwrap();
+    let channel = call::channel(socket).await;
     let mut client = kit::control_client::ControlClient::new(channel);
     let wanted = vec![filter.to_owned()];
     let usage = kit::DiskUsageRequest { filter: wanted.clone(), ..Default::default() };
@@ -52,6 +52,9 @@ async fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words[1] == "control" {
         return control(&words[0], &words[2]).await;
+    }
+    if words[1] == "call" {
+        return call::call(&words[0], &words[2], &words[3..]).await;
     }
     let docker = Docker::connect_with_unix(&words[0], 120, API_DEFAULT_VERSION).unwrap();
     let archive = std::fs::read(&words[1]).unwrap();

@@ -12,6 +12,7 @@ pub mod excerpt;
 mod glob;
 pub mod ignore;
 pub mod listing;
+pub mod outline;
 pub mod stages;
 pub mod words;
 

@@ -1,6 +1,6 @@
 //! Which stages a target needs, what each stands on, and in which order they can be built.
 
-use crate::dockerfile::{Dockerfile, Instruction};
+use crate::dockerfile::{Dockerfile, Instruction, Stage};
 use crate::error::{DockerfileError, Place, Result, nearest};
 use crate::words::{self, Variables};
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,11 +109,15 @@ pub fn hint_for(file: &Dockerfile, instruction: &Instruction, contexts: &BTreeSe
 
 /// A stage by its name, in any case, or by its number.
 pub fn find_stage(file: &Dockerfile, name: &str) -> Option<usize> {
+    find_named(&file.stages, name).or_else(|| name.parse().ok().filter(|index| *index < file.stages.len()))
+}
+
+/// Of several stages of one name the last has it, as with BuildKit, which only warns of them.
+pub(crate) fn find_named(stages: &[Stage], name: &str) -> Option<usize> {
     let lower = name.to_ascii_lowercase();
-    file.stages
+    stages
         .iter()
-        .position(|stage| stage.name.as_deref() == Some(lower.as_str()))
-        .or_else(|| name.parse().ok().filter(|index| *index < file.stages.len()))
+        .rposition(|stage| stage.name.as_deref() == Some(lower.as_str()))
 }
 
 fn global_arguments(file: &Dockerfile, options: &PlanOptions) -> Result<BTreeMap<String, String>> {
@@ -153,11 +157,7 @@ fn plan_stage(
             ),
         ));
     }
-    let lower = name.to_ascii_lowercase();
-    let earlier = file.stages[..index]
-        .iter()
-        .position(|other| other.name.as_deref() == Some(lower.as_str()));
-    let base = match earlier {
+    let base = match find_named(&file.stages[..index], &name) {
         Some(earlier) => Source::Stage(earlier),
         None if options.contexts.contains(&name) => Source::Context(name),
         None if name == "scratch" => Source::Scratch,
@@ -287,6 +287,15 @@ mod tests {
         let file = parse(b"FROM a AS made\nCOPY --from=mdae /x /\n").unwrap();
         let hint = hint_for(&file, &file.stages[0].instructions[0].value, &BTreeSet::new());
         assert!(hint.unwrap().contains("did you mean made?"));
+    }
+
+    #[test]
+    fn of_stages_of_one_name_the_last_has_it() {
+        let text = "FROM a AS one\nFROM one AS one\nFROM one\nCOPY --from=ONE /x /\n";
+        assert_eq!(order(text, None).unwrap(), [0, 1, 2]);
+        assert_eq!(order(text, Some("one")).unwrap(), [0, 1]);
+        let text = "FROM a AS one\nFROM b\nCOPY --from=one /x /\nFROM c AS one\n";
+        assert_eq!(order(text, Some("1")).unwrap(), [2, 1]);
     }
 
     #[test]

@@ -39,8 +39,8 @@ mod why;
 
 pub use build::{
     AgentStream, Answer, BuildClient, BuildRequest, BuildStep, Built, CacheEntry, CacheFilter, CacheKind,
-    CacheSource, CacheTarget, ContextSource, ContextUpdate, ImageTree, KeptContext, ListedUpdate,
-    NamedContext, PruneCacheRequest, TreeEntry, is_matched,
+    CacheSource, CacheTarget, ContextSource, ContextUpdate, Examined, ImageTree, KeptContext, ListedUpdate,
+    NamedContext, PruneCacheRequest, TreeEntry, Warnings, is_matched,
 };
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
 pub use error::{EngineError, Result};

@@ -2,6 +2,7 @@
 
 use crate::build::Remote;
 use crate::error::{KitError, Result};
+use crate::requests;
 use naru_engine::oci::Platform;
 use naru_engine::spec::RlimitSpec;
 use naru_engine::{BuildRequest, EngineError, NamedContext};
@@ -78,7 +79,8 @@ fn read_option(request: &mut BuildRequest, key: &str, value: &str) -> Result<()>
                 request.shm_bytes = bytes.filter(|bytes| *bytes > 0);
             }
             "ulimit" => request.rlimits = list(value).map(read_rlimit).collect::<Result<_>>()?,
-            "context" | "contextkey" | "dockerfilekey" => {}
+            // A request for something else than a build was answered before.
+            "context" | "contextkey" | "dockerfilekey" | requests::KEY => {}
             key if IGNORED.contains(&key) => {}
             key if IGNORED_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) => {}
             "no-cache" => {
@@ -205,7 +207,6 @@ mod tests {
             ("ulimit", "nofile", "nofile"),
             ("context:x", "oci-layout://y", "oci-layout"),
             ("attest:sbom", "", "sbom"),
-            ("requestid", "frontend.outline", "requestid"),
         ] {
             let error = read(&[(key, value)]).unwrap_err().to_string();
             assert!(error.contains(words), "{key}={value}: {error}");

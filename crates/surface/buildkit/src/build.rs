@@ -4,7 +4,7 @@ use crate::client::SessionClient;
 use crate::error::{KitError, Result};
 use crate::output::{self, Output};
 use crate::session::Session;
-use crate::trace::Trace;
+use crate::trace::{Trace, vertices_of};
 use crate::wire::StatusResponse;
 use crate::{Builders, lock};
 use naru_base::Digest;
@@ -45,6 +45,8 @@ pub struct SessionBuild {
     pub request: BuildRequest,
     /// None: an image under the request's names.
     pub outputs: Vec<Output>,
+    /// Its client knows warnings; others get them as output.
+    pub takes_warnings: bool,
 }
 
 /// What a client hears of its build.
@@ -172,37 +174,18 @@ impl Builders {
         let has_image = build.outputs.is_empty() || build.outputs.iter().any(Output::is_image);
         let (told, fetches) = mpsc::channel(TOLD_MAX);
         let (steps, stepped) = mpsc::channel(TOLD_MAX);
-        let trace = Trace::new(&format!("{} {}", build.session, build.id));
+        let mut trace = Trace::new(&vertices_of(&build.session, &build.id));
+        if build.takes_warnings {
+            let is_told = matches!(build.remote, Remote::Client { .. });
+            trace = trace.with_warnings(name_of_dockerfile(&build.request), is_told);
+        }
         let telling = tell(trace, has_image, stepped, fetches, out.clone());
         let building = async move {
             let mut request = build.request;
             request.is_unlisted = !has_image;
             request.names.extend(output::names_of(&build.outputs));
-            let mut client = SessionClient {
-                engine: Arc::clone(&engine),
-                session: Arc::clone(session),
-                build: format!("{} {}", build.session, build.id),
-                told,
-                context: String::new(),
-                ignore: None,
-            };
-            let source = match build.remote {
-                Remote::Client { context, dockerfile } => {
-                    let name = match request.dockerfile.as_str() {
-                        "" => "Dockerfile",
-                        name => name,
-                    };
-                    let texts = client.dockerfile(&dockerfile, name).await?;
-                    client.context = context;
-                    client.ignore = texts.ignore;
-                    ContextSource::Client {
-                        dockerfile: texts.dockerfile,
-                    }
-                }
-                Remote::Upload => ContextSource::Archive(self.uploads.take(&build.id).await?),
-                Remote::Pulled { path } => ContextSource::Archive(client.pull(&path).await?),
-                Remote::Fetched => ContextSource::Archive(mpsc::channel(1).1),
-            };
+            let mut client = SessionClient::new(&engine, session, &build.id, told);
+            let source = self.open(&mut client, &build.id, build.remote, &request).await?;
             let client = Arc::new(client);
             request.client = Some(Arc::clone(&client) as Arc<dyn BuildClient>);
             let result = Box::pin(engine.build_image(request, source, steps)).await?;
@@ -218,6 +201,39 @@ impl Builders {
             let _ = out.send(Told::Trace(failed)).await;
         }
         outcome
+    }
+
+    /// Where the build's files are, its Dockerfile first.
+    pub(crate) async fn open(
+        &self,
+        client: &mut SessionClient,
+        build: &str,
+        remote: Remote,
+        request: &BuildRequest,
+    ) -> Result<ContextSource> {
+        Ok(match remote {
+            Remote::Client { context, dockerfile } => {
+                let texts = client
+                    .dockerfile(&dockerfile, name_of_dockerfile(request))
+                    .await?;
+                client.context = context;
+                client.ignore = texts.ignore;
+                ContextSource::Client {
+                    dockerfile: texts.dockerfile,
+                }
+            }
+            Remote::Upload => ContextSource::Archive(self.uploads.take(build).await?),
+            Remote::Pulled { path } => ContextSource::Archive(client.pull(&path).await?),
+            Remote::Fetched => ContextSource::Archive(mpsc::channel(1).1),
+        })
+    }
+}
+
+/// The Dockerfile's path as it was asked for.
+pub fn name_of_dockerfile(request: &BuildRequest) -> &str {
+    match request.dockerfile.as_str() {
+        "" => "Dockerfile",
+        name => name,
     }
 }
 

@@ -5,7 +5,7 @@ use crate::filesend;
 use crate::filesync::{self, Selection, Texts};
 use crate::output::{Output, OutputKind};
 use crate::session::Session;
-use crate::trace::Fetch;
+use crate::trace::{Fetch, definition_step, vertices_of};
 use crate::wire::{
     AgentBytes, CheckAgentRequest, CheckAgentResponse, CredentialsRequest, CredentialsResponse,
     GetSecretRequest, GetSecretResponse, StatusResponse, UploadBytes,
@@ -61,6 +61,31 @@ pub struct DockerfileTexts {
 }
 
 impl SessionClient {
+    /// Of a build, by its client's name for it.
+    pub fn new(
+        engine: &Arc<Engine>,
+        session: &Arc<Session>,
+        build: &str,
+        told: mpsc::Sender<StatusResponse>,
+    ) -> Self {
+        Self {
+            engine: Arc::clone(engine),
+            session: Arc::clone(session),
+            build: vertices_of(&session.description.id, build),
+            told,
+            context: String::new(),
+            ignore: None,
+        }
+    }
+
+    /// What the context leaves out.
+    pub async fn ignored(&self) -> Result<String> {
+        match &self.ignore {
+            Some(text) => Ok(text.clone()),
+            None => self.ignore_text(&self.context).await,
+        }
+    }
+
     /// Tells of a fetch while it goes on.
     async fn tell_of<T>(&self, name: &str, fetch: impl Future<Output = Result<(T, u64)>>) -> Result<T> {
         self.tell_of_step(&format!("[internal] {name}"), fetch).await
@@ -151,8 +176,7 @@ impl SessionClient {
             let ignore = texts.remove(&own_ignore).map(text_of);
             Ok((DockerfileTexts { dockerfile, ignore }, received.bytes))
         };
-        self.tell_of(&format!("load build definition from {name}"), fetch)
-            .await
+        self.tell_of_step(&definition_step(name), fetch).await
     }
 
     /// The patterns of `.dockerignore` in one of the client's directories.
@@ -368,10 +392,7 @@ impl BuildClient for SessionClient {
 
     fn context(&self) -> Answer<'_, KeptContext> {
         Box::pin(async move {
-            let ignore = match &self.ignore {
-                Some(text) => text.clone(),
-                None => self.ignore_text(&self.context).await?,
-            };
+            let ignore = self.ignored().await?;
             Ok(self.bring(&self.context, &ignore, "load build context").await?)
         })
     }

@@ -12,6 +12,7 @@ use crate::build::{SessionBuild, Told};
 use crate::error::{KitError, Result};
 use crate::history::StepCounts;
 use crate::output::{self, Output};
+use crate::requests::Question;
 use crate::wire::{
     ApiCap, BuildkitVersion, GatewayResult, Platform, Ref, StatusResponse, WorkerRecord, control, gateway,
 };
@@ -33,6 +34,9 @@ const MEMORY: Duration = Duration::from_secs(10);
 /// How long a client may take to steer a build that it has announced.
 const STEERED: Duration = Duration::from_secs(60 * 60);
 
+/// How long the announcement of a build may take, which clients send beside their first word on it.
+const ANNOUNCED: Duration = Duration::from_secs(3);
+
 const FRONTEND: &str = "dockerfile.v0";
 
 /// What buildx checks before it uses a call; BuildKit's own names.
@@ -42,6 +46,7 @@ const GATEWAY_CAPABILITIES: &[&str] = &[
     "return",
     "returnmap",
     "frontend.inputs",
+    "frontend.caps",
 ];
 
 /// A build under its client's ref.
@@ -52,7 +57,7 @@ pub struct Job {
     moved: Notify,
     is_done: watch::Sender<bool>,
     /// What `Control/Solve` said, where `LLBBridge` does the rest.
-    steered: Mutex<Option<Steered>>,
+    steered: watch::Sender<Option<Steered>>,
     returned: watch::Sender<Option<Result<(), String>>>,
     built: Mutex<Option<Digest>>,
     steps: Mutex<StepCounts>,
@@ -66,7 +71,7 @@ struct Steered {
 }
 
 impl Job {
-    fn tell(&self, status: StatusResponse) {
+    pub fn tell(&self, status: StatusResponse) {
         let mut steps = lock(&self.steps);
         for vertex in &status.vertexes {
             match vertex.completed {
@@ -239,6 +244,13 @@ impl Builders {
             Self::await_steering(job, request.session.clone(), outputs, request.cache.clone()).await?
         } else {
             check_frontend(&request.frontend, request.definition.is_some())?;
+            if let Some(question) = Question::read(&request.frontend_attrs)? {
+                let asked = (request.session.as_str(), &request.frontend_attrs);
+                let told = Box::pin(self.answer(&engine, question, (&request.r#ref, job), asked)).await?;
+                return Ok(control::SolveResponse {
+                    exporter_response: told,
+                });
+            }
             let (mut build, remote) = read_options(&request.frontend_attrs)?;
             add_caches(&mut build, request.cache.as_ref())?;
             let build = SessionBuild {
@@ -247,6 +259,7 @@ impl Builders {
                 remote,
                 request: build,
                 outputs,
+                takes_warnings: true,
             };
             self.run_job(engine, build, job).await?
         };
@@ -269,11 +282,11 @@ impl Builders {
         outputs: Vec<Output>,
         cache: Option<control::CacheOptions>,
     ) -> Result<Option<Digest>> {
-        *lock(&job.steered) = Some(Steered {
+        job.steered.send_replace(Some(Steered {
             session,
             outputs,
             cache,
-        });
+        }));
         let mut returned = job.returned.subscribe();
         let waiting = tokio::time::timeout(STEERED, returned.wait_for(Option::is_some)).await;
         let outcome = waiting
@@ -312,10 +325,19 @@ impl Builders {
         request: gateway::SolveRequest,
     ) -> Result<gateway::SolveResponse> {
         let job = self.job(name);
-        let steered = lock(&job.steered)
-            .clone()
+        let mut announced = job.steered.subscribe();
+        let announcement = tokio::time::timeout(ANNOUNCED, announced.wait_for(Option::is_some)).await;
+        let steered = announcement
+            .ok()
+            .and_then(|known| known.ok()?.clone())
             .ok_or_else(|| KitError::broken("the build", "there is none of this ref"))?;
         check_frontend(&request.frontend, request.definition.is_some())?;
+        if let Some(question) = Question::read(&request.frontend_opt)? {
+            let asked = (steered.session.as_str(), &request.frontend_opt);
+            let told = Box::pin(self.answer(&engine, question, (name, &job), asked)).await?;
+            let metadata = told.into_iter().map(|(key, text)| (key, text.into_bytes()));
+            return Ok(result_of(Ref::default(), metadata.collect()));
+        }
         let (mut build, remote) = read_options(&request.frontend_opt)?;
         add_caches(&mut build, steered.cache.as_ref())?;
         let build = SessionBuild {
@@ -324,19 +346,14 @@ impl Builders {
             remote,
             request: build,
             outputs: steered.outputs,
+            takes_warnings: true,
         };
         let id = self.run_job(engine, build, &job).await?;
         let made = Ref {
             id: id.map_or_else(|| name.to_owned(), |id| id.to_string()),
             def: None,
         };
-        Ok(gateway::SolveResponse {
-            r#ref: String::new(),
-            result: Some(GatewayResult {
-                result: Some(gateway::result::Result::Ref(made)),
-                ..GatewayResult::default()
-            }),
-        })
+        Ok(result_of(made, HashMap::new()))
     }
 
     /// `LLBBridge/Return`: the client has all it wanted, or gives up.
@@ -346,6 +363,17 @@ impl Builders {
             None => Ok(()),
         };
         self.job(name).returned.send_replace(Some(outcome));
+    }
+}
+
+fn result_of(made: Ref, metadata: HashMap<String, Vec<u8>>) -> gateway::SolveResponse {
+    gateway::SolveResponse {
+        r#ref: String::new(),
+        result: Some(GatewayResult {
+            result: Some(gateway::result::Result::Ref(made)),
+            metadata,
+            ..GatewayResult::default()
+        }),
     }
 }
 

@@ -22,6 +22,7 @@ mod filesync;
 mod fuzz;
 mod history;
 mod output;
+mod requests;
 mod serve;
 mod session;
 mod trace;

@@ -6,7 +6,9 @@ pub use bollard_buildkit_proto::google::protobuf::Timestamp;
 pub use bollard_buildkit_proto::google::rpc::Status as RpcStatus;
 pub use bollard_buildkit_proto::moby::buildkit::secrets::v1::{GetSecretRequest, GetSecretResponse};
 pub use bollard_buildkit_proto::moby::buildkit::v1::BuildHistoryEventType as HistoryEventType;
-pub use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog, VertexStatus};
+pub use bollard_buildkit_proto::moby::buildkit::v1::{
+    StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning,
+};
 pub use bollard_buildkit_proto::moby::filesync::v1::BytesMessage as FileBytes;
 pub use bollard_buildkit_proto::moby::filesync::v1::{CredentialsRequest, CredentialsResponse};
 pub use bollard_buildkit_proto::moby::sshforward::v1::{
@@ -20,7 +22,7 @@ pub use bollard_buildkit_proto::moby::buildkit::v1::frontend as gateway;
 pub use bollard_buildkit_proto::moby::buildkit::v1::frontend::{Ref, Result as GatewayResult};
 pub use bollard_buildkit_proto::moby::buildkit::v1::types::{BuildkitVersion, WorkerRecord};
 pub use bollard_buildkit_proto::moby::upload::v1::BytesMessage as UploadBytes;
-pub use bollard_buildkit_proto::pb::Platform;
+pub use bollard_buildkit_proto::pb::{Platform, Position, Range, SourceInfo};
 
 use naru_build::listing::{ContextEntry, EntryKind};
 use rustix::fs::FileType;

@@ -3,6 +3,7 @@
 use super::{Facts, Findings, meant};
 use crate::dockerfile::{Dockerfile, Stage};
 use crate::error::nearest;
+use crate::stages::find_named;
 use crate::words;
 use naru_oci::Reference;
 use std::collections::BTreeMap;
@@ -104,10 +105,7 @@ fn check_default(
     let Ok(name) = words::expand(&stage.base, escape, defaults) else {
         return;
     };
-    let lower = name.to_ascii_lowercase();
-    let is_stage = earlier
-        .iter()
-        .any(|other| other.name.as_deref() == Some(lower.as_str()));
+    let is_stage = find_named(earlier, &name).is_some();
     if name.is_empty() || !is_stage && !facts.contexts.contains(&name) && Reference::parse(&name).is_err() {
         let message = format!(
             "without build arguments the base {} becomes {name:?}, which is no image's name",

@@ -32,6 +32,13 @@ pub(super) fn check(file: &Dockerfile, findings: &mut Findings) {
     }
 }
 
+/// What the comment right above a line says of a name, if it begins with it.
+pub(crate) fn description<'a>(file: &'a Dockerfile, name: &str, place: Place) -> Option<&'a str> {
+    let physical: Vec<&str> = file.text.lines().map(str::trim).collect();
+    let rest = comment_above(&physical, place.line)?.strip_prefix(name)?;
+    rest.starts_with(' ').then(|| rest.trim())
+}
+
 /// The first line of the comment that ends right above a line; directives are none.
 fn comment_above<'a>(physical: &[&'a str], line: usize) -> Option<&'a str> {
     let above = physical.get(..line.checked_sub(1)?)?;

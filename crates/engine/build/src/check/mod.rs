@@ -7,12 +7,14 @@
 //! of base images only what the caller knows counts.
 
 mod bases;
-mod comments;
+pub(crate) mod comments;
 mod directive;
+mod rules;
 mod variables;
 mod writing;
 
 pub use directive::Directive;
+pub use rules::{description_of, page_of};
 pub use writing::is_secret;
 
 use crate::dockerfile::{Dockerfile, Stage};
@@ -161,6 +163,10 @@ mod tests {
             ("FROM a\nRun x\n", "2:ConsistentInstructionCasing"),
             ("FROM a AS scratch\n", "1:ReservedStageName"),
             ("FROM a AS context\n", "1:ReservedStageName"),
+            (
+                "FROM a AS one\nFROM b AS One\n",
+                "2:DuplicateStageName 2:StageNameCasing",
+            ),
             ("FROM a\nCMD x\n", "2:JSONArgsRecommended"),
             ("FROM a\nENTRYPOINT x\n", "2:JSONArgsRecommended"),
             ("FROM a\nSHELL [\"/bin/bash\", \"-c\"]\nCMD x\n", ""),
@@ -211,6 +217,16 @@ mod tests {
             ("FROM a\nEXPOSE 80 90-91/udp\n", ""),
         ] {
             assert_eq!(found(text).join(" "), expected, "{text}");
+            for word in expected
+                .split_whitespace()
+                .filter_map(|word| word.split_once(':'))
+            {
+                assert!(
+                    !description_of(word.1).is_empty(),
+                    "{} has no description",
+                    word.1
+                );
+            }
         }
     }
 

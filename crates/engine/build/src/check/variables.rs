@@ -4,6 +4,7 @@ use super::{Facts, Findings, meant};
 use crate::configure::PREDEFINED_ARGUMENTS;
 use crate::dockerfile::{Dockerfile, Instruction, Line, Stage, Transfer};
 use crate::error::nearest;
+use crate::stages::find_named;
 use crate::words;
 use std::collections::BTreeSet;
 
@@ -29,12 +30,7 @@ pub(super) fn check(file: &Dockerfile, facts: &Facts, findings: &mut Findings) {
 }
 
 fn begin(file: &Dockerfile, stage: &Stage, ends: &[Known], facts: &Facts) -> Known {
-    let lower = stage.base.to_ascii_lowercase();
-    let earlier = file.stages[..ends.len()].iter();
-    let base = earlier
-        .map(|other| other.name.as_deref())
-        .position(|name| name == Some(lower.as_str()));
-    if let Some(base) = base {
+    if let Some(base) = find_named(&file.stages[..ends.len()], &stage.base) {
         return Known {
             arguments: BTreeSet::new(),
             ..ends[base].clone()

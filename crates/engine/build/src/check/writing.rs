@@ -3,6 +3,7 @@
 use super::{Findings, words_of};
 use crate::dockerfile::{Command, Dockerfile, Instruction, Line, Stage};
 use crate::error::Place;
+use crate::stages::find_named;
 use crate::words;
 use std::collections::HashMap;
 
@@ -39,8 +40,8 @@ pub(super) fn check(file: &Dockerfile, findings: &mut Findings) {
     for line in &file.arguments {
         check_secret(&line.value.0, line.place, "ARG", findings);
     }
-    for stage in &file.stages {
-        check_name(stage, findings);
+    for (index, stage) in file.stages.iter().enumerate() {
+        check_name(stage, &file.stages[..index], findings);
         check_once(stage, findings);
         let has_shell = |line: &Line<Instruction>| matches!(line.value, Instruction::Shell(_));
         let shell = stage.instructions.iter().position(has_shell);
@@ -81,7 +82,7 @@ fn check_casing(file: &Dockerfile, findings: &mut Findings) {
     }
 }
 
-fn check_name(stage: &Stage, findings: &mut Findings) {
+fn check_name(stage: &Stage, earlier: &[Stage], findings: &mut Findings) {
     let [from, _, word, name] = words_of(stage)[..] else {
         return;
     };
@@ -96,6 +97,10 @@ fn check_name(stage: &Stage, findings: &mut Findings) {
     if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
         let message = format!("the stage's name {name} has a meaning of its own: choose another");
         findings.add("ReservedStageName", stage.place, message);
+    }
+    if find_named(earlier, name).is_some() {
+        let message = format!("an earlier stage is called {name} too: each should have a name of its own");
+        findings.add("DuplicateStageName", stage.place, message);
     }
 }
 

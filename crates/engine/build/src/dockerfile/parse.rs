@@ -30,16 +30,7 @@ pub fn parse(bytes: &[u8]) -> Result<Dockerfile> {
     for line in lines {
         let (word, rest) = head(&line.text);
         if word.eq_ignore_ascii_case("FROM") {
-            let stage = from(&line, rest, escape)?;
-            if let Some(name) = &stage.name
-                && file.stages.iter().any(|other| other.name.as_ref() == Some(name))
-            {
-                return Err(DockerfileError::new(
-                    line.place,
-                    format!("duplicate name {name} of a stage"),
-                ));
-            }
-            file.stages.push(stage);
+            file.stages.push(from(&line, rest, escape)?);
             continue;
         }
         let value = instruction(&line, escape)?;

@@ -21,6 +21,7 @@ mod bring;
 mod cache;
 mod client;
 mod context;
+mod examine;
 mod exchange;
 mod failed;
 mod git;
@@ -45,6 +46,7 @@ mod why;
 pub use account::{CacheEntry, CacheKind};
 pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
+pub use examine::{Examined, Warnings};
 pub use exchange::{CacheSource, CacheTarget};
 pub use kept::{KeptContext, ListedUpdate, Update as ContextUpdate};
 pub use output::{Built, ImageTree, TreeEntry};
@@ -146,8 +148,8 @@ pub enum BuildStep {
     Made(String),
     Output(Bytes),
     Note(String),
-    /// What is probably not meant in the Dockerfile: a line without its end.
-    Warning(String),
+    /// What is probably not meant in the Dockerfile.
+    Warned(Box<Warnings>),
     /// What a failed step left, as an image; where that was asked for.
     Left(Digest),
     /// The image is there, under these names.
@@ -155,6 +157,13 @@ pub enum BuildStep {
         id: Digest,
         names: Vec<String>,
     },
+}
+
+/// A build's context, other contexts that came in its archive, and the Dockerfile's text.
+struct Opened {
+    context: Context,
+    parts: HashMap<String, Arc<packed::PackedTree>>,
+    text: Vec<u8>,
 }
 
 /// Tells builds of one daemon apart.
@@ -184,41 +193,8 @@ impl Engine {
         for name in &request.names {
             naru_oci::Reference::parse(name).map_err(|error| EngineError::invalid(error.to_string()))?;
         }
-        let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
-        let directory = self.builds_directory().join("running").join(ordinal.to_string());
-        let work = WorkDirectory::make(directory)?;
         let mut request = request;
-        let source = match &request.remote {
-            None => context,
-            Some(address) => {
-                let directory = work.file("remote");
-                let (archive, is_lone) = self
-                    .fetch_context(address, directory, request.keeps_git())
-                    .await?;
-                if is_lone {
-                    request.dockerfile = String::new();
-                }
-                ContextSource::Archive(archive)
-            }
-        };
-        let (context, parts, text) = match source {
-            ContextSource::Archive(archive) => {
-                let (context, parts) = Context::receive(work, archive, &archived_in(&request)).await?;
-                (context, parts, None)
-            }
-            ContextSource::Client { dockerfile } => {
-                let context = Context::of_client(work, request.client.clone());
-                (context, HashMap::new(), Some(dockerfile))
-            }
-            ContextSource::Kept { context, dockerfile } => {
-                let context = Context::of_kept(work, context).await?;
-                (context, HashMap::new(), dockerfile)
-            }
-        };
-        let text = match text {
-            Some(text) => text,
-            None => context.read_dockerfile(&request.dockerfile).await?,
-        };
+        let Opened { context, parts, text } = self.open_build(&mut request, context).await?;
         let is_empty = text.trim_ascii().is_empty();
         counted.fails_as(if is_empty {
             BuildFailure::EmptyDockerfile
@@ -241,6 +217,49 @@ impl Engine {
         // It holds all that a step's start does.
         let id = Box::pin(builder.run()).await?;
         Ok(Built { id, _uses: uses })
+    }
+
+    /// Brings what a build reads first.
+    async fn open_build(
+        self: &Arc<Self>,
+        request: &mut BuildRequest,
+        context: ContextSource,
+    ) -> Result<Opened> {
+        let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
+        let directory = self.builds_directory().join("running").join(ordinal.to_string());
+        let work = WorkDirectory::make(directory)?;
+        let source = match &request.remote {
+            None => context,
+            Some(address) => {
+                let directory = work.file("remote");
+                let (archive, is_lone) = self
+                    .fetch_context(address, directory, request.keeps_git())
+                    .await?;
+                if is_lone {
+                    request.dockerfile = String::new();
+                }
+                ContextSource::Archive(archive)
+            }
+        };
+        let (context, parts, text) = match source {
+            ContextSource::Archive(archive) => {
+                let (context, parts) = Context::receive(work, archive, &archived_in(request)).await?;
+                (context, parts, None)
+            }
+            ContextSource::Client { dockerfile } => {
+                let context = Context::of_client(work, request.client.clone());
+                (context, HashMap::new(), Some(dockerfile))
+            }
+            ContextSource::Kept { context, dockerfile } => {
+                let context = Context::of_kept(work, context).await?;
+                (context, HashMap::new(), dockerfile)
+            }
+        };
+        let text = match text {
+            Some(text) => text,
+            None => context.read_dockerfile(&request.dockerfile).await?,
+        };
+        Ok(Opened { context, parts, text })
     }
 
     pub(crate) fn builds_directory(&self) -> PathBuf {

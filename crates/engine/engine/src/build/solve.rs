@@ -3,10 +3,11 @@
 use super::arguments::OF_THE_BUILDER;
 use super::cache::{self, PendingStep};
 use super::context::Context;
+use super::examine::{self, CHECK_ARGUMENT, Warnings};
 use super::exchange::{Imported, Steps};
 use super::in_use::Uses;
 use super::packed::PackedTree;
-use super::{BuildRequest, BuildStep, Teller, base, layer, reproducible};
+use super::{BuildRequest, BuildStep, Teller, layer, reproducible};
 use crate::Engine;
 use crate::archive::blocking;
 use crate::archive::place::{self, Asked};
@@ -14,9 +15,9 @@ use crate::error::{EngineError, Result};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, try_join_all};
 use naru_base::{Digest, Timestamp};
-use naru_build::check::{self, Facts};
+use naru_build::check;
 use naru_build::configure::{PREDEFINED_ARGUMENTS, StageState};
-use naru_build::stages::{self, PlanOptions, PlannedStage, Source, StagePlan};
+use naru_build::stages::{self, PlannedStage, Source, StagePlan};
 use naru_build::{Dockerfile, Instruction, Line, Place, parse_instruction};
 use naru_content::{Image, LoadedImage};
 use naru_oci::History;
@@ -25,14 +26,8 @@ use rustix::fs::OFlags;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// What takes the place of a file's `# check=`; BuildKit's name for it.
-const CHECK_ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
-
 /// In the place of a time: files keep theirs.
 pub(super) const TIME_REAL: i64 = i64::MAX;
-
-/// Warnings told at the end of a build; all of them are told by a check alone.
-const WARNINGS_MAX: usize = 20;
 
 /// A stage as far as it has come.
 #[derive(Debug, Clone)]
@@ -167,7 +162,7 @@ impl Builder {
     }
 
     fn context_names(&self) -> BTreeSet<String> {
-        self.request.contexts.keys().cloned().collect()
+        examine::context_names(&self.request)
     }
 
     /// An error with the place in the Dockerfile that it is about.
@@ -238,16 +233,7 @@ impl Builder {
     }
 
     async fn run_once(self) -> Result<Digest> {
-        let given = self.request.arguments.iter();
-        let options = PlanOptions {
-            target: self.request.target.as_deref(),
-            build_arguments: given
-                .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
-                .collect(),
-            platform_arguments: base::platform_arguments(self.request.platform.as_ref()),
-            contexts: self.context_names(),
-        };
-        let plan = stages::plan(&self.file, &options).map_err(|error| {
+        let plan = stages::plan(&self.file, &examine::plan_options(&self.request)).map_err(|error| {
             let place = error.place;
             self.located(place, error.into())
         })?;
@@ -282,8 +268,8 @@ impl Builder {
             return builder.finish(stage).await;
         }
         builder.warn_of_unused_arguments().await;
-        for warning in warnings {
-            builder.teller.tell(BuildStep::Warning(warning)).await;
+        if !warnings.findings.is_empty() {
+            builder.teller.tell(BuildStep::Warned(Box::new(warnings))).await;
         }
         let id = builder.finish(stage).await?;
         let id = builder.publish(id).await?;
@@ -293,19 +279,9 @@ impl Builder {
     }
 
     /// What the file is warned of; an error where it, or whoever builds, wants none.
-    fn check_file(&self) -> Result<Vec<String>> {
-        let environment = |name: &str| {
-            let image = self.engine.content.image(name).ok()?;
-            Some(image.config.config.env.clone())
-        };
-        let given = self.request.arguments.get(CHECK_ARGUMENT);
-        let facts = Facts {
-            environment: Some(&environment),
-            contexts: self.context_names(),
-            directive: given.and_then(|value| value.as_deref()),
-            ..Facts::default()
-        };
-        let report = check::check(&self.file, &facts).map_err(|error| {
+    fn check_file(&self) -> Result<Warnings> {
+        let report = self.engine.check_dockerfile(&self.file, &self.request, None);
+        let report = report.map_err(|error| {
             let place = error.place;
             self.located(place, error.into())
         })?;
@@ -317,11 +293,11 @@ impl Builder {
                 &self.file.text,
             )));
         }
-        let count = report.findings.len();
-        let more = (count > WARNINGS_MAX).then(|| format!("… and {} more", count - WARNINGS_MAX));
-        let findings = report.findings.iter().take(WARNINGS_MAX);
-        let told = findings.map(|one| format!("{file}:{}: {}: {}", one.place.line, one.rule, one.message));
-        Ok(told.chain(more).collect())
+        Ok(Warnings {
+            file: file.to_owned(),
+            text: self.file.text.clone(),
+            findings: report.findings,
+        })
     }
 
     async fn warn_of_unused_arguments(&self) {

@@ -193,7 +193,13 @@ fn lines(step: BuildStep, is_quiet: bool) -> Vec<Bytes> {
         BuildStep::Made(image) => vec![said(format!(" ---> {image}\n"))],
         BuildStep::Output(bytes) => vec![said(String::from_utf8_lossy(&bytes))],
         BuildStep::Note(text) => vec![said(text)],
-        BuildStep::Warning(text) => vec![said(format!("[Warning] {text}\n"))],
+        BuildStep::Warned(warnings) => {
+            let lines = warnings.lines();
+            lines
+                .iter()
+                .map(|line| said(format!("[Warning] {line}\n")))
+                .collect()
+        }
         BuildStep::Left(id) => vec![left(&id)],
         BuildStep::Built { id, names } => {
             let mut all = vec![

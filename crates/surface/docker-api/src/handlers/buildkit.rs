@@ -147,6 +147,7 @@ async fn begin(call: Call, session: &str) -> ApiResult<Answer> {
         remote,
         request,
         outputs,
+        takes_warnings: false,
     };
     let is_quiet = call.query.flag("q");
     let mut running = call.builders.begin(call.engine, build).await?;

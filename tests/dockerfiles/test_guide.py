@@ -3,9 +3,12 @@
 import os
 import re
 import shlex
+import shutil
 import time
 
+import golang
 import pytest
+from test_not_cached import causes
 from testkit.engine import NARU, ROOT
 
 WHEELS = os.path.join(ROOT, "target", "wheels")
@@ -31,12 +34,17 @@ def guide(tmp_path):
     return str(tmp_path), dict(commands)
 
 
-def built(engine, guide, name):
+def told(engine, guide, name, *flags):
+    """What came of the guide's command."""
     folder, commands = guide
-    command = f"cd {shlex.quote(folder)} && {NARU} -H {engine.host} build -t {name} {commands[name]}"
+    command = f"cd {shlex.quote(folder)} && {NARU} -H {engine.host} build {' '.join(flags)} -t {name} {commands[name]}"
     result = engine.scope.shell(command, timeout=100)
     assert result.returncode == 0, result.stdout + result.stderr
-    return re.search(r"Successfully built (\w+)", result.stdout).group(1)
+    return result
+
+
+def built(engine, guide, name, *flags):
+    return re.search(r"Successfully built (\w+)", told(engine, guide, name, *flags).stdout).group(1)
 
 
 def served(engine, name, url, *options):
@@ -102,3 +110,49 @@ def test_made_in_one_stage_and_shipped_in_another(engine, guide):
     page = served(engine, "pages", "http://localhost:8080/first.html")
     assert page == "<h1>first</h1><p>The image that is shipped has no Python in it.</p>"
     assert engine.client("run", "--rm", "pages", "sh", "-c", "command -v python3").returncode != 0
+
+
+@pytest.fixture
+def greeter(engine, guide):
+    """The Go program's folder, whole, and the compiler's image for as long as it is used."""
+    made = golang.golang()
+    engine.load(made + "/golang.tar")
+    folder = os.path.join(guide[0], "greeter")
+    shutil.copytree(made + "/vendor", folder + "/vendor")
+    yield folder
+    engine.client("rmi", "golang:1.19")
+
+
+@pytest.mark.seconds(300)
+def test_a_go_program_compiled_and_shipped_alone(engine, guide, greeter):
+    """Only what changed is compiled again; and without the cache it is the same image, to the bit."""
+    first = built(engine, guide, "greeter")
+    assert greeted(engine) == "hello guide\n"
+    with open(greeter + "/main.go") as file:
+        source = file.read()
+    with open(greeter + "/main.go", "w") as file:
+        file.write(source.replace('"hello %s', '"good day, %s'))
+    steps = causes(told(engine, guide, "greeter"))
+    assert steps == ["-", "-", "-", "main.go changed", "line 7 was made anew", "what it brings changed"], "\n".join(steps)
+    assert greeted(engine) == "good day, guide\n"
+    with open(greeter + "/main.go", "w") as file:
+        file.write(source)
+    assert built(engine, guide, "greeter", "--no-cache") == first
+    assert int(engine.client("image", "inspect", "-f", "{{.Size}}", "greeter").stdout) < 6_000_000
+
+
+def greeted(engine):
+    """What its container answers over its published port, as nobody; its health check agrees."""
+    started = engine.client("run", "-d", "--name", "guide", "-p", "127.0.0.1:18480:8080", "--read-only", "greeter")
+    assert started.returncode == 0, started.stderr
+    try:
+        deadline = time.monotonic() + 60
+        while (answer := engine.scope.run("curl", "-sf", "http://127.0.0.1:18480/hello/guide")).returncode:
+            assert time.monotonic() < deadline, answer.stderr + engine.client("logs", "guide").stderr
+            time.sleep(0.05)
+        checked = engine.client("exec", "guide", "/greeter", "check")
+        assert checked.returncode == 0, checked.stderr
+        assert engine.client("top", "guide", "-eo", "pid,user").stdout.split()[-1] == "nobody"
+        return answer.stdout
+    finally:
+        engine.client("rm", "-f", "guide")

@@ -3,20 +3,18 @@
 //! It follows no link and opens no file before the daemon asks for it. What a listing cannot say (names that are no text,
 //! devices) is for an archive.
 
+mod walk;
+
 use naru_build::ignore::Ignore;
-use naru_build::listing::{self, ContextEntry, EntryKind, FileIdentity, put_bytes};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
-use rustix::io::Errno;
+use naru_build::listing::{self, ContextEntry, EntryKind, put_bytes};
+use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
-
-/// Within this a file may change without its times telling: FAT counts in steps of two seconds.
-const GRAIN: Duration = Duration::from_secs(3);
+use std::sync::Arc;
+use walk::Stop;
 
 const CAPABILITY: &str = "security.capability";
 
@@ -27,48 +25,15 @@ const CAPABILITY_BYTES_MAX: usize = 64;
 const PIECE_BYTES: usize = 64 << 10;
 
 pub struct Listing {
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     entries: Vec<ContextEntry>,
     pub bytes: Vec<u8>,
-}
-
-/// A directory being walked.
-struct Level {
-    fd: OwnedFd,
-    /// Below the root; empty for the root's own.
-    path: String,
-    names: std::vec::IntoIter<String>,
-    is_listed: bool,
-}
-
-struct Walk<'a> {
-    ignore: &'a Ignore,
-    /// What has changed since may change again unseen.
-    recent_since_ns: i64,
-    now_ns: i64,
-    levels: Vec<Level>,
-    entries: Vec<ContextEntry>,
-    links: HashMap<(u64, u64), String>,
-}
-
-/// Why a walk ended early.
-enum Stop {
-    Failed(io::Error),
-    /// There is something that no listing can say.
-    Unsayable,
-}
-
-impl From<Errno> for Stop {
-    fn from(errno: Errno) -> Self {
-        Self::Failed(errno.into())
-    }
 }
 
 impl Listing {
     /// `None` where only an archive will do.
     pub fn of(root: &Path, ignore: &Ignore) -> io::Result<Option<Self>> {
-        let now = SystemTime::now();
-        match Walk::new(ignore, now).run(root) {
+        match walk::read(root, ignore) {
             Ok((root, entries)) => {
                 let bytes = listing::encode(entries.iter());
                 Ok(Some(Self { root, entries, bytes }))
@@ -99,7 +64,7 @@ impl Listing {
             kind => io::Error::new(kind, format!("{path}: {error}")),
         };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(&self.root, path.as_str(), flags, Mode::empty());
+        let opened = rustix::fs::openat(&*self.root, path.as_str(), flags, Mode::empty());
         let mut file = File::from(opened.map_err(|errno| failed(errno.into()))?);
         let mut capability = [0; CAPABILITY_BYTES_MAX];
         let length = rustix::fs::fgetxattr(&file, CAPABILITY, &mut capability[..]).unwrap_or(0);
@@ -115,170 +80,6 @@ impl Listing {
             left -= wanted as u64;
         }
         Ok(())
-    }
-}
-
-impl<'a> Walk<'a> {
-    fn new(ignore: &'a Ignore, now: SystemTime) -> Self {
-        let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-        Self {
-            ignore,
-            recent_since_ns: nanoseconds(since_1970.saturating_sub(GRAIN)),
-            now_ns: nanoseconds(since_1970),
-            levels: Vec::new(),
-            entries: Vec::new(),
-            links: HashMap::new(),
-        }
-    }
-
-    fn run(mut self, root: &Path) -> Result<(OwnedFd, Vec<ContextEntry>), Stop> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(root, flags, Mode::empty())?;
-        let first = Level::open(&root, ".", String::new(), true)?;
-        self.levels.push(first);
-        while let Some(level) = self.levels.last_mut() {
-            match level.names.next() {
-                Some(name) => self.visit(&name)?,
-                None => drop(self.levels.pop()),
-            }
-        }
-        Ok((root, self.entries))
-    }
-
-    fn visit(&mut self, name: &str) -> Result<(), Stop> {
-        let Some(level) = self.levels.last() else {
-            return Ok(());
-        };
-        let stat = match rustix::fs::statat(&level.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            // It went while its directory was read.
-            Err(Errno::NOENT) => return Ok(()),
-            stat => stat?,
-        };
-        let path = if level.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}/{name}", level.path)
-        };
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let is_directory = kind == FileType::Directory;
-        let is_excluded = !self.ignore.is_empty() && self.ignore.excludes(&path);
-        if is_excluded && !(is_directory && self.ignore.has_exceptions()) || kind == FileType::Socket {
-            return Ok(());
-        }
-        let inner = if is_directory {
-            Some(Level::open(&level.fd, name, path.clone(), !is_excluded)?)
-        } else {
-            None
-        };
-        if !is_excluded {
-            let kind = self.kind_of(name, &path, &stat)?;
-            self.list_directories_above();
-            self.push(path, kind, &stat);
-        }
-        self.levels.extend(inner);
-        Ok(())
-    }
-
-    fn kind_of(&mut self, name: &str, path: &str, stat: &Stat) -> Result<EntryKind, Stop> {
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => return Ok(EntryKind::Directory),
-            FileType::RegularFile => EntryKind::File {
-                bytes: u64::try_from(stat.st_size).unwrap_or(0),
-            },
-            FileType::Symlink => {
-                let Some(level) = self.levels.last() else {
-                    return Err(Stop::Unsayable);
-                };
-                let target = rustix::fs::readlinkat(&level.fd, name, Vec::new())?;
-                return target
-                    .into_string()
-                    .map(EntryKind::Symlink)
-                    .map_err(|_| Stop::Unsayable);
-            }
-            FileType::Fifo => return Ok(EntryKind::Fifo),
-            _ => return Err(Stop::Unsayable),
-        };
-        if stat.st_nlink < 2 {
-            return Ok(kind);
-        }
-        if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-            return Ok(EntryKind::HardLink(first.clone()));
-        }
-        self.links.insert((stat.st_dev, stat.st_ino), path.to_owned());
-        Ok(kind)
-    }
-
-    /// Directories that are excluded themselves come along with what is let in below them, as in archives.
-    fn list_directories_above(&mut self) {
-        for level in self.levels.iter_mut().filter(|level| !level.is_listed) {
-            level.is_listed = true;
-            self.entries.push(ContextEntry {
-                path: level.path.clone(),
-                kind: EntryKind::Directory,
-                mode: 0o755,
-                modified_ns: 0,
-                identity: None,
-                is_recent: false,
-                capability: Vec::new(),
-            });
-        }
-    }
-
-    fn push(&mut self, path: String, kind: EntryKind, stat: &Stat) {
-        let nanoseconds =
-            |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
-        let is_file = matches!(kind, EntryKind::File { .. });
-        let changed_ns = nanoseconds(stat.st_ctime, stat.st_ctime_nsec as i64);
-        let modified_ns = nanoseconds(stat.st_mtime, stat.st_mtime_nsec as i64);
-        // A time of modification far ahead was set by somebody; it tells nothing of now.
-        let is_now = |time: i64| time >= self.recent_since_ns;
-        let is_recent = is_now(changed_ns) || is_now(modified_ns) && modified_ns <= self.now_ns;
-        self.entries.push(ContextEntry {
-            path,
-            mode: stat.st_mode & 0o7777,
-            // Those of directories change with every file that comes and goes, and no image has them.
-            modified_ns: if kind == EntryKind::Directory {
-                0
-            } else {
-                modified_ns
-            },
-            identity: is_file.then_some(FileIdentity {
-                changed_ns,
-                inode: stat.st_ino,
-                device: stat.st_dev,
-            }),
-            is_recent: is_file && is_recent,
-            capability: Vec::new(),
-            kind,
-        });
-    }
-}
-
-impl Level {
-    fn open(parent: &OwnedFd, name: &str, path: String, is_listed: bool) -> Result<Self, Stop> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let failed = |errno: Errno| {
-            let error = io::Error::from(errno);
-            Stop::Failed(io::Error::new(error.kind(), format!("{path}: {error}")))
-        };
-        let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(failed)?;
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&fd).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            match entry.file_name().to_str() {
-                Ok("." | "..") => {}
-                Ok(name) => names.push(name.to_owned()),
-                Err(_) => return Err(Stop::Unsayable),
-            }
-        }
-        names.sort_unstable();
-        Ok(Self {
-            fd,
-            path,
-            names: names.into_iter(),
-            is_listed,
-        })
     }
 }
 
@@ -332,5 +133,46 @@ mod tests {
         std::fs::write(root.join("b/x"), "1").unwrap();
         let cut = listing.send(1, &mut Vec::new()).unwrap_err();
         assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn several_workers_find_one_order() {
+        let base = tempfile::tempdir().unwrap();
+        let root = base.path();
+        let mut expected = Vec::new();
+        for outer in 0..10 {
+            for inner in 0..10 {
+                let path = format!("{outer}/{inner}/deep");
+                std::fs::create_dir_all(root.join(&path)).unwrap();
+                for name in ["one", "two"] {
+                    std::fs::write(root.join(&path).join(name), "").unwrap();
+                }
+                expected.extend(["/one", "/two"].map(|name| path.clone() + name));
+            }
+        }
+        // The first name is the one of the first directory, whoever came upon it first.
+        for link in (1..10).map(|outer| format!("{outer}/0/deep/link")) {
+            std::fs::hard_link(root.join("0/9/deep/two"), root.join(link)).unwrap();
+        }
+        let ignore = Ignore::parse("*/*/deep/one\n").unwrap();
+        for _ in 0..20 {
+            let listing = Listing::of(root, &ignore).unwrap().unwrap();
+            let entries = listing.entries.iter();
+            let (links, files): (Vec<_>, Vec<_>) = entries
+                .filter(|entry| entry.kind != EntryKind::Directory)
+                .partition(|entry| entry.path.ends_with("/link"));
+            assert!(
+                files
+                    .iter()
+                    .map(|entry| &entry.path)
+                    .eq(expected.iter().filter(|path| path.ends_with("two")))
+            );
+            assert_eq!(links.len(), 9);
+            assert!(
+                links
+                    .iter()
+                    .all(|entry| entry.kind == EntryKind::HardLink("0/9/deep/two".to_owned()))
+            );
+        }
     }
 }

@@ -175,9 +175,10 @@ fn linted(examined: &Examined, findings: Result<Vec<Finding>, DockerfileError>) 
     let source = source_of(&source_info(&examined.name, &examined.text));
     let mut told = json!({ "warnings": warnings.collect::<Vec<_>>(), "sources": [source] });
     let mut text = String::new();
+    let lines = excerpt::Lines::of(&examined.text);
     for one in &findings {
         let head = format!("WARNING: {} - {}\n{}", one.rule, page_of(one.rule), one.message);
-        let shown = excerpt::locate_word(&head, &one.message, &examined.name, &examined.text, one.place);
+        let shown = excerpt::locate_word(&head, &one.message, &examined.name, &lines, one.place);
         let _ = write!(text, "\n{shown}\n");
     }
     if let Some(error) = &error {

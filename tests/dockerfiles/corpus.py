@@ -81,6 +81,7 @@ CASES = [
     Case("onbuild", "FROM busybox:test AS base\nONBUILD ENV A=1\nONBUILD RUN echo $A >/x\nONBUILD COPY a.txt /\nFROM base\nRUN cat /x a.txt\n", TREE, reference="classic"),
     Case("onbuild is kept", B + "ONBUILD RUN touch /x\nONBUILD ADD . /src\n"),
     Case("arg default and given", B + "ARG A=1\nARG B=2\nARG C\nRUN echo $A-$B-$C >/x\nLABEL l=$A$B\n", flags="--build-arg B=given --build-arg C=c"),
+    Case("arg of the builder", B + "RUN hostname >/x\n", flags="--build-arg BUILDKIT_SANDBOX_HOSTNAME=given", reference=None, holds='[ "$(cat /x)" = given ]'),
     Case("arg several", B + "ARG A=1 B C=3\nRUN echo $A$B$C >/x\n", flags="--build-arg B=2", reference=None, holds="grep -qx 123 /x"),
     Case("arg before from", "ARG TAG=test\nARG UNUSED=x\nFROM busybox:${TAG}\nARG TAG\nRUN echo $TAG-$UNUSED >/x\n"),
     Case("arg and env", B + "ARG A=arg\nENV A=env\nRUN echo $A >/x\nARG C=arg\nENV D=${C}\n", flags="--build-arg A=given"),

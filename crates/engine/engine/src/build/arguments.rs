@@ -6,9 +6,11 @@ use super::BuildRequest;
 const CACHE_SPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
 /// A repository that is a context keeps its `.git`.
 const KEEP_GIT: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+/// What the steps' host is called.
+const HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 
 /// Those that were consumed when a build has read them.
-pub(super) const OF_THE_BUILDER: [&str; 3] = ["SOURCE_DATE_EPOCH", CACHE_SPACE, KEEP_GIT];
+pub(super) const OF_THE_BUILDER: [&str; 4] = ["SOURCE_DATE_EPOCH", CACHE_SPACE, KEEP_GIT, HOSTNAME];
 
 impl BuildRequest {
     pub(super) fn cache_space(&self) -> &str {
@@ -20,6 +22,10 @@ impl BuildRequest {
             self.told(KEEP_GIT),
             Some("true" | "1" | "t" | "T" | "TRUE" | "True")
         )
+    }
+
+    pub(super) fn hostname(&self) -> Option<&str> {
+        self.told(HOSTNAME).filter(|name| !name.is_empty())
     }
 
     fn told(&self, name: &str) -> Option<&str> {

@@ -41,6 +41,8 @@ struct RunInputs<'a> {
     mounts: &'a [String],
     mounted: Vec<String>,
     network: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hostname: Option<&'a str>,
     time: i64,
 }
 
@@ -93,6 +95,7 @@ impl Builder {
             mounts: &run.mounts,
             mounted: mounts.iter().map(|mount| mount.digest.clone()).collect(),
             network: &network,
+            hostname: self.request.hostname(),
             time: stage.time,
         };
         let step = self.begin_step(cache::key_of(&inputs)).await;
@@ -103,6 +106,7 @@ impl Builder {
         tell_inputs(&mut told, stage, run, &environment, &mounts);
         told.fact("the command", &words.join(" "));
         told.fact("the network", network.as_deref().unwrap_or("default"));
+        told.fact("the host's name", self.request.hostname().unwrap_or("build"));
         let told = self.tell_why(stage, line, told).await;
         let mut mounted = Vec::new();
         for mount in mounts {
@@ -202,7 +206,7 @@ impl Builder {
             rlimits: request.rlimits.clone(),
             cgroup_parent: request.cgroup_parent.clone(),
             // The same name at every build: programs write it into files.
-            hostname: Some("build".to_owned()),
+            hostname: Some(request.hostname().unwrap_or("build").to_owned()),
             is_build_step: true,
             ..ContainerSpec::default()
         }

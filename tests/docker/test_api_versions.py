@@ -172,3 +172,12 @@ def test_a_network_without_ipv4_is_refused_where_it_can_be_asked_for(ask):
     assert ask(47, "POST", "/networks/create", body)[0] == 201
     assert ask(51, "GET", "/networks/versions-c")[1]["EnableIPv4"] is True
     assert ask(51, "DELETE", "/networks/versions-c")[0] == 204
+
+
+def test_aliases_hold_the_id_before_1_45(ask, create, networks):
+    """From 1.45 on they are what was asked for; the names by which the container is found are `DNSNames`."""
+    name = networks[0]
+    container, _ = create(51, HostConfig={"NetworkMode": name}, Hostname="called", NetworkingConfig={"EndpointsConfig": {name: {"Aliases": ["other"]}}})
+    for minor, aliases in [(44, ["other", container[:12], "called"]), (45, ["other"]), (51, ["other"])]:
+        endpoint = ask(minor, "GET", f"/containers/{container}/json")[1]["NetworkSettings"]["Networks"][name]
+        assert endpoint["Aliases"] == aliases and endpoint["DNSNames"][1:] == ["other", container[:12], "called"], endpoint

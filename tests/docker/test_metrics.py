@@ -83,6 +83,7 @@ def test_numbers_follow_what_happens(engines):
         assert time.monotonic() < deadline, "no health check was counted"
         time.sleep(0.05)
     assert after[started] == before[started] + 2
+    assert after["engine_daemon_health_check_start_duration_seconds_count", ()] > before["engine_daemon_health_check_start_duration_seconds_count", ()]
     assert (state(after, "running"), state(after, "paused")) == (state(before, "running") + 1, state(before, "paused") + 1)
     assert after["engine_daemon_events_total", ()] > before["engine_daemon_events_total", ()]
 

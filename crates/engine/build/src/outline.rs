@@ -2,7 +2,7 @@
 //!
 //! Read off the file and its plan; nothing is built for it.
 
-use crate::check::comments::description;
+use crate::check::comments::Comments;
 use crate::dockerfile::{Dockerfile, Instruction, Line, Stage};
 use crate::error::Place;
 use crate::stages::StagePlan;
@@ -50,11 +50,12 @@ pub struct Target {
 
 /// All stages, each of which can be a target.
 pub fn targets(file: &Dockerfile) -> Vec<Target> {
+    let comments = Comments::of(file);
     let stages = file.stages.iter().enumerate();
     stages
         .map(|(index, stage)| Target {
             name: stage.name.clone().unwrap_or_default(),
-            description: stage_description(file, stage),
+            description: stage_description(&comments, stage),
             is_default: index + 1 == file.stages.len(),
             base: stage.base.clone(),
             platform: stage.platform.clone().unwrap_or_default(),
@@ -63,11 +64,11 @@ pub fn targets(file: &Dockerfile) -> Vec<Target> {
         .collect()
 }
 
-fn stage_description(file: &Dockerfile, stage: &Stage) -> String {
-    let mut words = stage.text.split_whitespace();
+fn stage_description(comments: &Comments, stage: &Stage) -> String {
     // The name as it is written: the comment begins with it.
+    let mut words = stage.text.split_whitespace();
     let name = words.next_back().filter(|_| stage.name.is_some());
-    let said = name.and_then(|name| description(file, name, stage.place));
+    let said = name.map(|name| comments.describe(name, stage.place));
     said.unwrap_or_default().to_owned()
 }
 
@@ -82,7 +83,10 @@ pub fn outline(file: &Dockerfile, plan: &StagePlan, given: &BTreeMap<String, Str
         file,
         plan,
         given,
+        comments: Comments::of(file),
+        declared: file.arguments.iter().map(|line| line.value.0.as_str()).collect(),
         globals: global_names_used(file, &stages),
+        known: BTreeSet::new(),
         outline: Outline::default(),
     };
     // What the target itself declares counts before what it stands on.
@@ -95,7 +99,7 @@ pub fn outline(file: &Dockerfile, plan: &StagePlan, given: &BTreeMap<String, Str
     let mut outline = reading.outline;
     if let Some(target) = stages.last() {
         outline.name = target.name.clone().unwrap_or_default();
-        outline.description = stage_description(file, target);
+        outline.description = stage_description(&reading.comments, target);
     }
     outline.arguments.sort_by_key(|one| one.place);
     outline.secrets.sort_by_key(|one| one.place);
@@ -118,8 +122,13 @@ struct Reading<'a> {
     file: &'a Dockerfile,
     plan: &'a StagePlan,
     given: &'a BTreeMap<String, String>,
-    /// Used of the arguments before the first stage.
+    comments: Comments<'a>,
+    /// Before the first stage.
+    declared: BTreeSet<&'a str>,
+    /// Those of them that are used.
     globals: BTreeSet<String>,
+    /// What the outline has: arguments, secrets and agents, each by its kind and name.
+    known: BTreeSet<(&'static str, String)>,
     outline: Outline,
 }
 
@@ -133,7 +142,7 @@ impl Reading<'_> {
             }
             Instruction::Run(run) => {
                 for mount in &run.mounts {
-                    add_mount(mount, line.place, &mut self.outline);
+                    self.read_mount(mount, line.place);
                 }
             }
             _ => {}
@@ -141,8 +150,7 @@ impl Reading<'_> {
     }
 
     fn read_argument(&mut self, name: &str, default: Option<&str>, place: Place) {
-        let is_global = self.file.arguments.iter().any(|line| line.value.0 == name);
-        if default.is_none() && is_global {
+        if default.is_none() && self.declared.contains(name) {
             self.globals.insert(name.to_owned());
             return;
         }
@@ -166,40 +174,40 @@ impl Reading<'_> {
     }
 
     fn add(&mut self, name: &str, value: Option<String>, place: Place) {
-        if self.outline.arguments.iter().any(|known| known.name == name) {
+        if !self.known.insert(("argument", name.to_owned())) {
             return;
         }
         self.outline.arguments.push(Argument {
             name: name.to_owned(),
-            description: description(self.file, name, place).unwrap_or_default().to_owned(),
+            description: self.comments.describe(name, place).to_owned(),
             value: value.unwrap_or_default(),
             place,
         });
     }
-}
 
-fn add_mount(mount: &str, place: Place, outline: &mut Outline) {
-    let fields: BTreeMap<&str, &str> = mount
-        .split(',')
-        .map(|field| field.trim().split_once('=').unwrap_or((field.trim(), "true")))
-        .collect();
-    let text = |names: &[&str]| names.iter().find_map(|name| fields.get(name).copied());
-    let (list, name) = match text(&["type"]) {
-        Some("secret") => {
-            let target = text(&["target", "dst", "destination"]);
-            let base = target.and_then(|target| target.rsplit('/').next());
-            (
-                &mut outline.secrets,
-                text(&["id", "source"])
-                    .or(base)
-                    .or(text(&["env"]))
-                    .unwrap_or_default(),
-            )
+    fn read_mount(&mut self, mount: &str, place: Place) {
+        let fields: BTreeMap<&str, &str> = mount
+            .split(',')
+            .map(|field| field.trim().split_once('=').unwrap_or((field.trim(), "true")))
+            .collect();
+        let text = |names: &[&str]| names.iter().find_map(|name| fields.get(name).copied());
+        let (kind, name) = match text(&["type"]) {
+            Some("secret") => {
+                let target = text(&["target", "dst", "destination"]);
+                let base = target.and_then(|target| target.rsplit('/').next());
+                let name = text(&["id", "source"]).or(base).or(text(&["env"]));
+                ("secret", name.unwrap_or_default())
+            }
+            Some("ssh") => ("agent", text(&["id"]).unwrap_or("default")),
+            _ => return,
+        };
+        if !self.known.insert((kind, name.to_owned())) {
+            return;
         }
-        Some("ssh") => (&mut outline.agents, text(&["id"]).unwrap_or("default")),
-        _ => return,
-    };
-    if list.iter().all(|known| known.name != name) {
+        let list = match kind {
+            "secret" => &mut self.outline.secrets,
+            _ => &mut self.outline.agents,
+        };
         list.push(Asked {
             name: name.to_owned(),
             is_required: text(&["required"]) == Some("true"),

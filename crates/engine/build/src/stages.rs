@@ -5,8 +5,9 @@ use crate::error::{DockerfileError, Place, Result, nearest};
 use crate::words::{self, Variables};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Stages of one file. They need each other to any depth, and each is looked at by a call of its own.
-const STAGES_MAX: usize = 1000;
+/// Stages of one file, refused when it is read. They need each other to any depth, and each is looked at by a call of its
+/// own.
+pub(crate) const STAGES_MAX: usize = 1000;
 
 /// What a stage begins with, or files are copied from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,12 +52,6 @@ pub struct PlanOptions<'a> {
 }
 
 pub fn plan(file: &Dockerfile, options: &PlanOptions) -> Result<StagePlan> {
-    if let Some(stage) = file.stages.get(STAGES_MAX) {
-        return Err(DockerfileError::new(
-            stage.place,
-            format!("the Dockerfile has more than {STAGES_MAX} stages"),
-        ));
-    }
     let arguments = global_arguments(file, options)?;
     let planned = (0..file.stages.len())
         .map(|index| plan_stage(file, index, &arguments, options))

@@ -10,6 +10,7 @@
 use crate::Engine;
 use crate::containers::{Container, lock};
 use crate::error::Result;
+use crate::metrics::Action;
 use crate::record::{ContainerRecord, ContainerState};
 use crate::spec::HealthcheckSpec;
 use crate::views::{ExecSpec, HealthStatus, HealthView, ProbeView};
@@ -18,7 +19,7 @@ use naru_keeper::cause::Requester;
 use naru_keeper::protocol::{Request, Target};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
@@ -224,8 +225,10 @@ impl Engine {
             attach_stderr: true,
             ..ExecSpec::default()
         };
+        let begun = Instant::now();
         let exec = self.create_exec(container.id.as_str(), spec).await?;
         let stream = self.start_exec(exec.as_str(), false, None).await?;
+        self.metrics.note_action(Action::CheckStart, begun.elapsed());
         let mut output = Vec::new();
         if let Some(mut socket) = stream.and_then(|stream| stream.socket) {
             let reading = read_frames(&mut socket, &mut output);

@@ -26,11 +26,13 @@ pub enum Action {
     NetworkRelease,
     SystemInfo,
     SystemVersion,
+    /// From the decision to check a container's health to the check's start.
+    CheckStart,
 }
 
 impl Action {
     /// Those of one family one after the other.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Changes,
         Self::Commit,
         Self::Create,
@@ -44,6 +46,7 @@ impl Action {
         Self::NetworkRelease,
         Self::SystemInfo,
         Self::SystemVersion,
+        Self::CheckStart,
     ];
 
     pub fn word(self) -> &'static str {
@@ -60,6 +63,8 @@ impl Action {
             Self::NetworkRelease => "release",
             Self::SystemInfo => "system_info",
             Self::SystemVersion => "system_version",
+            // The only one of its family.
+            Self::CheckStart => "",
         }
     }
 }

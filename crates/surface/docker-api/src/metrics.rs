@@ -1,6 +1,7 @@
 //! The engine's numbers in Prometheus' text form, at `GET /metrics`, with dockerd's names where it has them.
 
 use crate::respond::{self, Answer};
+use crate::server::ACCEPT_PAUSE;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
@@ -22,9 +23,6 @@ const CONNECTIONS_MAX: usize = 16;
 
 /// How long a client may take to say what it wants.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// When no connection can be accepted, typically for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
@@ -215,6 +213,11 @@ fn family_of(action: Action) -> (&'static str, &'static str, &'static str) {
             "The number of seconds it takes to call functions gathering info about the host",
             "function",
         ),
+        Action::CheckStart => (
+            "engine_daemon_health_check_start_duration_seconds",
+            "The number of seconds it takes to prepare to run health checks",
+            "",
+        ),
     }
 }
 
@@ -253,12 +256,15 @@ impl Page {
         let bounds = BUCKETS_MS
             .iter()
             .map(|bound| (*bound as f64 / 1000.0).to_string());
+        // A family of one has no label.
+        let own: Vec<(&str, &str)> = (!action.0.is_empty()).then_some(action).into_iter().collect();
         for (bound, count) in bounds.chain(["+Inf".to_owned()]).zip(timings.cumulative) {
-            self.line(&format!("{name}_bucket"), &[action, ("le", &bound)], count as f64);
+            let labels = [&own[..], &[("le", &bound)]].concat();
+            self.line(&format!("{name}_bucket"), &labels, count as f64);
         }
-        self.line(&format!("{name}_sum"), &[action], timings.sum_seconds);
+        self.line(&format!("{name}_sum"), &own, timings.sum_seconds);
         let count = timings.cumulative[BUCKETS_MS.len()];
-        self.line(&format!("{name}_count"), &[action], count as f64);
+        self.line(&format!("{name}_count"), &own, count as f64);
     }
 
     /// Naru's own: what each running container uses.

@@ -17,7 +17,9 @@ use naru_docker_wire::routes::{self, Matched};
 use naru_docker_wire::{API_VERSION, API_VERSION_MIN, ApiVersion, Query};
 use naru_engine::Engine;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -49,22 +51,32 @@ const STREAM_BUFFER_BYTES: usize = 64 * 1024;
 /// Serves the API on this socket until `shutdown` resolves; requests in flight get a moment to finish.
 pub async fn serve(api: Api, listener: UnixListener, shutdown: impl Future<Output = ()>) {
     let connections = Connections::new(api);
+    let take = |(stream, _)| connections.serve(ClientStream::Unix(stream));
+    accept_until(shutdown, |context| listener.poll_accept(context), take).await;
+    drop(listener);
+    connections.end().await;
+}
+
+/// Takes clients in until `shutdown` resolves.
+pub async fn accept_until<S>(
+    shutdown: impl Future<Output = ()>,
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<std::io::Result<S>>,
+    mut take: impl FnMut(S),
+) {
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
+            () = &mut shutdown => return,
+            accepted = poll_fn(&mut accept) => accepted,
         };
         match accepted {
-            Ok((stream, _)) => connections.serve(ClientStream::Unix(stream)),
+            Ok(client) => take(client),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    drop(listener);
-    connections.end().await;
 }
 
 /// The connections of one socket.

@@ -9,7 +9,7 @@
 //! no request of it is read. It never listens without asking for a certificate: whoever reaches the API is root.
 
 use crate::connection::ClientStream;
-use crate::server::{ACCEPT_PAUSE, Api, Connections};
+use crate::server::{Api, Connections, accept_until};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -138,27 +138,15 @@ fn unreadable(
 pub async fn serve_tls(api: Api, listener: TcpListener, tls: Tls, shutdown: impl Future<Output = ()>) {
     let connections = Connections::new(api);
     let mut handshakes = Handshakes::default();
-    tokio::pin!(shutdown);
-    loop {
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (acceptor, connections) = (TlsAcceptor::from(Arc::clone(&tls.0)), connections.clone());
-                handshakes.add(tokio::spawn(async move {
-                    if let Some(stream) = shake_hands(stream, acceptor).await {
-                        connections.serve(stream);
-                    }
-                }));
+    let take = |(stream, _)| {
+        let (acceptor, connections) = (TlsAcceptor::from(Arc::clone(&tls.0)), connections.clone());
+        handshakes.add(tokio::spawn(async move {
+            if let Some(stream) = shake_hands(stream, acceptor).await {
+                connections.serve(stream);
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+        }));
+    };
+    accept_until(shutdown, |context| listener.poll_accept(context), take).await;
     drop(listener);
     drop(handshakes);
     connections.end().await;

@@ -32,11 +32,21 @@ pub(super) fn check(file: &Dockerfile, findings: &mut Findings) {
     }
 }
 
-/// What the comment right above a line says of a name, if it begins with it.
-pub(crate) fn description<'a>(file: &'a Dockerfile, name: &str, place: Place) -> Option<&'a str> {
-    let physical: Vec<&str> = file.text.lines().map(str::trim).collect();
-    let rest = comment_above(&physical, place.line)?.strip_prefix(name)?;
-    rest.starts_with(' ').then(|| rest.trim())
+/// A file's lines, for what its comments say.
+pub(crate) struct Comments<'a>(Vec<&'a str>);
+
+impl<'a> Comments<'a> {
+    pub(crate) fn of(file: &'a Dockerfile) -> Self {
+        Self(file.text.lines().map(str::trim).collect())
+    }
+
+    /// What the comment right above a line says of a name, if it begins with it.
+    pub(crate) fn describe(&self, name: &str, place: Place) -> &'a str {
+        let first = comment_above(&self.0, place.line);
+        let rest = first.and_then(|first| first.strip_prefix(name));
+        rest.filter(|rest| rest.starts_with(' '))
+            .map_or("", |rest| rest.trim())
+    }
 }
 
 /// The first line of the comment that ends right above a line; directives are none.

@@ -5,6 +5,7 @@ use super::instruction::{Command, Instruction, Run, Transfer, WORDS};
 use super::lines::{self, LogicalLine, RawHeredoc};
 use super::{Dockerfile, Line, Stage};
 use crate::error::{DockerfileError, Place, Result, nearest};
+use crate::stages::STAGES_MAX;
 use crate::words;
 use naru_oci::Healthcheck;
 
@@ -30,6 +31,10 @@ pub fn parse(bytes: &[u8]) -> Result<Dockerfile> {
     for line in lines {
         let (word, rest) = head(&line.text);
         if word.eq_ignore_ascii_case("FROM") {
+            if file.stages.len() == STAGES_MAX {
+                let message = format!("the Dockerfile has more than {STAGES_MAX} stages");
+                return Err(DockerfileError::new(line.place, message));
+            }
             file.stages.push(from(&line, rest, escape)?);
             continue;
         }

@@ -87,7 +87,9 @@ pub async fn inspect(call: Call) -> ApiResult<Answer> {
         .inspect_container(&call.name, call.query.flag("size"))
         .await?;
     let facts = engine_facts(&call.engine);
-    Ok(respond::ok(&container_inspect(&view, &facts)))
+    let mut told = container_inspect(&view, &facts);
+    version::shape_container(&mut told, call.version);
+    Ok(respond::ok(&told))
 }
 
 /// Why it ended, was restarted or did not start.

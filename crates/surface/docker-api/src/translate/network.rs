@@ -259,15 +259,12 @@ pub fn endpoints(
 fn wanted_settings(record: &ContainerRecord, attachment: &AttachmentSpec) -> EndpointSettings {
     let is_default = attachment.network == DEFAULT;
     let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
-    let mut aliases = attachment.aliases.clone();
-    let mut names = None;
-    if !is_default {
-        // Docker's clients up to 24 look for the id here, later ones among the names.
-        aliases.push(record.id.short().to_owned());
+    let names = (!is_default).then(|| {
         let mut all = vec![record.name.clone()];
-        all.extend(aliases.iter().cloned());
-        names = Some(all);
-    }
+        all.extend(attachment.aliases.iter().cloned());
+        add_names(&mut all, record.id.short(), record.spec.hostname.as_deref());
+        all
+    });
     let link_local: Vec<String> = attachment.link_local.iter().map(ToString::to_string).collect();
     let ipv4_address = attachment
         .ipv4_address
@@ -285,11 +282,20 @@ fn wanted_settings(record: &ContainerRecord, attachment: &AttachmentSpec) -> End
     EndpointSettings {
         ipam_config: (!is_default).then_some(ipam),
         links: some(&attachment.links),
-        aliases: some(&aliases),
+        aliases: some(&attachment.aliases),
         driver_opts: Some(attachment.driver_options.clone()).filter(|options| !options.is_empty()),
         gw_priority: attachment.gateway_priority,
         dns_names: names,
         ..EndpointSettings::default()
+    }
+}
+
+/// Adds those by which a container is found without having asked for them: the start of its id, its host name.
+pub fn add_names(names: &mut Vec<String>, id: &str, hostname: Option<&str>) {
+    for name in [Some(id), hostname].into_iter().flatten() {
+        if !name.is_empty() && names.iter().all(|known| known != name) {
+            names.push(name.to_owned());
+        }
     }
 }
 

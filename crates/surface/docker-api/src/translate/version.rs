@@ -2,11 +2,12 @@
 //!
 //! Everything else is the same in all versions. The list is Docker's own history of its API.
 
+use super::network::add_names;
 use crate::error::{ApiError, ApiResult};
 use naru_docker_wire::ApiVersion;
 use naru_docker_wire::types::{
-    Commit, ContainerConfig, CreateRequest, ImageOwnConfig, NetworkCreateRequest, ShownImageConfig,
-    SystemInfo,
+    Commit, ContainerConfig, ContainerInspect, CreateRequest, ImageOwnConfig, NetworkCreateRequest,
+    ShownImageConfig, SystemInfo,
 };
 use serde_json::Value;
 
@@ -42,6 +43,20 @@ pub fn shape_info(info: &mut SystemInfo, version: ApiVersion) {
     } else if version.is_at_least(48) {
         info.bridge_nf_iptables = Some(false);
         info.bridge_nf_ip6tables = Some(false);
+    }
+}
+
+/// A container, given as the newest version has it. Before 1.45 clients looked for its id among its aliases.
+pub fn shape_container(container: &mut ContainerInspect, version: ApiVersion) {
+    if version.is_at_least(45) {
+        return;
+    }
+    let id = container.id.get(..12).unwrap_or_default();
+    let hostname = container.config.hostname.as_str();
+    for (network, endpoint) in &mut container.network_settings.networks {
+        if !["bridge", "host", "none"].contains(&network.as_str()) {
+            add_names(endpoint.aliases.get_or_insert_default(), id, Some(hostname));
+        }
     }
 }
 

@@ -79,12 +79,20 @@ def test_the_document_is_valid_and_the_same_each_time(mixed, tmp_path):
     assert len(contained) == 6
 
 
-def test_debian_lists_the_same_packages(naru):
+def test_debian_lists_the_same_packages(naru, tmp_path):
     listed = naru.client("run", "--rm", "debian:test", "dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version} ${Architecture}\n").stdout.splitlines()
     wanted = sorted(line.split(" ", 1)[1] for line in listed if line.startswith("installed "))
     packages = [json.loads(line) for line in sbom(naru, "debian:test", "--format", "json").splitlines()]
     found = sorted(f"{one['Name']} {one['Version']} {one['PURL'].split('arch=')[1].split('&')[0]}" for one in packages if one["Type"] == "deb")
     assert found == wanted and len(found) > 50
+    # What a build attests of it is the same list.
+    (tmp_path / "Dockerfile").write_text("FROM debian:test\nLABEL attested=yes\n")
+    built = naru.client("build", "-q", "-t", "attested:debian", "--sbom=true", str(tmp_path), program=NARU)
+    assert built.returncode == 0, built.stderr
+    document = json.loads(sbom(naru, "attested:debian", "--format", "spdx-json"))
+    attested = sorted(f"{one['name']} {one['versionInfo']}" for one in document["packages"] if one["SPDXID"].startswith("SPDXRef-Package-deb-"))
+    assert attested == [line.rsplit(" ", 1)[0] for line in wanted] and document["name"] == "attested:debian"
+    naru.client("rmi", "attested:debian")
 
 
 def test_a_missing_image_is_told(busybox_naru):

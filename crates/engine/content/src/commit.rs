@@ -391,6 +391,7 @@ impl ContentStore {
                 chain_ids: chain_ids(&plan.config.rootfs.diff_ids),
                 arrived_at,
                 manifest: None,
+                attested: None,
                 is_built: plan.is_step,
                 is_step: false,
                 is_listed: false,
@@ -451,14 +452,7 @@ impl ContentStore {
     /// Deletes those of these blobs that no image has, after one could not be made.
     fn remove_unneeded_blobs<'b>(&self, digests: impl Iterator<Item = &'b Digest>) {
         let state = self.read();
-        let is_needed = |digest: &Digest| {
-            state.images.contains_key(digest)
-                || state
-                    .images
-                    .values()
-                    .any(|image| image.manifest.as_ref() == Some(digest))
-        };
-        let unneeded: Vec<&Digest> = digests.filter(|digest| !is_needed(digest)).collect();
+        let unneeded: Vec<&Digest> = digests.filter(|digest| !state.needs_blob(digest)).collect();
         drop(state);
         for digest in unneeded {
             // What cannot be deleted now is deleted when the store is next opened.

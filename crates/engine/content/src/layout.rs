@@ -1,5 +1,6 @@
 //! Where things are in the store's directory, and its small files.
 
+use crate::attest::AttestedRecord;
 use crate::error::ContentError;
 use crate::frame::Displacement;
 use crate::stage::Compression;
@@ -59,6 +60,9 @@ pub(crate) struct ImageRecord {
     /// The manifest it came with, a blob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Digest>,
+    /// What is known to be true of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attested: Option<AttestedRecord>,
     /// A build made it here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_built: bool,

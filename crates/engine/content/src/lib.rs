@@ -4,7 +4,7 @@
 //! <root>/format                     "naru-content 1"; anything else is refused
 //! <root>/lock                       flock, held by the one daemon that has the store open
 //! <root>/images.json                images and names, those of builds' steps too; replaced by rename, always whole
-//! <root>/blobs/sha256/<hex>         image configurations and manifests, verbatim
+//! <root>/blobs/sha256/<hex>         image configurations and manifests, verbatim; what is attested of images (see `attest`)
 //! <root>/downloads/<hex>            layer blobs as far as they have come (see `download`)
 //! <root>/layers/<chain id>/diff/        the layer, unpacked, as overlay wants it
 //! <root>/layers/<chain id>/layer.json   what it is: diff id, parent, sizes, original blob
@@ -29,6 +29,7 @@
 //! that image.
 
 mod archive;
+mod attest;
 mod commit;
 mod copy_up;
 mod derive;
@@ -49,6 +50,7 @@ mod store;
 pub mod tarball;
 mod unpack;
 
+pub use attest::{Attestation, AttestedParcel, Document, statement};
 pub use download::{Assembly, Download, DownloadReader, DownloadWatch, parse_config};
 pub use error::{ContentError, LayerError};
 pub use image::{

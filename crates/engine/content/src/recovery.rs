@@ -65,6 +65,7 @@ pub(crate) fn read_state(layout: &Layout, report: &mut OpenReport) -> Result<Sta
                         chain_ids,
                         arrived_at,
                         manifest,
+                        attested: record.attested.clone().map(Arc::new),
                         is_built: record.is_built || record.is_step,
                         is_step: record.is_step,
                         is_listed: !record.is_hidden,
@@ -89,11 +90,10 @@ pub(crate) fn read_state(layout: &Layout, report: &mut OpenReport) -> Result<Sta
         report.layers_removed += 1;
     }
     for (name, path) in children(&layout.root.join("blobs/sha256"))? {
-        let mut needed = state
-            .images
-            .iter()
-            .flat_map(|(id, image)| std::iter::once(id).chain(&image.manifest));
-        if !needed.any(|digest| digest.hex() == name) {
+        let is_needed = format!("sha256:{name}")
+            .parse()
+            .is_ok_and(|digest| state.needs_blob(&digest));
+        if !is_needed {
             remove_any(&path)?;
         }
     }

@@ -88,29 +88,32 @@ impl ContentStore {
         // What a build keeps only goes out of sight.
         let stays_hidden = plan.deletes_image && index.images.get(id).is_some_and(|image| image.is_step);
         if stays_hidden {
-            index
-                .images
-                .entry(id.clone())
-                .and_modify(|image| image.is_hidden = true);
+            index.images.entry(id.clone()).and_modify(|image| {
+                image.is_hidden = true;
+                image.attested = None;
+            });
         } else if plan.deletes_image {
             index.images.remove(id);
         }
         self.layout.write_index(&index)?;
-        let manifest = {
+        let (manifest, attested) = {
             let mut state = self.write();
             state.names.retain(|name, _| !names.contains(name));
             if stays_hidden {
-                state
-                    .images
-                    .entry(id.clone())
-                    .and_modify(|image| image.is_listed = false);
-                None
+                let hidden = state.images.get_mut(id);
+                let attested = hidden.and_then(|image| {
+                    image.is_listed = false;
+                    image.attested.take()
+                });
+                (None, attested)
             } else if plan.deletes_image {
-                state.images.remove(id).and_then(|image| image.manifest)
+                let removed = state.images.remove(id);
+                removed.map_or((None, None), |image| (image.manifest, image.attested))
             } else {
-                None
+                (None, None)
             }
         };
+        self.remove_predicates(attested.as_deref())?;
         let mut removed: Vec<Removed> = plan
             .untag
             .iter()

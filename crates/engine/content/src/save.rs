@@ -28,6 +28,37 @@ struct Saved {
     names: Vec<Reference>,
 }
 
+impl Saved {
+    /// In the layout's index: once for each name, or once without any.
+    fn named(&self, descriptor: &Descriptor) -> Vec<Descriptor> {
+        if self.names.is_empty() {
+            return vec![descriptor.clone()];
+        }
+        let named = |name: &Reference| {
+            let mut named = descriptor.clone();
+            named.annotations = BTreeMap::from([
+                ("io.containerd.image.name".to_owned(), name.to_string()),
+                (
+                    "org.opencontainers.image.ref.name".to_owned(),
+                    name.tag().unwrap_or_default().to_owned(),
+                ),
+            ]);
+            named
+        };
+        self.names.iter().map(named).collect()
+    }
+
+    /// In Docker's own list.
+    fn item<'a>(&self, layers: impl Iterator<Item = &'a Digest>) -> serde_json::Value {
+        let names: Vec<String> = self.names.iter().map(Reference::familiar).collect();
+        json!({
+            "Config": blob_name(&self.image.id),
+            "RepoTags": Some(names).filter(|names| !names.is_empty()),
+            "Layers": layers.map(blob_name).collect::<Vec<_>>(),
+        })
+    }
+}
+
 /// What a layer is in the archive.
 struct SavedLayer {
     descriptor: Descriptor,
@@ -107,6 +138,9 @@ impl ContentStore {
         items: &mut Vec<serde_json::Value>,
     ) -> Result<(), ContentError> {
         let image = &saved.image;
+        if self.is_attested(&image.id) {
+            return self.save_attested(saved, writer, manifests, items);
+        }
         let layers = image
             .chain_ids
             .iter()
@@ -130,30 +164,35 @@ impl ContentStore {
             annotations: BTreeMap::new(),
             platform: Some(image.config.platform()),
         };
-        if saved.names.is_empty() {
-            manifests.push(descriptor.clone());
+        manifests.extend(saved.named(&descriptor));
+        items.push(saved.item(layers.iter().map(|layer| &layer.descriptor.digest)));
+        Ok(())
+    }
+
+    /// As a registry has it: layers compressed, and an index of the image and of what is attested of it.
+    fn save_attested<W: Write>(
+        &self,
+        saved: &Saved,
+        writer: &mut Writer<W>,
+        manifests: &mut Vec<Descriptor>,
+        items: &mut Vec<serde_json::Value>,
+    ) -> Result<(), ContentError> {
+        let parcel = self.pack(&saved.image)?;
+        for layer in &parcel.layers {
+            let descriptor = &layer.descriptor;
+            writer.stream(&descriptor.digest, descriptor.size, self.open_layer(layer)?)?;
         }
-        for name in &saved.names {
-            let mut named = descriptor.clone();
-            named.annotations = BTreeMap::from([
-                ("io.containerd.image.name".to_owned(), name.to_string()),
-                (
-                    "org.opencontainers.image.ref.name".to_owned(),
-                    name.tag().unwrap_or_default().to_owned(),
-                ),
-            ]);
-            manifests.push(named);
+        writer.blob(&saved.image.id, &saved.image.raw_config)?;
+        // Somebody has removed the image meanwhile.
+        let Some(attested) = &parcel.attested else {
+            return Err(ContentError::NoSuchImage(saved.image.id.to_string()));
+        };
+        let around = [&parcel.manifest, &attested.manifest, &attested.index];
+        for document in attested.blobs.iter().chain(around) {
+            writer.blob(&document.descriptor.digest, &document.bytes)?;
         }
-        let paths: Vec<String> = layers
-            .iter()
-            .map(|layer| blob_name(&layer.descriptor.digest))
-            .collect();
-        let names: Vec<String> = saved.names.iter().map(Reference::familiar).collect();
-        items.push(json!({
-            "Config": blob_name(&image.id),
-            "RepoTags": Some(names).filter(|names| !names.is_empty()),
-            "Layers": paths,
-        }));
+        manifests.extend(saved.named(&attested.index.descriptor));
+        items.push(saved.item(parcel.layers.iter().map(|layer| &layer.descriptor.digest)));
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Images on their way out: which manifest and blobs stand for one, and the blobs' bytes, checked as they are read.
 
+use crate::attest::{AttestedParcel, Document};
 use crate::commit::{Ingest, mismatch};
 use crate::error::ContentError;
 use crate::frame::FrameReader;
@@ -28,10 +29,11 @@ const COMPRESSORS: usize = 2;
 
 /// An image as a registry will know it. Its layers stay while this lives.
 pub struct Parcel<'a> {
-    pub manifest: Vec<u8>,
-    pub media_type: String,
+    pub manifest: Document,
     pub config: Descriptor,
     pub layers: Vec<ParcelLayer>,
+    /// What goes along, and then stands for all.
+    pub attested: Option<AttestedParcel>,
     _pins: Ingest<'a>,
 }
 
@@ -55,14 +57,14 @@ impl ContentStore {
                 return Err(ContentError::NoSuchImage(image.id.to_string()));
             }
         }
-        let known = self
-            .read()
-            .images
-            .get(&image.id)
-            .and_then(|stored| stored.manifest.clone());
-        let (manifest, bytes) = match known.filter(|digest| self.has_blobs_of(digest)) {
-            Some(digest) => parse_manifest(self.read_blob(&digest)?)?,
-            None => self.compose(image)?,
+        let is_attested = self.is_attested(&image.id);
+        let (manifest, bytes) = match self.known_manifest(&image.id)? {
+            // An index of OCI's with a manifest of Docker's is what not every registry takes.
+            Some((known, _)) if is_attested && known.media_type == media_type::DOCKER_MANIFEST => {
+                self.compose(image, is_attested)?
+            }
+            Some(known) => known,
+            None => self.compose(image, is_attested)?,
         };
         let layers = manifest.layers.iter().zip(&image.chain_ids).zip(&image.layers);
         let layers = layers.map(|((descriptor, chain_id), diff_id)| ParcelLayer {
@@ -71,16 +73,36 @@ impl ContentStore {
             found_in: self.repositories_with(chain_id),
             chain_id: chain_id.clone(),
         });
+        let layers = layers.collect();
+        let media_type = match manifest.media_type.as_str() {
+            "" => media_type::OCI_MANIFEST.to_owned(),
+            other => other.to_owned(),
+        };
+        let descriptor = Descriptor {
+            media_type,
+            digest: digest_of(&bytes),
+            size: bytes.len() as u64,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            platform: None,
+        };
         Ok(Parcel {
-            layers: layers.collect(),
-            media_type: match manifest.media_type.as_str() {
-                "" => media_type::OCI_MANIFEST.to_owned(),
-                other => other.to_owned(),
-            },
+            layers,
+            attested: self.seal(image, &descriptor)?,
             config: manifest.config,
-            manifest: bytes,
+            manifest: Document { descriptor, bytes },
             _pins: pins,
         })
+    }
+
+    /// The manifest that an image has, if all it speaks of is here.
+    fn known_manifest(&self, image: &Digest) -> Result<Option<(Manifest, Vec<u8>)>, ContentError> {
+        let stored = self.read().images.get(image).cloned();
+        let known = stored.and_then(|stored| stored.manifest);
+        let known = known.filter(|digest| self.has_blobs_of(digest));
+        known
+            .map(|digest| parse_manifest(self.read_blob(&digest)?))
+            .transpose()
     }
 
     /// The bytes of a layer, as its descriptor says; reading fails at the end if they are not.
@@ -147,10 +169,10 @@ impl ContentStore {
             .collect()
     }
 
-    /// Makes a manifest of layers that all are compressed, and keeps it.
-    fn compose(&self, image: &Image) -> Result<(Manifest, Vec<u8>), ContentError> {
+    /// Makes a manifest of layers that all are compressed, and keeps it. It is Docker's, unless it must be OCI's.
+    fn compose(&self, image: &Image, must_be_oci: bool) -> Result<(Manifest, Vec<u8>), ContentError> {
         let kept = self.compress_layers(&image.chain_ids)?;
-        let is_oci = kept.iter().any(|kept| kept.compression != Compression::Gzip);
+        let is_oci = must_be_oci || kept.iter().any(|kept| kept.compression != Compression::Gzip);
         let descriptor = |media_type: &str, digest: &Digest, size: u64| Descriptor {
             media_type: media_type.to_owned(),
             digest: digest.clone(),
@@ -204,7 +226,7 @@ impl ContentStore {
     }
 
     /// Writes a small file whole or not at all, and past a power loss.
-    fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<(), ContentError> {
+    pub(crate) fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<(), ContentError> {
         let new = self.layout.temporary();
         let written = File::create(&new)
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))

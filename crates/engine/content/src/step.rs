@@ -142,6 +142,11 @@ impl ContentStore {
         Ingest::new(self).commit_one(plan)
     }
 
+    /// Whether users see this image.
+    pub fn is_listed(&self, id: &Digest) -> bool {
+        self.read().images.get(id).is_some_and(|image| image.is_listed)
+    }
+
     fn is_published(&self, stored: &StoredImage, id: &Digest, names: &[Reference]) -> bool {
         let state = self.read();
         let is_named = |name: &Reference| state.names.get(&name.to_string()) == Some(id);
@@ -192,14 +197,14 @@ impl ContentStore {
             };
             image.is_step = false;
             if !image.is_listed {
-                next.images.remove(id);
-                gone.push(id);
+                gone.extend(next.images.remove(id).map(|image| (id, image.attested)));
             }
         }
         self.layout.write_index(&next.index())?;
         self.write().images = next.images;
-        for id in gone {
+        for (id, attested) in gone {
             remove_any(&self.layout.blob(id))?;
+            self.remove_predicates(attested.as_deref())?;
         }
         let removed = self.collect_layers()?;
         Ok(removed.iter().map(|layer| layer.bytes).sum())

@@ -1,5 +1,6 @@
 //! The store itself: what is in it, kept in memory; opening; looking up; naming.
 
+use crate::attest::AttestedRecord;
 use crate::error::ContentError;
 use crate::image::{DiskUsage, HistoryEntry, Image, ImageUsage, LayerPlace, OpenReport};
 use crate::layout::{ImageRecord, IndexRecord, LayerRecord, Layout};
@@ -18,6 +19,7 @@ pub(crate) struct StoredImage {
     pub chain_ids: Vec<Digest>,
     pub arrived_at: Timestamp,
     pub manifest: Option<Digest>,
+    pub attested: Option<Arc<AttestedRecord>>,
     /// A build made it here.
     pub is_built: bool,
     /// A build keeps it (see `step`).
@@ -220,6 +222,7 @@ impl State {
         let record = |image: &StoredImage| ImageRecord {
             arrived_at: image.arrived_at,
             manifest: image.manifest.clone(),
+            attested: image.attested.as_deref().cloned(),
             is_built: image.is_built,
             is_step: image.is_step,
             is_hidden: !image.is_listed,

@@ -3,7 +3,7 @@
 mod support;
 
 use naru_base::{ContainerId, Digest, ErrorKind};
-use naru_content::{ContentStore, Image, ImageUser, Removed};
+use naru_content::{Attestation, ContentStore, Image, ImageUser, Removed};
 use support::*;
 
 fn store() -> (tempfile::TempDir, ContentStore) {
@@ -63,6 +63,31 @@ fn images_are_found_by_every_form_of_their_name() {
             .to_string()
             .starts_with("No such image: sha256:ffff")
     );
+}
+
+#[test]
+fn what_is_attested_goes_with_the_last_image_that_has_it() {
+    let (root, store) = store();
+    let ids = ["one", "two"].map(|name| add(&store, name, &[&layer(&[file(name, "")])]));
+    let attested = [Attestation {
+        predicate_type: "https://example.com/x".to_owned(),
+        file_name: "x.json".to_owned(),
+        is_inline_only: true,
+        predicate: serde_json::json!({ "same": "for both" }),
+    }];
+    for id in &ids {
+        store.attest(id, &[], &attested).unwrap();
+    }
+    let blobs = || std::fs::read_dir(root.path().join("blobs/sha256")).unwrap().count();
+    assert_eq!(blobs(), 3, "two configurations and what both share");
+    store.remove("one", false, false, &nobody).unwrap();
+    drop(store);
+    let store = ContentStore::open(root.path()).unwrap();
+    assert_eq!(store.attestations(&ids[1]).unwrap(), attested);
+    let absent = store.attest(&ids[0], &[], &attested).unwrap_err();
+    assert_eq!((absent.kind(), blobs()), (ErrorKind::NotFound, 2));
+    store.attest(&ids[1], &[], &[]).unwrap();
+    assert_eq!((store.attestation_types(&ids[1]).len(), blobs()), (0, 1));
 }
 
 #[test]

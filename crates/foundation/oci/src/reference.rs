@@ -3,6 +3,7 @@
 //! `debian` is short for `docker.io/library/debian:latest`; the long form is canonical and what is stored, the short
 //! one is familiar and what people see. Error texts are Docker's.
 
+use crate::Platform;
 use naru_base::Digest;
 use std::fmt;
 use std::str::FromStr;
@@ -183,6 +184,20 @@ impl Reference {
         }
     }
 
+    /// The image's package URL (<https://github.com/package-url/purl-spec>, type `docker`), which attestations call it by:
+    /// `pkg:docker/debian@12?platform=linux%2Famd64`.
+    pub fn package_url(&self, platform: &Platform) -> String {
+        // Of what a name may hold, only the brackets of an address are written otherwise.
+        let name = self.familiar_repository().replace('[', "%5B").replace(']', "%5D");
+        let tag = self.tag.as_ref().map(|tag| format!("@{tag}")).unwrap_or_default();
+        let digest = self.digest.as_ref().map(|digest| format!("digest={digest}&"));
+        let platform = platform.to_string().replace('/', "%2F");
+        format!(
+            "pkg:docker/{name}{tag}?{}platform={platform}",
+            digest.unwrap_or_default()
+        )
+    }
+
     fn with_suffix(&self, mut text: String) -> String {
         if let Some(tag) = &self.tag {
             text.push(':');
@@ -318,6 +333,20 @@ mod tests {
         let reference = Reference::parse("docker.io/quay.io/a/b:1").unwrap();
         assert_eq!(reference.familiar(), "docker.io/quay.io/a/b:1");
         assert_eq!(Reference::parse(&reference.familiar()), Ok(reference));
+    }
+
+    #[test]
+    fn package_urls_name_images_as_people_do() {
+        let platform = Platform::parse("linux/arm/v7").unwrap();
+        for (name, url) in [
+            ("debian:12", "pkg:docker/debian@12?platform=linux%2Farm%2Fv7"),
+            (
+                "[::1]:5000/a/b:c",
+                "pkg:docker/%5B::1%5D:5000/a/b@c?platform=linux%2Farm%2Fv7",
+            ),
+        ] {
+            assert_eq!(Reference::parse(name).unwrap().package_url(&platform), url);
+        }
     }
 
     #[test]

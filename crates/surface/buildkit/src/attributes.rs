@@ -55,15 +55,7 @@ fn read_option(request: &mut BuildRequest, key: &str, value: &str) -> Result<()>
     } else if let Some(name) = key.strip_prefix("context:") {
         request.contexts.insert(name.to_owned(), read_context(value)?);
     } else if let Some(kind) = key.strip_prefix("attest:") {
-        let is_off = value
-            .split(',')
-            .any(|word| matches!(word, "disabled=true" | "inline-only=true"));
-        if !is_off {
-            return Err(KitError::NotSupported(
-                format!("the attestation {kind}"),
-                "build without --sbom and --provenance",
-            ));
-        }
+        request.attest.add(kind, value)?;
     } else {
         match key {
             "filename" => value.clone_into(&mut request.dockerfile),
@@ -178,6 +170,12 @@ mod tests {
         assert_eq!((request.dockerfile.as_str(), request.no_cache), ("other", true));
         assert_eq!(request.arguments["A"], Some("1".to_owned()));
         assert_eq!(request.extra_hosts, ["a:1.2.3.4", "b:::1"]);
+        assert!(
+            request
+                .attest
+                .provenance
+                .is_some_and(|wanted| wanted.is_inline_only)
+        );
         assert_eq!((request.rlimits[0].soft, request.rlimits[0].hard), (1, 2));
         assert_eq!(request.contexts["base"], NamedContext::Image("x".to_owned()));
         let client = Remote::Client {
@@ -206,7 +204,8 @@ mod tests {
             ("shm-size", "much", "much"),
             ("ulimit", "nofile", "nofile"),
             ("context:x", "oci-layout://y", "oci-layout"),
-            ("attest:sbom", "", "sbom"),
+            ("attest:sbom", "generator=x/scan", "x/scan"),
+            ("attest:nosuch", "", "nosuch"),
         ] {
             let error = read(&[(key, value)]).unwrap_err().to_string();
             assert!(error.contains(words), "{key}={value}: {error}");

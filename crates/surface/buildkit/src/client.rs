@@ -16,7 +16,8 @@ use naru_engine::archive::Chunks;
 use naru_engine::oci::Reference;
 use naru_engine::registry::Credentials;
 use naru_engine::{
-    AgentStream, Answer, BuildClient, Built, Engine, EngineError, KeptContext, PushRequest, Teller,
+    AgentStream, Answer, AttestedFile, BuildClient, Built, Engine, EngineError, KeptContext, PushRequest,
+    Teller,
 };
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
@@ -124,18 +125,28 @@ impl SessionClient {
                 .await
             }
             OutputKind::FilesArchive => {
-                let archive = self.engine.export_image(&built.id).await?;
+                let attested = self.attested_files(built).await?;
+                let archive = self.engine.export_image(&built.id, attested).await?;
                 let sent = filesend::send_archive(&self.session, output.number, archive);
                 self.tell_of_step("sending tarball", async { Ok(((), sent.await?)) })
                     .await
             }
             OutputKind::Files => {
                 let tree = self.engine.image_tree(&built.id).await?;
-                let sent = filesend::send_files(&self.session, output.number, tree);
+                let attested = self.attested_files(built).await?;
+                let sent = filesend::send_files(&self.session, output.number, tree, attested);
                 self.tell_of_step("exporting to client directory", async { Ok(((), sent.await?)) })
                     .await
             }
         }
+    }
+
+    /// What was asked to be attested, for outputs that are files.
+    async fn attested_files(&self, built: &Built) -> Result<Vec<AttestedFile>> {
+        if !built.is_attested {
+            return Ok(Vec::new());
+        }
+        Ok(self.engine.attested_files(&built.id).await?)
     }
 
     async fn push(&self, name: &str) -> Result<()> {

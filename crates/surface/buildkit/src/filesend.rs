@@ -13,9 +13,10 @@ use crate::session::Session;
 use crate::wire::{FileBytes, Packet, PacketType, Stat, go_mode_of};
 use futures_util::stream;
 use naru_engine::archive::Chunks;
-use naru_engine::{EngineError, ImageTree, TreeEntry};
+use naru_engine::{AttestedFile, EngineError, ImageTree, TreeEntry};
 use rustix::fs::FileType;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +33,13 @@ const PACKETS_MAX: usize = 128;
 const PACKET_BYTES: usize = 32 << 10;
 
 /// Files that the client has asked for and that are not sent yet: as many as it has been told of, at most.
-type Wanted = Arc<Mutex<HashMap<u32, PathBuf>>>;
+type Wanted = Arc<Mutex<HashMap<u32, Offered>>>;
+
+/// Where a file's content is.
+enum Offered {
+    OfImage(PathBuf),
+    Here(Vec<u8>),
+}
 
 fn check(session: &Session) -> Result<()> {
     if session.offers(METHOD) {
@@ -88,8 +95,14 @@ pub async fn send_archive(session: &Session, number: Option<usize>, archive: Chu
     Ok(sent)
 }
 
-/// Sends the files of an image, those that the client asks for; answers with the bytes of content.
-pub async fn send_files(session: &Session, number: Option<usize>, tree: ImageTree) -> Result<u64> {
+/// Sends the files of an image and what is attested of it, as far as the client asks for them; answers with the bytes of
+/// content.
+pub async fn send_files(
+    session: &Session,
+    number: Option<usize>,
+    tree: ImageTree,
+    attested: Vec<AttestedFile>,
+) -> Result<u64> {
     check(session)?;
     let tree = Arc::new(tree);
     let (packets, outgoing) = mpsc::channel(PACKETS_MAX);
@@ -99,7 +112,7 @@ pub async fn send_files(session: &Session, number: Option<usize>, tree: ImageTre
     let files = Wanted::default();
     let (walked, telling) = (Arc::clone(&tree), packets.clone());
     let listed = Arc::clone(&files);
-    let walk = tokio::task::spawn_blocking(move || tell_entries(&walked, &telling, &listed));
+    let walk = tokio::task::spawn_blocking(move || tell_entries(&walked, attested, &telling, &listed));
     let conversation = converse(session, asked(outgoing, number), &tree, &files, packets);
     let walk = async { walk.await.unwrap_or_else(|error| Err(stopped(&error))) };
     tokio::pin!(walk, conversation);
@@ -138,13 +151,14 @@ where
     while let Some(packet) = answers.message().await.map_err(broken)? {
         match (packet.r#type(), &packets) {
             (PacketType::PacketReq, Some(out)) => {
-                let path = files
+                let offered = files
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .remove(&packet.id);
                 let unknown = || KitError::broken(WHAT, "it asked for a file that there is none of");
-                let (tree, out, path) = (Arc::clone(tree), out.clone(), path.ok_or_else(unknown)?);
-                let sending = tokio::task::spawn_blocking(move || send_file(&tree, &path, packet.id, &out));
+                let (tree, out, offered) = (Arc::clone(tree), out.clone(), offered.ok_or_else(unknown)?);
+                let sending =
+                    tokio::task::spawn_blocking(move || send_offered(&tree, offered, packet.id, &out));
                 sent += sending.await.unwrap_or_else(|error| Err(stopped(&error)))?;
             }
             (PacketType::PacketFin, Some(out)) => {
@@ -171,9 +185,14 @@ async fn say(packets: &mpsc::Sender<Packet>, kind: PacketType, id: u32) -> Resul
 }
 
 /// Describes every entry; a file can be asked for before the next one is told.
-fn tell_entries(tree: &ImageTree, packets: &mpsc::Sender<Packet>, files: &Wanted) -> Result<()> {
+fn tell_entries(
+    tree: &ImageTree,
+    mut attested: Vec<AttestedFile>,
+    packets: &mpsc::Sender<Packet>,
+    files: &Wanted,
+) -> Result<()> {
     let mut number = 0;
-    let tell = |stat: Option<Stat>| {
+    let tell_packet = |stat: Option<Stat>| {
         let packet = Packet {
             r#type: PacketType::PacketStat.into(),
             stat,
@@ -183,22 +202,44 @@ fn tell_entries(tree: &ImageTree, packets: &mpsc::Sender<Packet>, files: &Wanted
             .blocking_send(packet)
             .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     };
+    let mut tell = |stat: Stat, offered: Offered| {
+        files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(number, offered);
+        number += 1;
+        tell_packet(Some(stat))
+    };
+    attested.sort_by(|one, other| other.name.cmp(&one.name));
     let walked = tree.walk(|entry| {
         if FileType::from_raw_mode(entry.mode) == FileType::Socket {
             return Ok(());
         }
+        // Clients want names in order: each is told before the first that comes after it.
+        let root = entry.path.iter().next().unwrap_or_default().to_owned();
+        while let Some(file) = attested.pop_if(|file| OsStr::new(&file.name) < root.as_os_str()) {
+            tell(describe_attested(&file), Offered::Here(file.bytes))?;
+        }
         let path = entry.path.clone();
-        let stat = describe_entry(entry)?;
-        files
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(number, path);
-        number += 1;
-        tell(Some(stat))
+        tell(describe_entry(entry)?, Offered::OfImage(path))
     });
     walked
-        .and_then(|()| tell(None))
+        .and_then(|()| {
+            let mut left = attested.into_iter().rev();
+            left.try_for_each(|file| tell(describe_attested(&file), Offered::Here(file.bytes)))
+        })
+        .and_then(|()| tell_packet(None))
         .map_err(|error| EngineError::system(format!("cannot give the image's files: {error}")).into())
+}
+
+fn describe_attested(file: &AttestedFile) -> Stat {
+    Stat {
+        path: file.name.clone(),
+        mode: go_mode_of(FileType::RegularFile.as_raw_mode() | 0o644),
+        size: file.bytes.len() as i64,
+        mod_time: file.modified_at * 1_000_000_000,
+        ..Stat::default()
+    }
 }
 
 fn describe_entry(entry: TreeEntry) -> io::Result<Stat> {
@@ -232,11 +273,18 @@ fn describe_entry(entry: TreeEntry) -> io::Result<Stat> {
     })
 }
 
-fn send_file(tree: &ImageTree, path: &Path, id: u32, packets: &mpsc::Sender<Packet>) -> Result<u64> {
-    let cannot = |error: io::Error| {
-        EngineError::system(format!("cannot read {} of the image: {error}", path.display()))
+fn send_offered(tree: &ImageTree, offered: Offered, id: u32, packets: &mpsc::Sender<Packet>) -> Result<u64> {
+    let path = match offered {
+        Offered::Here(bytes) => return send_content(&mut bytes.as_slice(), "what is attested", id, packets),
+        Offered::OfImage(path) => path,
     };
-    let mut file = tree.open(path).map_err(cannot)?;
+    let name = format!("{} of the image", path.display());
+    let cannot = |error: io::Error| EngineError::system(format!("cannot read {name}: {error}"));
+    send_content(&mut tree.open(&path).map_err(cannot)?, &name, id, packets)
+}
+
+fn send_content(file: &mut impl Read, name: &str, id: u32, packets: &mpsc::Sender<Packet>) -> Result<u64> {
+    let cannot = |error: io::Error| EngineError::system(format!("cannot read {name}: {error}"));
     let mut sent = 0;
     loop {
         let mut data = vec![0; PACKET_BYTES];

@@ -87,6 +87,22 @@ impl Output {
     }
 }
 
+/// Every name that the image gets somewhere, as what is attested calls it.
+pub fn all_names_of(outputs: &[Output]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for output in outputs {
+        let (OutputKind::Image { names, .. } | OutputKind::Archive { names }) = &output.kind else {
+            continue;
+        };
+        for name in names {
+            if !all.contains(name) {
+                all.push(name.clone());
+            }
+        }
+    }
+    all
+}
+
 /// The names that an image gets by its outputs.
 pub fn names_of(outputs: &[Output]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();

@@ -127,6 +127,7 @@ routes! {
     VolumeTrash GET "/naru/volumes/trash",
     VolumeTrashEmpty DELETE "/naru/volumes/trash",
     ContainerWhy GET "/naru/containers/{}/why",
+    ImageAttestations GET "/naru/images/{...}/attestations",
     BuildKept POST "/naru/build",
 
     NetworkList GET "/networks",

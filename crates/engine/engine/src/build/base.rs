@@ -95,6 +95,12 @@ impl Builder {
     }
 
     pub(super) async fn base_image(&self, name: &str, platform: Option<Platform>) -> Result<Arc<Image>> {
+        let image = self.find_base_image(name, platform).await?;
+        self.gather_image(name, &image);
+        Ok(image)
+    }
+
+    async fn find_base_image(&self, name: &str, platform: Option<Platform>) -> Result<Arc<Image>> {
         if !self.request.pull {
             match self.engine.content.image(name).map_err(crate::images::error) {
                 Err(error) if error.kind == ErrorKind::NotFound => {}

@@ -11,6 +11,9 @@ use std::process::Stdio;
 /// Ways to a repository. Files of the host are none.
 const GIT_PROTOCOLS: &[&str] = &["http", "https", "git", "ssh"];
 
+/// A commit's digest and the end of its line.
+const HEAD_BYTES_MAX: u64 = 128;
+
 /// A repository, and what of it is wanted: `URL#REF:DIRECTORY`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GitAddress {
@@ -111,6 +114,14 @@ pub(super) async fn fetch_repository(git: &GitAddress, directory: &Path) -> Resu
         .await?;
     }
     Ok(())
+}
+
+/// The commit that a repository was fetched at.
+pub(super) fn head_commit(directory: &Path) -> Option<String> {
+    let head = naru_sys::file::read_bounded(&directory.join(".git/HEAD"), HEAD_BYTES_MAX).ok()?;
+    let commit = String::from_utf8(head).ok()?.trim().to_owned();
+    let is_commit = commit.len() >= 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_commit.then_some(commit)
 }
 
 async fn run_git(directory: &Path, arguments: &[&str]) -> Result<()> {

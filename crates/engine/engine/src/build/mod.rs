@@ -16,6 +16,7 @@
 
 mod account;
 mod arguments;
+mod attest;
 mod base;
 mod bring;
 mod cache;
@@ -44,12 +45,13 @@ mod tree;
 mod why;
 
 pub use account::{CacheEntry, CacheKind};
+pub use attest::AttestRequest;
 pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
 pub use examine::{Examined, Warnings};
 pub use exchange::{CacheSource, CacheTarget};
 pub use kept::{KeptContext, ListedUpdate, Update as ContextUpdate};
-pub use output::{Built, ImageTree, TreeEntry};
+pub use output::{AttestedFile, Built, ImageTree, TreeEntry};
 pub use prune::{CacheFilter, PruneCacheRequest, is_matched};
 
 use crate::archive::Chunks;
@@ -57,9 +59,10 @@ use crate::error::{EngineError, Result};
 use crate::metrics::{BuildFailure, CountedBuild};
 use crate::spec::{ResourcesSpec, RlimitSpec};
 use crate::{Engine, HostNames};
+use attest::{Gathered, Sum};
 use bytes::Bytes;
 use context::{Context, WorkDirectory};
-use naru_base::Digest;
+use naru_base::{Digest, Timestamp};
 use naru_build::Place;
 use naru_registry::Credentials;
 use std::collections::{BTreeMap, HashMap};
@@ -110,6 +113,8 @@ pub struct BuildRequest {
     pub real_times: bool,
     /// Keep what a failed `RUN` left, so that it can be looked at.
     pub keep_failed: bool,
+    /// What is to be attested of the result.
+    pub attest: AttestRequest,
     /// Whoever can be asked for secrets and the like; nobody, where the protocol has no way back.
     pub client: Option<Arc<dyn BuildClient>>,
 }
@@ -164,6 +169,8 @@ struct Opened {
     context: Context,
     parts: HashMap<String, Arc<packed::PackedTree>>,
     text: Vec<u8>,
+    /// Of a context that was fetched.
+    sum: Option<Sum>,
 }
 
 /// Tells builds of one daemon apart.
@@ -194,7 +201,10 @@ impl Engine {
             naru_oci::Reference::parse(name).map_err(|error| EngineError::invalid(error.to_string()))?;
         }
         let mut request = request;
-        let Opened { context, parts, text } = self.open_build(&mut request, context).await?;
+        let begun = request.real_times.then(Timestamp::now);
+        let opened = self.open_build(&mut request, context).await?;
+        let gathered = Gathered::of_context(begun, request.remote.as_deref(), opened.sum);
+        let (context, parts, text) = (opened.context, opened.parts, opened.text);
         let is_empty = text.trim_ascii().is_empty();
         counted.fails_as(if is_empty {
             BuildFailure::EmptyDockerfile
@@ -212,11 +222,16 @@ impl Engine {
         })?;
         counted.fails_as(BuildFailure::Processing);
         let builder = solve::Builder::new(Arc::clone(self), request, context, file, Teller::new(steps))
-            .with_named(parts);
-        let uses = builder.uses();
+            .with_named(parts)
+            .with_gathered(gathered);
+        let (uses, is_attested) = (builder.uses(), builder.is_attested());
         // It holds all that a step's start does.
         let id = Box::pin(builder.run()).await?;
-        Ok(Built { id, _uses: uses })
+        Ok(Built {
+            id,
+            is_attested,
+            _uses: uses,
+        })
     }
 
     /// Brings what a build reads first.
@@ -228,17 +243,19 @@ impl Engine {
         let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
         let directory = self.builds_directory().join("running").join(ordinal.to_string());
         let work = WorkDirectory::make(directory)?;
+        let mut sum = None;
         let source = match &request.remote {
             None => context,
             Some(address) => {
                 let directory = work.file("remote");
-                let (archive, is_lone) = self
+                let fetched = self
                     .fetch_context(address, directory, request.keeps_git())
                     .await?;
-                if is_lone {
+                sum = fetched.sum;
+                if fetched.is_lone {
                     request.dockerfile = String::new();
                 }
-                ContextSource::Archive(archive)
+                ContextSource::Archive(fetched.archive)
             }
         };
         let (context, parts, text) = match source {
@@ -259,7 +276,12 @@ impl Engine {
             Some(text) => text,
             None => context.read_dockerfile(&request.dockerfile).await?,
         };
-        Ok(Opened { context, parts, text })
+        Ok(Opened {
+            context,
+            parts,
+            text,
+            sum,
+        })
     }
 
     pub(crate) fn builds_directory(&self) -> PathBuf {

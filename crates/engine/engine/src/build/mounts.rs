@@ -602,7 +602,7 @@ impl MountWords {
     }
 
     /// Of a secret without an id: its target's last part.
-    fn secret_id(&self) -> String {
+    pub(super) fn secret_id(&self) -> String {
         if self.id.is_empty() {
             return self.target.rsplit('/').next().unwrap_or_default().to_owned();
         }

@@ -7,7 +7,7 @@ use super::in_use::Uses;
 use crate::Engine;
 use crate::archive::channel::pipe;
 use crate::archive::place::{open_plain, read_attributes, status};
-use crate::archive::tape::Tape;
+use crate::archive::tape::{Member, Tape};
 use crate::archive::walk::{Form, Walk, descriptor_path, sorted_names};
 use crate::archive::{Chunks, blocking, stream};
 use crate::error::{EngineError, Result};
@@ -31,7 +31,19 @@ const PIECE_BYTES: usize = 128 << 10;
 #[derive(Debug, Clone)]
 pub struct Built {
     pub id: Digest,
+    /// Something was to be attested of it, and is kept with it.
+    pub is_attested: bool,
     pub(super) _uses: Arc<Uses>,
+}
+
+/// What is attested of an image, to be written among its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttestedFile {
+    /// In the root.
+    pub name: String,
+    pub bytes: Vec<u8>,
+    /// Seconds since the epoch.
+    pub modified_at: i64,
 }
 
 /// The root file system of an image, to be read.
@@ -70,13 +82,22 @@ impl Engine {
         Ok(ImageTree(Some(opened.await?)))
     }
 
-    /// An image's files as an archive, with their owners.
-    pub async fn export_image(&self, id: &Digest) -> Result<Chunks> {
+    /// An image's files as an archive, with their owners; and with what is attested of it.
+    pub async fn export_image(&self, id: &Digest, attested: Vec<AttestedFile>) -> Result<Chunks> {
         let tree = self.image_tree(id).await?;
         Ok(stream(move |output| {
             let mut tape = Tape::new(output);
             if let Some(view) = &tree.0 {
                 Walk::new(&mut tape, Form::Plain).write_directory(&view.root, b"", None)?;
+            }
+            for file in attested {
+                let member = Member {
+                    mode: 0o644,
+                    bytes: file.bytes.len() as u64,
+                    modified_at: file.modified_at,
+                    ..Member::empty(file.name.into_bytes())
+                };
+                tape.push_file(&member, &mut file.bytes.as_slice())?;
             }
             tape.finish()
         }))

@@ -3,8 +3,9 @@
 //! A file that was fetched before is kept, and its server asked whether it is still the same.
 
 use super::account::note_use;
+use super::attest::Sum;
 use super::cache;
-use super::git::{GitAddress, fetch_repository};
+use super::git::{GitAddress, fetch_repository, head_commit};
 use super::solve::Builder;
 use super::transfer::{Item, Selection, find_items};
 use super::tree::{Root, SourceTree};
@@ -58,10 +59,12 @@ impl Builder {
                 return Err(EngineError::invalid("a checksum can only be given for a file"));
             }
             fetch_repository(&git, &directory).await?;
+            self.gather_fetched(address, commit_of(&directory));
             return git_item(directory, git, keeps_git).await;
         }
         let name = file_name(address)?;
         let digest = self.engine.fetch_file(address, &directory.join(&name)).await?;
+        self.gather_fetched(address, Some(sum_of(&digest)));
         if let Some(wanted) = checksum {
             let wanted: Digest = wanted
                 .parse()
@@ -79,15 +82,37 @@ impl Builder {
     pub(super) async fn fetch_tree(&self, address: &str) -> Result<Chunks> {
         let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
         let directory = self.context.own_file(&format!("fetched-{ordinal}"));
-        self.engine
+        let fetched = self
+            .engine
             .fetch_context(address, directory, self.request.keeps_git())
-            .await
-            .map(|fetched| fetched.0)
+            .await?;
+        self.gather_fetched(address, fetched.sum);
+        Ok(fetched.archive)
     }
 }
 
+/// A context that was fetched.
+pub(super) struct FetchedContext {
+    pub archive: Chunks,
+    /// There is a Dockerfile in it, and nothing else.
+    pub is_lone: bool,
+    /// Of the file, or the repository's commit.
+    pub sum: Option<Sum>,
+}
+
+fn sum_of(digest: &Digest) -> Sum {
+    ("sha256", digest.hex().to_owned())
+}
+
+fn commit_of(directory: &Path) -> Option<Sum> {
+    let commit = head_commit(directory)?;
+    // Repositories by SHA-256 are the other kind there is.
+    let algorithm = if commit.len() == 40 { "sha1" } else { "sha256" };
+    Some((algorithm, commit))
+}
+
 impl Engine {
-    /// Fetches a context as an archive; whether it is a lone Dockerfile in it.
+    /// Fetches a context as an archive.
     ///
     /// What git keeps of a repository tells when it was fetched, so it is no part of the context unless that is asked for.
     pub(super) async fn fetch_context(
@@ -95,10 +120,11 @@ impl Engine {
         address: &str,
         directory: PathBuf,
         keeps_git: bool,
-    ) -> Result<(Chunks, bool)> {
+    ) -> Result<FetchedContext> {
         file::make_directories(&directory, 0o700)?;
         if let Some(git) = GitAddress::parse(address) {
             fetch_repository(&git, &directory).await?;
+            let sum = commit_of(&directory);
             if !keeps_git {
                 file::remove_tree(&directory.join(".git"))?;
             }
@@ -108,7 +134,11 @@ impl Engine {
             let root = crate::archive::place::open(&root, &wanted, flags).map_err(|errno| {
                 EngineError::invalid(format!("the repository's directory {}: {errno}", git.directory))
             })?;
-            return Ok((directory_archive(root), false));
+            return Ok(FetchedContext {
+                archive: directory_archive(root),
+                is_lone: false,
+                sum,
+            });
         }
         if !is_web(address) {
             return Err(EngineError::invalid(format!(
@@ -116,14 +146,22 @@ impl Engine {
             )));
         }
         let path = directory.join("Dockerfile");
-        self.fetch_file(address, &path).await?;
+        let sum = Some(sum_of(&self.fetch_file(address, &path).await?));
         let at = path.clone();
         let is_archive = blocking(move || is_archive_file(&at)).await?;
         if is_archive {
-            return Ok((read_file(path), false));
+            return Ok(FetchedContext {
+                archive: read_file(path),
+                is_lone: false,
+                sum,
+            });
         }
         let root = super::context::open_directory(&directory)?;
-        Ok((directory_archive(root), true))
+        Ok(FetchedContext {
+            archive: directory_archive(root),
+            is_lone: true,
+            sum,
+        })
     }
 
     /// Fetches a file to a path, or takes what was fetched before if the server says that it is the same.

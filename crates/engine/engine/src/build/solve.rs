@@ -1,6 +1,7 @@
 //! One build: its stages side by side as far as they need not wait for each other, each instruction a step.
 
 use super::arguments::OF_THE_BUILDER;
+use super::attest::Gathered;
 use super::cache::{self, PendingStep};
 use super::context::Context;
 use super::examine::{self, CHECK_ARGUMENT, Warnings};
@@ -79,6 +80,8 @@ pub(super) struct Builder {
     /// Caches of other engines; opened before the first step.
     pub caches: OnceLock<Vec<Imported>>,
     steps: Mutex<Steps>,
+    /// What was used, for a provenance; also of trials.
+    pub gathered: Arc<Mutex<Gathered>>,
     /// Made to be compared: the image gets no name, and nobody is told of it.
     is_trial: bool,
 }
@@ -112,6 +115,7 @@ impl Builder {
             known: Mutex::default(),
             caches: OnceLock::new(),
             steps: Mutex::default(),
+            gathered: Arc::default(),
             is_trial: false,
         }
     }
@@ -120,6 +124,17 @@ impl Builder {
     pub(super) fn with_named(mut self, named: HashMap<String, Arc<PackedTree>>) -> Self {
         self.named = named.into();
         self
+    }
+
+    /// What was used before the first step.
+    pub(super) fn with_gathered(mut self, gathered: Gathered) -> Self {
+        self.gathered = Arc::new(Mutex::new(gathered));
+        self
+    }
+
+    /// Whether something is to be attested of the result.
+    pub(super) fn is_attested(&self) -> bool {
+        !self.request.attest.is_empty()
     }
 
     /// What holds the build's results.
@@ -212,6 +227,7 @@ impl Builder {
             uses: self.uses(),
             caches: OnceLock::new(),
             steps: Mutex::default(),
+            gathered: Arc::clone(&self.gathered),
             is_trial: true,
         };
         trial.run_once().await
@@ -333,7 +349,10 @@ impl Builder {
 
     async fn make_step(&self, stage: &mut Stage, line: &Line<Instruction>, plan: &StagePlan) -> Result<()> {
         let has_layer = match &line.value {
-            Instruction::Run(run) => self.run_command(stage, line, run).await?,
+            Instruction::Run(run) => {
+                self.gather_mounts(run);
+                self.run_command(stage, line, run).await?
+            }
             Instruction::Copy(transfer) => self.bring(stage, line, transfer, false).await?,
             Instruction::Add(transfer) => self.bring(stage, line, transfer, true).await?,
             Instruction::Arg(arguments) => {
@@ -487,6 +506,7 @@ impl Builder {
 
     /// Gives the image its names, and shows it to everybody.
     async fn publish(&self, id: Digest) -> Result<Digest> {
+        self.attest(&id).await?;
         let (content, names) = (Arc::clone(&self.engine.content), self.request.names.clone());
         let is_unlisted = self.request.is_unlisted;
         let built = blocking(move || {

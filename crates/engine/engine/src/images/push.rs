@@ -8,7 +8,7 @@ use crate::error::{EngineError, Result};
 use crate::metrics::Action;
 use futures_util::future::try_join_all;
 use naru_base::Digest;
-use naru_content::{ContentStore, Image, Parcel, ParcelLayer};
+use naru_content::{AttestedParcel, ContentStore, Image, Parcel, ParcelLayer};
 use naru_oci::{Descriptor, Reference};
 use naru_registry::{
     Credentials, FetchedManifest, Outgoing, Purpose, RegistryError, RegistryOptions, Repository, Upload,
@@ -231,9 +231,17 @@ impl Push<'_> {
         })
         .await?;
         let tag = self.reference.tag().unwrap_or_default();
+        let document = match &parcel.attested {
+            None => &parcel.manifest,
+            Some(attested) => {
+                self.send_attested(parcel, attested).await?;
+                &attested.index
+            }
+        };
         let put = || {
+            let media_type = &document.descriptor.media_type;
             self.repository
-                .put_manifest(tag, &parcel.media_type, &parcel.manifest, "the manifest")
+                .put_manifest(tag, media_type, &document.bytes, "the manifest")
         };
         let digest = retried(self.options, put).await?;
         let name = self.reference.with_digest(digest.clone());
@@ -243,9 +251,26 @@ impl Push<'_> {
         let pushed = TransferStep::Pushed {
             tag: tag.to_owned(),
             digest,
-            bytes: parcel.manifest.len() as u64,
+            bytes: document.descriptor.size,
         };
         self.teller.tell_step(pushed).await;
+        Ok(())
+    }
+
+    /// Sends what an attested image's index speaks of: registries refuse one that speaks of what they do not have.
+    async fn send_attested(&self, parcel: &Parcel<'_>, attested: &AttestedParcel) -> Result<()> {
+        for blob in &attested.blobs {
+            let open = || -> Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(blob.bytes.clone()))) };
+            self.send_blob("", &blob.descriptor, None, open).await?;
+        }
+        for manifest in [&parcel.manifest, &attested.manifest] {
+            let (digest, media_type) = (&manifest.descriptor.digest, &manifest.descriptor.media_type);
+            let put = || {
+                self.repository
+                    .put_manifest(digest.as_str(), media_type, &manifest.bytes, "the manifest")
+            };
+            retried(self.options, put).await?;
+        }
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! `build`: an image from a Dockerfile and the files it may copy.
 
 use super::build_outputs::{self, Outputs};
-use super::{Arity, Command, build_caches, build_check, build_extras as extras, build_kept as kept, run};
+use super::{
+    Arity, Command, build_attest, build_caches, build_check, build_extras as extras, build_kept as kept, run,
+};
 use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Int, List, Text};
 use crate::args::{self, Flag, Order, flag, long};
 use crate::error::{CliError, Result};
@@ -137,7 +139,7 @@ const FLAGS: &[Flag] = &[
     long(
         "provenance",
         Text("string"),
-        "Attest how the image was built (false: it is not)",
+        "Attest how the image was built (true, false, or mode=min|max,version=v0.2|v1,builder-id=URI)",
     ),
     long(
         "pull",
@@ -158,7 +160,7 @@ const FLAGS: &[Flag] = &[
     long(
         "sbom",
         Text("string"),
-        "Attest what packages are in the image (false: it is not)",
+        "Attest what packages are in the image (true or false)",
     ),
     long(
         "secret",
@@ -207,8 +209,10 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
     }
     let mut extras = extras::read(arguments)?;
     let is_quiet = arguments.is_set("quiet") || arguments.text("progress") == Some("quiet");
-    check_attestations(arguments)?;
-    let outputs = build_outputs::read(arguments)?;
+    let mut outputs = build_outputs::read(arguments)?;
+    let attestations = build_attest::read(arguments)?;
+    outputs.set_attested(!attestations.is_empty());
+    extras.set_attestations(&attestations, &outputs.all_names());
     extras.set_unlisted(outputs.is_unlisted());
     let caches = build_caches::read(arguments)?;
     // Before the source, which has to know of directories that travel with it.
@@ -257,24 +261,10 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
     if let Some(file) = arguments.text("iidfile") {
         std::fs::write(file, &id).map_err(|error| CliError::message(format!("write {file}: {error}")))?;
     }
+    attestations.check(session, &id)?;
     outputs.deliver(session, &id)?;
     caches.deliver(session, &id)?;
     Ok(0)
-}
-
-/// Scripts switch attestations off for other builders; here there are none to switch on.
-fn check_attestations(arguments: &Arguments) -> Result<()> {
-    let flags = ["sbom", "provenance"].into_iter();
-    let asked = flags.filter(|flag| arguments.text(flag).is_some_and(|value| value != "false"));
-    let listed = arguments
-        .list("attest")
-        .filter(|text| !text.contains("disabled=true"));
-    match asked.chain(listed).next() {
-        None => Ok(()),
-        Some(what) => Err(CliError::message(format!(
-            "attestations are not supported ({what}): `naru image sbom IMAGE` lists an image's packages as SPDX"
-        ))),
-    }
 }
 
 /// After a failure: a shell in what the failed step left, if somebody is there to use it. The build failed all the same.

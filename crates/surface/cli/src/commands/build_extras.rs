@@ -2,6 +2,7 @@
 //! Directories among the contexts travel in front of the context, in its archive.
 
 use super::build::read_ignore_file;
+use super::build_attest::Attestations;
 use super::build_caches::{Caches, From};
 use crate::Arguments;
 use crate::error::{CliError, Result};
@@ -29,6 +30,7 @@ pub struct Extras {
     wishes: Vec<&'static str>,
     cache_from: Vec<Value>,
     cache_to: Vec<Value>,
+    attest: Vec<(String, Value)>,
 }
 
 /// Whether the engine fetches this context.
@@ -154,6 +156,15 @@ impl Extras {
         Ok(())
     }
 
+    /// What is to be attested, and what statements call the image.
+    pub fn set_attestations(&mut self, attestations: &Attestations, names: &[&str]) {
+        if !attestations.is_empty() {
+            let names = names.iter().map(|name| Value::from(*name)).collect();
+            self.attest.push(("attest".to_owned(), attestations.to_value()));
+            self.attest.push(("attest_names".to_owned(), Value::List(names)));
+        }
+    }
+
     pub fn has_directories(&self) -> bool {
         !self.directories.is_empty()
     }
@@ -188,6 +199,7 @@ impl Extras {
             && self.wishes.is_empty()
             && self.cache_from.is_empty()
             && self.cache_to.is_empty()
+            && self.attest.is_empty()
             && dockerfile.is_none()
         {
             return String::new();
@@ -200,6 +212,7 @@ impl Extras {
         all.push(("contexts".to_owned(), Value::object(self.contexts.clone())));
         all.push(("cache_from".to_owned(), Value::List(self.cache_from.clone())));
         all.push(("cache_to".to_owned(), Value::List(self.cache_to.clone())));
+        all.extend(self.attest.iter().cloned());
         if let Some(text) = dockerfile {
             let encoded = BASE64_STANDARD.encode(text);
             all.push(("dockerfile".to_owned(), Value::from(encoded.as_str())));

@@ -34,6 +34,8 @@ pub struct Outputs {
     all: Vec<Output>,
     /// The names of the build itself.
     tags: Vec<String>,
+    /// Something is attested of the result, which is then written among its files.
+    is_attested: bool,
 }
 
 /// Reads `--output`, `--push` and `--load`.
@@ -49,6 +51,7 @@ pub fn read(arguments: &Arguments) -> Result<Outputs> {
             .map(|text| parse(&text))
             .collect::<Result<_>>()?,
         tags: arguments.list("tag").map(str::to_owned).collect(),
+        is_attested: false,
     };
     outputs.check()?;
     Ok(outputs)
@@ -132,7 +135,7 @@ fn parse(text: &str) -> Result<Output> {
 }
 
 /// Splits at commas, those in quotes excepted; a quote around a whole field is taken off, as in CSV.
-fn fields(text: &str) -> Vec<String> {
+pub(super) fn fields(text: &str) -> Vec<String> {
     let mut all = vec![String::new()];
     let mut is_quoted = false;
     for letter in text.chars() {
@@ -197,6 +200,25 @@ impl Outputs {
         })
     }
 
+    pub fn set_attested(&mut self, is_attested: bool) {
+        self.is_attested = is_attested;
+    }
+
+    /// Every name that the image gets somewhere.
+    pub fn all_names(&self) -> Vec<&str> {
+        let own = self.all.iter().flat_map(|output| match output {
+            Output::Image { names, .. } | Output::Archive { names, .. } => names.as_slice(),
+            Output::Files(_) | Output::FilesArchive(_) => &[],
+        });
+        let mut all: Vec<&str> = Vec::new();
+        for name in self.tags.iter().chain(own) {
+            if !all.contains(&name.as_str()) {
+                all.push(name);
+            }
+        }
+        all
+    }
+
     /// Fetches, writes and pushes, in the order that was asked for.
     pub fn deliver(&self, session: &Session, id: &str) -> Result<()> {
         self.all
@@ -206,6 +228,11 @@ impl Outputs {
 
     fn deliver_one(&self, session: &Session, id: &str, output: &Output) -> Result<()> {
         let query = || Query::new(&format!("/images/{}/get", escape_reference(id)));
+        let files = || {
+            query()
+                .set("files", "1")
+                .set_if(self.is_attested, "attested", "1")
+        };
         let fetch = |query: Query| session.client.send("GET", &query.build(), Body::Empty);
         match output {
             Output::Image { is_pushed: false, .. } => Ok(()),
@@ -226,10 +253,8 @@ impl Outputs {
                     place => export::save(archive, place.as_deref()).map(drop),
                 }
             }
-            Output::Files(place) => write_files(fetch(query().set("files", "1"))?, place),
-            Output::FilesArchive(place) => {
-                export::save(fetch(query().set("files", "1"))?, place.as_deref()).map(drop)
-            }
+            Output::Files(place) => write_files(fetch(files())?, place),
+            Output::FilesArchive(place) => export::save(fetch(files())?, place.as_deref()).map(drop),
         }
     }
 }
@@ -298,7 +323,7 @@ mod tests {
     fn only_images_are_listed() {
         let outputs = |texts: &[&str]| Outputs {
             all: texts.iter().map(|text| parse(text).unwrap()).collect(),
-            tags: Vec::new(),
+            ..Outputs::default()
         };
         assert!(!Outputs::default().is_unlisted());
         assert!(outputs(&["d", "-"]).is_unlisted() && outputs(&["-"]).takes_standard_output());

@@ -2,6 +2,7 @@
 
 mod attach;
 mod build;
+mod build_attest;
 mod build_caches;
 mod build_check;
 mod build_extras;
@@ -19,6 +20,7 @@ mod exec;
 mod export;
 mod history;
 mod image_explore;
+mod image_provenance;
 mod image_sbom;
 mod image_tree;
 mod images;
@@ -187,6 +189,7 @@ static COMMANDS: &[&Command] = &[
     &manifest::REMOVE,
     &image_explore::COMMAND,
     &image_sbom::COMMAND,
+    &image_provenance::COMMAND,
     &context::CREATE,
     &context::EXPORT,
     &context::IMPORT,

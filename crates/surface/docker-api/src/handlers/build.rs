@@ -17,8 +17,8 @@ use naru_engine::content::ContentError;
 use naru_engine::oci::{Platform, Reference};
 use naru_engine::registry::Credentials;
 use naru_engine::{
-    AgentStream, BuildClient, BuildRequest, BuildStep, CacheSource, CacheTarget, ContextSource, Engine,
-    EngineError, KeptContext, NamedContext,
+    AgentStream, AttestRequest, BuildClient, BuildRequest, BuildStep, CacheSource, CacheTarget,
+    ContextSource, Engine, EngineError, KeptContext, NamedContext,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -233,6 +233,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
     let host = host_config(call)?;
     let extras = extras(call)?;
     let is_unlisted = extras.unlisted;
+    let attest = extras.attest()?;
     let (cache_from, cache_to) = (extras.cache_from(), extras.cache_to());
     Ok(BuildRequest {
         remote: text("remote").filter(|remote| remote != "client-session"),
@@ -246,6 +247,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         is_unlisted,
         cache_from,
         cache_to,
+        attest,
         arguments: json_parameter(call, "buildargs")?,
         labels: json_parameter(call, "labels")?,
         target: text("target"),
@@ -308,6 +310,12 @@ struct Extras {
     cache_from: Vec<String>,
     #[serde(default)]
     cache_to: Vec<WireTarget>,
+    /// By type, with their options.
+    #[serde(default)]
+    attest: BTreeMap<String, String>,
+    /// What statements call the image.
+    #[serde(default)]
+    attest_names: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -330,6 +338,17 @@ impl fmt::Debug for Extras {
 }
 
 impl Extras {
+    fn attest(&self) -> ApiResult<AttestRequest> {
+        let mut request = AttestRequest::default();
+        for name in &self.attest_names {
+            request.names.push(check_name(name)?);
+        }
+        for (kind, options) in &self.attest {
+            request.add(kind, options)?;
+        }
+        Ok(request)
+    }
+
     fn cache_from(&self) -> Vec<CacheSource> {
         let read = |text: &String| match text.strip_prefix("archive:") {
             Some(directory) => CacheSource::Archived(directory.to_owned()),

@@ -14,7 +14,9 @@ use futures_util::stream;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::Incoming;
-use naru_docker_wire::types::{ErrorDetail, ImageSummary, ProgressDetail, ProgressLine, PruneImagesResponse};
+use naru_docker_wire::types::{
+    ErrorDetail, ImageAttestation, ImageSummary, ProgressDetail, ProgressLine, PruneImagesResponse,
+};
 use naru_engine::EngineError;
 use naru_engine::content::{Image, LoadProgress, LoadedImage};
 use naru_engine::oci::Platform;
@@ -110,7 +112,20 @@ pub fn inspect(call: &Call) -> ApiResult<Answer> {
         }
         check_platform(call, &call.name)?;
     }
-    Ok(respond::ok(&image_inspect(&image, call.version)))
+    let mut inspected = image_inspect(&image, call.version);
+    inspected.attestations = call.engine.images().attestation_types(&image.id);
+    Ok(respond::ok(&inspected))
+}
+
+/// `GET /naru/images/{}/attestations`.
+pub fn attestations(call: &Call) -> ApiResult<Answer> {
+    let image = call.engine.images().image(&call.name)?;
+    let attested = call.engine.images().attestations(&image.id)?;
+    let wire = attested.into_iter().map(|one| ImageAttestation {
+        predicate_type: one.predicate_type,
+        predicate: one.predicate,
+    });
+    Ok(respond::ok(&wire.collect::<Vec<_>>()))
 }
 
 /// An image here is of one platform: another one that is asked for is not there.

@@ -58,6 +58,7 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
         Endpoint::ContainerArchiveHead => archive::head(call).await,
         Endpoint::ContainerArchiveGet => archive::get(call).await,
         Endpoint::ContainerArchivePut => archive::put(call).await,
+        Endpoint::ImageAttestations => images::attestations(&call),
         Endpoint::ContainerWhy => containers::why(call).await,
         Endpoint::ContainerCommit => commit::commit(call).await,
         Endpoint::ContainerRemove => containers::remove(call).await,

@@ -32,7 +32,12 @@ pub async fn save(call: Call) -> ApiResult<Answer> {
     // Naru's own: the files of one image, or its archive under other names than it has.
     if call.query.flag("files") {
         let id = call.engine.images().image(&names[0])?.id.clone();
-        let files = call.engine.export_image(&id).await?;
+        let attested = if call.query.flag("attested") {
+            call.engine.attested_files(&id).await?
+        } else {
+            Vec::new()
+        };
+        let files = call.engine.export_image(&id, attested).await?;
         return Ok(respond::stream(TAR, chunks_body(files)));
     }
     // And the cache of the build that made it.

@@ -48,6 +48,9 @@ wire! {
         #[serde(rename = "RootFS")]
         root_fs: RootFs,
         metadata: ImageMetadata,
+        /// Naru's own: the types of what is attested of it.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        attestations: Vec<String>,
     }
 
     /// What of a container's configuration an image can have, in the same order.
@@ -70,6 +73,12 @@ wire! {
         stop_signal: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         shell: Option<Vec<String>>,
+    }
+
+    /// An entry of `GET /naru/images/{}/attestations`.
+    pub struct ImageAttestation {
+        predicate_type: String,
+        predicate: serde_json::Value,
     }
 
     pub struct RootFs {

@@ -124,7 +124,12 @@ def test_they_stay_with_the_image(build_naru, registry, folder):
     assert client("rmi", name).returncode == 0 and client("pull", "-q", name).returncode == 0
     assert "Attestations" not in json.loads(client("image", "inspect", name).stdout)[0]
     assert client("image", "provenance", name).returncode == 1
-    client("rmi", name)
+    # What is built upon it was made of what its registry has.
+    write_context(f"{folder}/next", {"Dockerfile": f"FROM {name}\nLABEL next=yes\n"})
+    assert client("build", "-q", "-t", "attest:next", "--provenance=mode=min", f"{folder}/next").returncode == 0
+    how = json.loads(client("image", "provenance", "attest:next").stdout)
+    assert how["materials"] == [{"uri": f"pkg:docker/{registry.host}/attest@kept?platform=linux%2Famd64", "digest": {"sha256": digest}}]
+    client("rmi", "attest:next", name)
 
 
 def test_among_files_they_speak_of_each(build_naru, folder, tmp_path):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from test_build import CLIENT, write_context
-from testkit.engine import ROOT
+from testkit.engine import NARU, ROOT
 
 B = "FROM busybox:test\n"
 
@@ -87,6 +87,17 @@ def test_warnings_are_warnings(build_naru, program, tmp_path):
         f"warning 1 {definition} FromAsCasing: (line 6) {page}from-as-casing/", f"about Dockerfile (6, 6) Dockerfile {len(LINTED)} AS should be written in the same case as FROM",
         f"warning 1 {definition} MaintainerDeprecated: (line 9) {page}maintainer-deprecated/", f"about Dockerfile (9, 9) Dockerfile {len(LINTED)} MAINTAINER is deprecated: a label names the author",
     ], lines
+
+
+def test_what_is_to_be_attested_is_an_attribute(build_naru, program, tmp_path):
+    _, lines = call(build_naru, program, tmp_path, "attest:sbom=generator=x/scan")
+    assert "refused" in lines and "x/scan" in lines
+    call(build_naru, program, tmp_path, "label:over=grpc", "attest:sbom=", "attest:provenance=mode=max,inline-only=true")
+    image = build_naru.client("images", "-q", "--no-trunc", "--filter", "label=over=grpc").stdout.strip()
+    assert inspect(build_naru, image)["Attestations"] == ["https://spdx.dev/Document", "https://slsa.dev/provenance/v0.2"]
+    how = json.loads(build_naru.client("image", "provenance", image, program=NARU).stdout)
+    assert how["invocation"]["parameters"]["args"] == {"label:over": "grpc"} and how["invocation"]["parameters"]["secrets"] == [{"id": "s", "optional": True}]
+    build_naru.client("rmi", image)
 
 
 def test_questions_are_answered_without_a_build(build_naru, program, tmp_path):

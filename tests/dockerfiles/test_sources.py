@@ -122,7 +122,9 @@ def test_a_url_is_fetched_checked_and_asked_for_again(build_naru, tmp_path, web)
     digest = "sha256:a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e"
     text = f"FROM busybox:test\nADD --checksum={digest} {web.url}/file.txt /a/\nADD {web.url}/file.txt?q=1 /b\nADD {web.url}/x.tar /c/\nADD --unpack {web.url}/x.tar /d/\nADD --chmod=644 --chown=3:4 {web.url}/file.txt /e/\n"
     folder = write(str(tmp_path / "c"), {"Dockerfile": text})
-    image = built(build_naru, folder)
+    image = built(build_naru, folder, "--provenance=mode=min")
+    how = json.loads(build_naru.client("image", "provenance", image, program=NARU).stdout)
+    assert {"uri": f"{web.url}/file.txt", "digest": {"sha256": digest.removeprefix("sha256:")}} in how["materials"]
     assert shown(build_naru, image, "cat /a/file.txt /b; stat -c %a:%u /a/file.txt /e/file.txt; ls /c; cat /d/in/it") == "firstfirst600:0\n644:3\nx.tar\n1"
     assert "Using cache" in build(build_naru, folder).stdout
     assert web.asked()[-1].endswith(" 304")
@@ -167,7 +169,11 @@ def test_a_repository_is_a_source_and_a_context(build_naru, tmp_path, repository
     assert shown(build_naru, image, "cat /a/sub/file /b/file; ls -d /a/.git; ls -d /c/.git; ls /b; true") == "lateron main/c/.git\nDockerfile\nfile\n"
     assert shown(build_naru, built(build_naru, f"{repository}#v1"), "cat /s/file") == "on main"
     assert shown(build_naru, built(build_naru, f"{repository}#:sub"), "cat /f") == "later"
-    whole = built(build_naru, repository, "-f", "Whole")
+    whole = built(build_naru, repository, "-f", "Whole", "--provenance=mode=max")
+    commit = subprocess.run(["git", "rev-parse", "main"], cwd=tmp_path / "work", capture_output=True, text=True, check=True).stdout.strip()
+    how = json.loads(build_naru.client("image", "provenance", whole, program=NARU).stdout)
+    assert how["invocation"]["configSource"] == {"uri": repository, "digest": {"sha1": commit}, "entryPoint": "Whole"}
+    assert {"uri": repository, "digest": {"sha1": commit}} in how["materials"]
     assert shown(build_naru, whole, "ls -A /c").split() == ["Dockerfile", "Whole", "sub", "up", "way"]
     assert built(build_naru, repository, "-f", "Whole", "--no-cache") == whole
     assert shown(build_naru, built(build_naru, repository, "-f", "Whole", "--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1"), "ls -d /c/.git") == "/c/.git\n"

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import shutil
+import tarfile
 
 import pytest
 from test_build import CLIENT, write_context
@@ -21,6 +22,13 @@ COPY --from=made /r /r
 ENV A=1
 """
 STEPS = 4
+# All of it is in the result.
+INLINE = """FROM busybox:test
+WORKDIR /w/deep
+COPY a /a
+RUN head -c 100 /dev/urandom >/w/r
+ENV A=1
+"""
 
 
 @pytest.fixture
@@ -43,7 +51,7 @@ def forget(engine, image):
     engine.client("builder", "prune", "-af")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def other(images):
     engine = Naru("y")
     engine.start()
@@ -78,6 +86,64 @@ def test_a_directory_brings_the_cache_to_another_engine(build_naru, other, folde
     forget(build_naru, image)
 
 
+def test_an_image_carries_its_cache(build_naru, other, tmp_path):
+    folder, argument = str(tmp_path / "c"), "--build-arg BUILDKIT_INLINE_CACHE=1"
+    write_context(folder, {"Dockerfile": INLINE, "a": "1"})
+    image, _, _ = build(build_naru, folder, "--cache-to", "type=inline", "-t", "inline:x")
+    build_naru.client("save", "-o", folder + ".tar", "inline:x")
+    forget(build_naru, image)
+    other.load(folder + ".tar")
+    # Named, it is all that is needed, whoever asks and however.
+    docker = f"{CLIENT} -H {other.host} build --cache-from inline:x {argument} {folder}"
+    for command in (f"{NARU} -H {other.host} build --cache-from inline:x --cache-to type=inline {folder}", f"DOCKER_BUILDKIT=0 {docker}", f"DOCKER_BUILDKIT=1 {docker} --progress=plain"):
+        other.client("builder", "prune", "-af")
+        done = other.scope.shell(command)
+        said = done.stdout + done.stderr
+        assert image.removeprefix("sha256:")[:12] in said and said.count("Using cache") + said.count("CACHED") == 2, said
+    # Without its cache the image is another one, and what is not named does not count.
+    other.client("builder", "prune", "-af")
+    plain, steps, _ = build(other, folder)
+    assert plain != image and steps == 0
+    # An image's history says what was copied by its name alone: it is no cache.
+    other.client("tag", plain, "inline:plain")
+    other.client("builder", "prune", "-af")
+    done = other.scope.shell(f"DOCKER_BUILDKIT=0 {CLIENT} -H {other.host} build --cache-from inline:plain --cache-from inline:none {folder}")
+    assert "no cache is used of inline:plain: it is an image that carries no cache" in done.stdout and "no cache is used of inline:none" in done.stdout, done
+    assert done.stdout.count("Using cache") == 0, done
+    # Another file of the same name is another step, and so are those on it.
+    write_context(folder, {"a": "2"})
+    assert build(other, folder, "--cache-from", "inline:x")[1] == 0
+    # What is made of the image does not have its cache.
+    write_context(folder, {"Dockerfile": "FROM inline:x\nENV B=1\n"})
+    build(other, folder, "-t", "inline:child")
+    other.client("save", "-o", folder + ".tar", "inline:child")
+    with tarfile.open(folder + ".tar") as archive:
+        texts = [archive.extractfile(member).read() for member in archive if member.isfile() and member.size < 10000]
+    assert any(b"B=1" in text for text in texts) and not any(b"moby.buildkit.cache" in text for text in texts)
+    other.client("rmi", "-f", "inline:x", "inline:plain", "inline:child")
+
+
+def test_cache_mounts_travel_where_they_are_asked_for(build_naru, other, tmp_path):
+    folder, cache, bare = (str(tmp_path / name) for name in ("c", "cache", "bare"))
+    run = "FROM busybox:test\nARG A\nRUN --mount=type=cache,target=/c,id=travels "
+    write_context(folder, {"Dockerfile": run + "mkdir -m 710 /c/d; echo one >/c/d/x; chown 5:6 /c/d/x; chmod 640 /c/d/x; ln -s /etc/passwd /c/link\n"})
+    build(build_naru, folder, "--cache-to", f"type=local,dest={cache},cache-mounts=true", "--cache-to", f"type=local,dest={bare},mode=max")
+    see = "(stat -c '%a %u:%g' /c/d /c/d/x; readlink /c/link; cat /c/d/x) >/seen 2>&1; mkdir -p /c/d; echo two >/c/d/x\n"
+    write_context(folder, {"Dockerfile": run + see})
+
+    def seen(source, argument):
+        image, steps, said = build(other, folder, "--cache-from", f"type=local,src={source}", "--build-arg", f"A={argument}")
+        assert steps == 0 and "Warning" not in said, said
+        return other.client("run", "--rm", image, "cat", "/seen").stdout
+
+    assert "No such file" in seen(bare, 1)
+    other.client("builder", "prune", "-af")
+    assert seen(cache, 2) == "710 0:0\n640 5:6\n/etc/passwd\none\n"
+    # What is here is never replaced.
+    assert seen(cache, 3).endswith("two\n")
+    build_naru.client("builder", "prune", "-af")
+
+
 def blob(directory, descriptor):
     return f"{directory}/blobs/sha256/{descriptor['digest'].removeprefix('sha256:')}"
 
@@ -95,6 +161,14 @@ def test_a_registry_keeps_the_cache(build_naru, folder, tmp_path):
         forget(build_naru, image)
         done = build_naru.scope.shell(f"DOCKER_BUILDKIT=1 {CLIENT} -H {build_naru.host} build -q --cache-from {name} {folder}")
         assert done.stdout.strip() == image, done
+        # An image there may carry its cache as well.
+        forget(build_naru, image)
+        write_context(folder + "2", {"Dockerfile": INLINE, "a": "1"})
+        inline, _, _ = build(build_naru, folder + "2", "--cache-to", "type=inline", "-t", "127.0.0.1:5000/inline:x", "--push")
+        forget(build_naru, inline)
+        found, steps, said = build(build_naru, folder + "2", "--cache-to", "type=inline", "--cache-from", "127.0.0.1:5000/inline:x")
+        assert (found, steps) == (inline, 2), said
+        forget(build_naru, inline)
         # A cache that is not there is told, and nothing else.
         forget(build_naru, image)
         found, _, said = build(build_naru, folder, "--cache-from", "127.0.0.1:5000/none:x")

@@ -5,11 +5,13 @@ import json
 import os
 import re
 import subprocess
+import tarfile
 import time
 
 import pytest
 from test_build import CLIENT, write_context
 from testkit.engine import NARU, ROOT
+from testkit.registry import DebianRegistry
 
 B = "FROM busybox:test\n"
 
@@ -23,12 +25,13 @@ def program():
     return target + "/debug/buildkit-client"
 
 
-def grpc_build(engine, program, tmp_path, files, name, *options, **more):
+def grpc_build(engine, program, tmp_path, files, name, *options, verb=None, **more):
     folder = str(tmp_path / "context")
     if not os.path.exists(folder):
         write_context(folder, files)
     subprocess.run(["tar", "-C", folder, "-cf", folder + ".tar", "."], check=True)
-    return engine.scope.run(program, engine.host.removeprefix("unix://"), folder + ".tar", name, *options, **more)
+    words = [verb, folder + ".tar"] if verb else [folder + ".tar", name]
+    return engine.scope.run(program, engine.host.removeprefix("unix://"), *words, *options, **more)
 
 
 def inspect(engine, name):
@@ -143,3 +146,104 @@ def test_a_client_that_leaves_ends_its_build(build_naru, program, tmp_path):
     while build_naru.client("ps", "-aq").stdout or os.listdir(build_naru.data_root + "/builds/running"):
         assert time.monotonic() < deadline, "the step's container is still there"
         time.sleep(0.05)
+
+
+TREE = B + "COPY a /a\nRUN head -c 100 /dev/urandom >/r\n"
+
+
+def solve(engine, program, tmp_path, files, *words):
+    """What the client says of a solve with these outputs and caches."""
+    return grpc_build(engine, program, tmp_path, files, "", *words, verb="solve")
+
+
+def answers(done):
+    assert done.returncode == 0, done.stderr
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+def test_outputs_are_given(build_naru, program, tmp_path):
+    files = {"Dockerfile": TREE, "a": "one"}
+    tar, oci, docker = (tmp_path / name for name in ("files.tar", "oci.tar", "docker.tar"))
+    for kind, dest in (("tar", tar), ("oci", oci), ("docker", docker)):
+        name = "" if kind == "tar" else ",name=grpc:given"
+        answers(solve(build_naru, program, tmp_path, files, f"output:{kind},dest={dest}{name}"))
+    with tarfile.open(tar) as archive:
+        assert archive.extractfile("a").read() == b"one"
+    for path in (oci, docker):
+        assert "grpc:given" in build_naru.client("load", "-i", str(path)).stdout
+        assert build_naru.client("rmi", "grpc:given").returncode == 0
+    given = solve(build_naru, program, tmp_path, files, "output:local").stdout.splitlines()
+    assert "file a 644 0:0 \"\" \"one\" {}" in given, given
+    # An image in the engine is the same one, told by its digest.
+    told = answers(solve(build_naru, program, tmp_path, files, "output:image,name=grpc:listed"))
+    assert told["containerimage.config.digest"] == inspect(build_naru, "grpc:listed")["Id"] and "grpc:listed" in told["image.name"]
+    build_naru.client("rmi", "grpc:listed")
+    refused = solve(build_naru, program, tmp_path, files, "output:tar")
+    assert refused.returncode == 1 and "the client takes no files" in refused.stderr, refused
+
+
+@pytest.fixture
+def content(build_naru, tmp_path):
+    """containerd's own store of blobs, as buildx serves it of directories."""
+    (tmp_path / "config.toml").write_text(f"""version = 2
+root = "{tmp_path}/store"
+state = "{tmp_path}/state"
+imports = []
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs", "io.containerd.internal.v1.opt"]
+[grpc]
+address = "{tmp_path}/containerd.sock"
+""")
+    process = subprocess.Popen(build_naru.scope.command("containerd", "--config", str(tmp_path / "config.toml")), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not os.path.exists(tmp_path / "containerd.sock"):
+        assert time.monotonic() < deadline and process.poll() is None, "containerd does not begin"
+        time.sleep(0.02)
+    yield f"{tmp_path}/containerd.sock"
+    process.terminate()
+    process.wait()
+
+
+def test_caches_are_kept_with_the_client_and_taken_from_there(build_naru, program, tmp_path, content):
+    files = {"Dockerfile": TREE.replace("RUN ", "RUN --mount=type=cache,target=/c,id=grpc-cache date +%N >/c/x; "), "a": "one"}
+    output, served = "output:image,name=grpc:cached", f"containerd:{content}"
+
+    def run(*words):
+        build_naru.client("rmi", "-f", "grpc:cached")
+        build_naru.client("builder", "prune", "-af")
+        return answers(solve(build_naru, program, tmp_path, files, output, *words))
+
+    made = run(served, "cache-to:local,dest=store,mode=max,cache-mounts=true", "cache-to:inline")
+    image, manifest = made["containerimage.config.digest"], json.loads(made["cache.manifest"])
+    assert manifest["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+    source = f"local,src=store,digest={manifest['digest']}"
+    found = run(served, f"cache-from:{source}", "cache-to:inline")
+    assert found["containerimage.config.digest"] == image, found
+    # As buildx says it: among the frontend's options. And blobs that are there are not sent again.
+    imports = json.dumps([{"Type": "local", "Attrs": {"src": "store", "digest": manifest["digest"]}}])
+    found = run(served, f"option:cache-imports={imports}", "cache-to:inline", "cache-to:local,dest=store,mode=max")
+    assert found["containerimage.config.digest"] == image, found
+    # The image alone is enough.
+    build_naru.client("tag", "grpc:cached", "grpc:carries")
+    found = run("cache-from:registry,ref=grpc:carries", "option:build-arg:BUILDKIT_INLINE_CACHE=1")
+    assert found["containerimage.config.digest"] == image, found
+    # Without a store, or of a cache that is not there, the build goes on; only what is to be kept must be.
+    assert run(f"cache-from:{source}")["containerimage.config.digest"] != image
+    absent = source.replace(manifest["digest"], "sha256:" + "0" * 64)
+    assert run(served, f"cache-from:{absent}")["containerimage.config.digest"] != image
+    for words, reason in ((("cache-to:local,dest=store",), "serves no store local:store"), ((served, "cache-to:local,dest=other"), "there is no store"), (("cache-to:gha",), "type=gha is not supported")):
+        refused = solve(build_naru, program, tmp_path, files, output, *words)
+        assert refused.returncode == 1 and reason in refused.stderr, refused
+    build_naru.client("rmi", "-f", "grpc:cached", "grpc:carries")
+
+
+def test_a_registry_keeps_images_and_caches(build_naru, program, tmp_path):
+    files, registry = {"Dockerfile": TREE, "a": "one"}, DebianRegistry(build_naru.scope)
+    try:
+        made = answers(solve(build_naru, program, tmp_path, files, "output:image,name=127.0.0.1:5000/grpc:x,push=true", "cache-to:registry,ref=127.0.0.1:5000/grpc:cache,mode=max"))
+        build_naru.client("rmi", "-f", "127.0.0.1:5000/grpc:x")
+        build_naru.client("builder", "prune", "-af")
+        found = answers(solve(build_naru, program, tmp_path, files, "output:registry,name=127.0.0.1:5000/grpc:x", "cache-from:registry,ref=127.0.0.1:5000/grpc:cache"))
+        assert found["containerimage.config.digest"] == made["containerimage.config.digest"], found
+        build_naru.client("rmi", "-f", "127.0.0.1:5000/grpc:x")
+    finally:
+        registry.close()

@@ -75,6 +75,24 @@ def test_files_come_as_they_are_in_the_image(build_naru, folder, tmp_path):
     assert images(build_naru) == before, "an image was listed"
 
 
+def test_attributes_come_along(build_naru, tmp_path):
+    write_context(str(tmp_path / "c"), {"Dockerfile": "FROM scratch\nADD x.tar /\n"})
+    with tarfile.open(tmp_path / "c/x.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, kind in (("d", tarfile.DIRTYPE), ("d/f", tarfile.REGTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.mode, member.pax_headers = kind, 0o755, {"SCHILY.xattr.user.note": f"of {name}"}
+            archive.addfile(member)
+    done = naru_build(build_naru, "-o", str(tmp_path / "naru"), "-o", f"type=tar,dest={tmp_path}/files.tar", str(tmp_path / "c"))
+    assert done.returncode == 0, done.stderr
+    done = build_naru.scope.shell(f"DOCKER_BUILDKIT=1 {CLIENT} -H {build_naru.host} build -o {tmp_path}/docker {tmp_path}/c")
+    assert done.returncode == 0, done.stderr
+    for place in ("naru", "docker"):
+        for name in ("d", "d/f"):
+            assert os.getxattr(tmp_path / place / name, "user.note") == f"of {name}".encode(), place
+    with tarfile.open(tmp_path / "files.tar") as archive:
+        assert archive.getmember("d/f").pax_headers["SCHILY.xattr.user.note"] == "of d/f"
+
+
 def test_a_hostile_image_writes_nothing_outside(build_naru, tmp_path):
     write_context(str(tmp_path / "c"), {"Dockerfile": "FROM scratch\nCOPY . /\n", "up/x": "hostile", "up/y": "hostile"})
     out, outside = tmp_path / "out", tmp_path / "outside"

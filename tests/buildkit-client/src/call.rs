@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 /// Names this program's only build and session.
 const NAME: &str = "steered";
 
-struct Archive(Vec<u8>);
+pub struct Archive(pub Vec<u8>);
 
 #[tonic::async_trait]
 impl Upload for Archive {

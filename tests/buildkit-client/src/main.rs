@@ -1,9 +1,11 @@
 //! Builds an archived context through BuildKit's interface, as buildx's driver for Docker does:
 //! `buildkit-client SOCKET control FILTER` asks what is kept and what was built, and prunes what the filter means.
 //! `buildkit-client SOCKET call ARCHIVE [KEY=VALUE …]` steers a build as buildx does (see `call`);
+//! `buildkit-client SOCKET solve ARCHIVE …` has outputs and caches of its own (see `solve`);
 //! `buildkit-client SOCKET ARCHIVE NAME [arg:K=V label:K=V secret:ID=FILE target=STAGE nocache=1 …]`.
 
 mod call;
+mod solve;
 
 use bollard::grpc::build::{ImageBuildFrontendOptions, ImageBuildLoadInput, SecretSource};
 use bollard::grpc::driver::{Build, moby::Moby};
@@ -55,6 +57,9 @@ async fn main() {
     }
     if words[1] == "call" {
         return call::call(&words[0], &words[2], &words[3..]).await;
+    }
+    if words[1] == "solve" {
+        return solve::solve(&words).await;
     }
     let docker = Docker::connect_with_unix(&words[0], 120, API_DEFAULT_VERSION).unwrap();
     let archive = std::fs::read(&words[1]).unwrap();

@@ -100,13 +100,13 @@ impl ContentStore {
         ingest.commit_one(ImagePlan::step(config)?)
     }
 
-    /// Makes a step's image that only differs from `base` in its configuration, or stands on nothing.
+    /// Makes a step's image of layers that are here, bottom first, by the digests of their archives.
     pub fn configure_step(
         &self,
-        base: Option<&Image>,
+        layers: &[Digest],
         mut config: ImageConfig,
     ) -> Result<LoadedImage, ContentError> {
-        config.rootfs.diff_ids = base.map_or_else(Vec::new, |base| base.layers.clone());
+        config.rootfs.diff_ids = layers.to_vec();
         let plan = ImagePlan::step(config)?;
         let id = crate::store::digest_of(&plan.raw_config);
         // A build of nothing new makes an image that builds keep already.

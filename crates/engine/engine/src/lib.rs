@@ -39,8 +39,9 @@ mod why;
 
 pub use build::{
     AgentStream, Answer, AttestRequest, AttestedFile, BuildClient, BuildRequest, BuildStep, Built,
-    CacheEntry, CacheFilter, CacheKind, CacheSource, CacheTarget, ContextSource, ContextUpdate, Examined,
-    ImageTree, KeptContext, ListedUpdate, NamedContext, PruneCacheRequest, TreeEntry, Warnings, is_matched,
+    CacheEntry, CacheFilter, CacheKind, CachePlace, CacheSource, CacheTarget, ContextSource, ContextUpdate,
+    Examined, ImageTree, KeptContext, ListedUpdate, NamedContext, PruneCacheRequest, TreeEntry, Warnings,
+    is_matched,
 };
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
 pub use error::{EngineError, Result};

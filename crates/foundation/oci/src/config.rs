@@ -49,6 +49,13 @@ pub struct ImageConfig {
     pub rootfs: RootFs,
     #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
+    /// The cache that the image carries of the build that made it: BuildKit's member, base64 of records in JSON.
+    #[serde(
+        rename = "moby.buildkit.cache.v0",
+        deserialize_with = "null_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub cache: Option<String>,
 }
 
 impl ImageConfig {

@@ -1,6 +1,7 @@
 //! The Dockerfile frontend's options as a build request: pure translation. What is not known is refused by its name.
 
 use crate::build::Remote;
+use crate::caches;
 use crate::error::{KitError, Result};
 use crate::requests;
 use naru_engine::oci::Platform;
@@ -11,15 +12,8 @@ use std::collections::HashMap;
 /// Where clients say that they serve an archive of the context themselves.
 const UPLOADED: &str = "http://buildkit-session";
 
-/// What concerns clients' own records, caches that only save time, and what Naru does anyway.
-const IGNORED: &[&str] = &[
-    "cache-from",
-    "cache-imports",
-    "cmdline",
-    "frontend.caps",
-    "multi-platform",
-    "source",
-];
+/// What concerns clients' own records, and what Naru does anyway.
+const IGNORED: &[&str] = &["cmdline", "frontend.caps", "multi-platform", "source"];
 const IGNORED_PREFIXES: &[&str] = &["vcs:", "local-sessionid:", "cache-ns"];
 
 /// Reads the options of `dockerfile.v0`.
@@ -71,6 +65,8 @@ fn read_option(request: &mut BuildRequest, key: &str, value: &str) -> Result<()>
                 request.shm_bytes = bytes.filter(|bytes| *bytes > 0);
             }
             "ulimit" => request.rlimits = list(value).map(read_rlimit).collect::<Result<_>>()?,
+            "cache-imports" => caches::add_imports(request, value)?,
+            "cache-from" => list(value).for_each(|name| caches::add_named(request, name)),
             // A request for something else than a build was answered before.
             "context" | "contextkey" | "dockerfilekey" | requests::KEY => {}
             key if IGNORED.contains(&key) => {}

@@ -53,6 +53,8 @@ pub struct SessionBuild {
 #[derive(Debug)]
 pub enum Told {
     Trace(StatusResponse),
+    /// The client has the build's cache; its manifest's descriptor, as JSON.
+    Cache(String),
     /// The last of a build that went well; with its image, where it made one.
     Built(Option<Digest>),
     /// The last of one that did not.
@@ -190,6 +192,9 @@ impl Builders {
             let client = Arc::new(client);
             request.client = Some(Arc::clone(&client) as Arc<dyn BuildClient>);
             let result = Box::pin(engine.build_image(request, source, steps)).await?;
+            if let Some(manifest) = client.cache_manifest()? {
+                let _ = out.send(Told::Cache(manifest)).await;
+            }
             for output in &build.outputs {
                 client.deliver(&result, output).await?;
             }

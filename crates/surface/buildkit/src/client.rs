@@ -3,23 +3,26 @@
 use crate::error::{KitError, Result};
 use crate::filesend;
 use crate::filesync::{self, Selection, Texts};
+use crate::lock;
 use crate::output::{Output, OutputKind};
 use crate::session::Session;
+use crate::store;
 use crate::trace::{Fetch, definition_step, vertices_of};
 use crate::wire::{
     AgentBytes, CheckAgentRequest, CheckAgentResponse, CredentialsRequest, CredentialsResponse,
     GetSecretRequest, GetSecretResponse, StatusResponse, UploadBytes,
 };
 use futures_util::stream;
+use naru_base::Digest;
 use naru_build::ignore;
 use naru_engine::archive::Chunks;
-use naru_engine::oci::Reference;
+use naru_engine::oci::{Descriptor, Reference};
 use naru_engine::registry::Credentials;
 use naru_engine::{
     AgentStream, Answer, AttestedFile, BuildClient, Built, Engine, EngineError, KeptContext, PushRequest,
     Teller,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
@@ -47,6 +50,8 @@ pub struct SessionClient {
     pub context: String,
     /// Of `<Dockerfile>.dockerignore`, where there is one.
     pub ignore: Option<String>,
+    /// The manifest of the cache that the client keeps, when it has all of it.
+    pub cache: Mutex<Option<Descriptor>>,
 }
 
 impl std::fmt::Debug for SessionClient {
@@ -76,6 +81,7 @@ impl SessionClient {
             told,
             context: String::new(),
             ignore: None,
+            cache: Mutex::default(),
         }
     }
 
@@ -85,6 +91,15 @@ impl SessionClient {
             Some(text) => Ok(text.clone()),
             None => self.ignore_text(&self.context).await,
         }
+    }
+
+    /// What describes the cache that the client has, as JSON.
+    pub fn cache_manifest(&self) -> Result<Option<String>> {
+        let manifest = lock(&self.cache).clone();
+        let text = manifest
+            .map(|manifest| serde_json::to_string(&manifest))
+            .transpose();
+        Ok(text.map_err(|error| EngineError::system(error.to_string()))?)
     }
 
     /// Tells of a fetch while it goes on.
@@ -378,6 +393,18 @@ async fn pass_answers(
 }
 
 impl BuildClient for SessionClient {
+    fn blob<'a>(&'a self, store: &'a str, digest: &'a Digest) -> Answer<'a, Chunks> {
+        Box::pin(async move { Ok(store::read(&self.session, store, digest).await?) })
+    }
+
+    fn keep_blob<'a>(&'a self, store: &'a str, blob: &'a Descriptor, content: Chunks) -> Answer<'a, ()> {
+        Box::pin(async move { Ok(store::write(&self.session, store, blob, content).await?) })
+    }
+
+    fn note_cache(&self, manifest: &Descriptor) {
+        *lock(&self.cache) = Some(manifest.clone());
+    }
+
     fn secret<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         Box::pin(async move { Ok(self.read_secret(id).await?) })
     }

@@ -9,6 +9,7 @@
 
 use crate::attributes::read_options;
 use crate::build::{SessionBuild, Told};
+use crate::caches::add_caches;
 use crate::error::{KitError, Result};
 use crate::history::StepCounts;
 use crate::output::{self, Output};
@@ -18,7 +19,7 @@ use crate::wire::{
 };
 use crate::{Builders, lock};
 use naru_base::{Digest, ErrorKind};
-use naru_engine::{BuildRequest, CacheSource, CacheTarget, Engine};
+use naru_engine::Engine;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub struct Job {
     steered: watch::Sender<Option<Steered>>,
     returned: watch::Sender<Option<Result<(), String>>>,
     built: Mutex<Option<Digest>>,
+    /// The manifest of a cache that the client keeps, as it puts it into its list.
+    cache: Mutex<Option<String>>,
     steps: Mutex<StepCounts>,
 }
 
@@ -162,31 +165,6 @@ pub fn read_outputs(request: &control::SolveRequest) -> Result<Vec<Output>> {
         .collect()
 }
 
-/// Caches of other engines that the build may use, and those that it is to make.
-pub fn add_caches(build: &mut BuildRequest, options: Option<&control::CacheOptions>) -> Result<()> {
-    let Some(options) = options else { return Ok(()) };
-    let reference = |entry: &control::CacheOptionsEntry, what: &str| match entry.attrs.get("ref") {
-        Some(name) if entry.r#type == "registry" => Ok(name.clone()),
-        _ => Err(KitError::NotSupported(
-            format!("{what} of type {}", entry.r#type),
-            "give type=registry and a ref",
-        )),
-    };
-    for entry in &options.imports {
-        let source = CacheSource::Registry(reference(entry, "a cache")?);
-        build.cache_from.push(source);
-    }
-    for entry in &options.exports {
-        let is = |key: &str, value: &str| entry.attrs.get(key).is_some_and(|given| given == value);
-        build.cache_to.push(CacheTarget {
-            reference: reference(entry, "sending the cache")?,
-            has_all: is("mode", "max"),
-            ignores_errors: is("ignore-error", "true"),
-        });
-    }
-    Ok(())
-}
-
 pub fn check_frontend(name: &str, has_definition: bool) -> Result<()> {
     if has_definition {
         return Err(KitError::NotSupported(
@@ -269,6 +247,9 @@ impl Builders {
                 exporter_response.insert(key.to_owned(), id.to_string());
             }
         }
+        if let Some(manifest) = lock(&job.cache).clone() {
+            exporter_response.insert("cache.manifest".to_owned(), manifest);
+        }
         if !names.is_empty() {
             exporter_response.insert("image.name".to_owned(), names.join(","));
         }
@@ -307,6 +288,7 @@ impl Builders {
         while let Some(told) = running.told.recv().await {
             match told {
                 Told::Trace(status) => job.tell(status),
+                Told::Cache(manifest) => *lock(&job.cache) = Some(manifest),
                 Told::Built(id) => {
                     lock(&job.built).clone_from(&id);
                     return Ok(id);

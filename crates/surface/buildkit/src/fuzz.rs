@@ -1,7 +1,8 @@
 //! Messages of a client's from anywhere: understood or refused, whatever is in them.
 
 use crate::attributes::read_options;
-use crate::control::{add_caches, check_frontend, read_outputs};
+use crate::caches::add_caches;
+use crate::control::{check_frontend, read_outputs};
 use crate::disk::read_filters;
 use crate::filesync::{Reception, Texts};
 use crate::session::SessionDescription;
@@ -40,6 +41,7 @@ fn solve() -> control::SolveRequest {
             ("attest:provenance", "mode=min,disabled=true"),
             ("platform", "linux/arm64/v8"),
             ("no-cache", ""),
+            ("cache-imports", r#"[{"Type":"registry","Attrs":{"ref":"a/b"}}]"#),
         ]),
         session: "session".to_owned(),
         exporters: vec![control::Exporter {

@@ -11,6 +11,7 @@
 
 mod attributes;
 mod build;
+mod caches;
 mod channel;
 mod client;
 mod control;
@@ -25,6 +26,7 @@ mod output;
 mod requests;
 mod serve;
 mod session;
+mod store;
 mod trace;
 mod wire;
 

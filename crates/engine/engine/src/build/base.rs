@@ -159,6 +159,8 @@ fn stage_of(image: Arc<Image>, teller: &Teller) -> Stage {
     // Where it was made, not what it is.
     config.container = String::new();
     config.comment = String::new();
+    // Of its own steps, not of those made on it.
+    config.cache = None;
     Stage {
         time: image.created.map_or(0, Timestamp::as_second),
         history: StageHistory::default(),

@@ -6,12 +6,16 @@
 //!  FROM, COPY --from=NAME  ──▶ files(name) ─▶ that context
 //!  COPY, ADD, --mount=bind ──▶ context() ───▶ the build's own context, where it was not sent along
 //!  FROM of a registry      ──▶ credentials(registry)
+//!  caches of the client's  ──▶ blob(store, digest), keep_blob(store, …)
 //! ```
 //! A protocol that can reach its client implements [`BuildClient`]; the build knows none of them. What is answered here
 //! never gets into a layer, the history, a log, a cache key or onto a disk.
 
 use super::KeptContext;
+use crate::archive::Chunks;
 use crate::error::{EngineError, Result};
+use naru_base::Digest;
+use naru_oci::Descriptor;
 use naru_registry::Credentials;
 use std::fmt::Debug;
 use std::pin::Pin;
@@ -42,6 +46,21 @@ pub trait BuildClient: Debug + Send + Sync {
             EngineError::invalid("the client sends its context with its request, not when it is asked");
         Box::pin(std::future::ready(Err(error)))
     }
+
+    /// A blob of a store of the client's.
+    fn blob<'a>(&'a self, store: &'a str, _digest: &'a Digest) -> Answer<'a, Chunks> {
+        let error = EngineError::invalid(format!("the client has no store {store}"));
+        Box::pin(std::future::ready(Err(error)))
+    }
+
+    /// Has the client keep a blob in a store of its own.
+    fn keep_blob<'a>(&'a self, store: &'a str, _blob: &'a Descriptor, _content: Chunks) -> Answer<'a, ()> {
+        let error = EngineError::invalid(format!("the client has no store {store}"));
+        Box::pin(std::future::ready(Err(error)))
+    }
+
+    /// The client has a whole cache: this is its manifest.
+    fn note_cache(&self, _manifest: &Descriptor) {}
 
     /// Credentials for a registry, by its host; `docker.io` for Docker's.
     fn credentials<'a>(&'a self, _registry: &'a str) -> Answer<'a, Option<Credentials>> {

@@ -46,10 +46,7 @@ impl WorkDirectory {
 
     /// A file without a name: it goes when nobody has it open.
     pub(super) fn new_pack(&self) -> Result<File> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        rustix::fs::open(&self.0, flags, Mode::from_raw_mode(0o600))
-            .map(File::from)
-            .map_err(|errno| EngineError::system(format!("keep files in {}: {errno}", self.0.display())))
+        nameless_file(&self.0)
     }
 
     pub(super) fn file(&self, name: &str) -> PathBuf {
@@ -139,6 +136,14 @@ impl Context {
         })
         .await
     }
+}
+
+/// A file that is gone when nobody has it open any more.
+pub(super) fn nameless_file(directory: &Path) -> Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::open(directory, flags, Mode::from_raw_mode(0o600))
+        .map(File::from)
+        .map_err(|errno| EngineError::system(format!("keep files in {}: {errno}", directory.display())))
 }
 
 pub(super) fn open_directory(path: &Path) -> Result<OwnedFd> {

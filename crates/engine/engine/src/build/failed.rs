@@ -121,7 +121,7 @@ impl Builder {
         let (content, image) = (Arc::clone(&self.engine.content), Arc::clone(image));
         blocking(move || {
             let made = content
-                .configure_step(Some(&image), config)
+                .configure_step(&image.layers, config)
                 .map_err(crate::images::error)?;
             Ok(made.id)
         })

@@ -49,7 +49,7 @@ pub use attest::AttestRequest;
 pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
 pub use examine::{Examined, Warnings};
-pub use exchange::{CacheSource, CacheTarget};
+pub use exchange::{CachePlace, CacheSource, CacheTarget};
 pub use kept::{KeptContext, ListedUpdate, Update as ContextUpdate};
 pub use output::{AttestedFile, Built, ImageTree, TreeEntry};
 pub use prune::{CacheFilter, PruneCacheRequest, is_matched};
@@ -105,6 +105,8 @@ pub struct BuildRequest {
     pub cache_from: Vec<CacheSource>,
     /// Where the steps of this build are sent, when it is done.
     pub cache_to: Vec<CacheTarget>,
+    /// The image carries the cache of the steps that it stands on.
+    pub carries_cache: bool,
     /// Further contexts, by the names that `FROM` and `--from` have for them.
     pub contexts: BTreeMap<String, NamedContext>,
     /// Build twice without the cache, and refuse what is not the same.
@@ -327,7 +329,7 @@ fn archived_in(request: &BuildRequest) -> BTreeMap<String, String> {
         });
     let caches = request.cache_from.iter().filter_map(|source| match source {
         CacheSource::Archived(directory) => Some((directory.clone(), directory.clone())),
-        CacheSource::Registry(_) => None,
+        _ => None,
     });
     contexts.chain(caches).collect()
 }

@@ -107,6 +107,17 @@ pub(super) struct DecidedMount {
     tree: Option<Arc<SourceTree>>,
 }
 
+impl DecidedMount {
+    /// By which steps share a cache.
+    fn cache_id(&self) -> &str {
+        if self.words.id.is_empty() {
+            &self.target
+        } else {
+            &self.words.id
+        }
+    }
+}
+
 impl Builder {
     /// Reads a mount's words and finds what of it decides what the command does.
     pub(super) async fn decide_mount(
@@ -201,13 +212,7 @@ impl Builder {
     /// A directory that outlives builds.
     async fn cache_mount(&self, decided: DecidedMount) -> Result<Mounted> {
         let words = &decided.words;
-        let id = if words.id.is_empty() {
-            &decided.target
-        } else {
-            &words.id
-        };
-        let space = self.request.cache_space();
-        let name = cache::key_of(&(space, id)).hex().to_owned();
+        let (id, name) = (decided.cache_id().to_owned(), self.cache_name(&decided));
         let (name, turn) = match words.sharing {
             Sharing::Shared => (name, None),
             Sharing::Locked => {
@@ -222,6 +227,8 @@ impl Builder {
         let begun = self.own_directory();
         let at = path.clone();
         let used = self.engine.builds.in_use.mount(&name);
+        let is_imported = !path.is_dir() && self.import_mount(&name, &begun).await;
+        let tree = tree.filter(|_| !is_imported);
         blocking(move || make_cache(&at, &begun, tree.as_deref(), &source, mode, owner)).await?;
         let record = path.with_file_name(format!("{name}.use"));
         account::note_use(&record, || {
@@ -237,6 +244,23 @@ impl Builder {
             Some(turn) => mounted.holding(Held::Turn(turn)),
             None => mounted,
         })
+    }
+
+    /// What the directory of a cache is called, but for those of private ones.
+    fn cache_name(&self, decided: &DecidedMount) -> String {
+        let space = self.request.cache_space();
+        cache::key_of(&(space, decided.cache_id())).hex().to_owned()
+    }
+
+    /// Notes which caches a step mounts, for whoever wants their contents; of private ones it is the first.
+    pub(super) fn note_mounts(&self, mounts: &[DecidedMount]) {
+        for decided in mounts.iter().filter(|mount| mount.words.kind == Kind::Cache) {
+            let name = self.cache_name(decided);
+            self.note_mount(match decided.words.sharing {
+                Sharing::Private => format!("{name}-0"),
+                Sharing::Shared | Sharing::Locked => name,
+            });
+        }
     }
 
     /// The first of a private cache's directories that nobody writes to.

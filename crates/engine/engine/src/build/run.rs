@@ -80,6 +80,7 @@ impl Builder {
         for mount in &run.mounts {
             mounts.push(self.decide_mount(stage, line, mount).await?);
         }
+        self.note_mounts(&mounts);
         let environment = environment_of(stage, &self.request.arguments);
         let network = run.network.clone().or_else(|| self.request.network.clone());
         // A client that says what there is anyway asks for nothing else.

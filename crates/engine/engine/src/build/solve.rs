@@ -25,7 +25,7 @@ use naru_oci::History;
 use naru_runtime::view::View;
 use rustix::fs::OFlags;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// In the place of a time: files keep theirs.
 pub(super) const TIME_REAL: i64 = i64::MAX;
@@ -142,23 +142,26 @@ impl Builder {
         Arc::clone(&self.uses)
     }
 
-    /// Notes what a step found or made, for caches that are sent.
-    fn note_made(&self, key: &Digest, image: &Arc<Image>, description: &str) {
-        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-        steps.note(key, image, description);
+    fn steps(&self) -> MutexGuard<'_, Steps> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a cache mount of a step, whether that is made or found.
+    pub(super) fn note_mount(&self, name: String) {
+        self.steps().note_mount(name);
     }
 
     pub(super) fn steps_made(&self) -> Steps {
-        self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.steps().clone()
     }
 
     /// Notes what a step made, for the next build and for caches that are sent.
     pub(super) fn keep_step(&self, key: &Digest, image: &Arc<Image>, description: &str) -> Result<()> {
-        self.note_made(key, image, description);
+        self.steps().note(key, image);
         self.engine.note_step(key, &image.id, description)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -435,9 +438,9 @@ impl Builder {
         }
         let image = match self.engine.cached_step(key, &self.uses) {
             Some(image) => image,
-            None => self.import_step(key, stage).await?,
+            None => self.import_step(key, stage, description).await?,
         };
-        self.note_made(key, &image, description);
+        self.steps().note(key, &image);
         Some(image)
     }
 
@@ -449,7 +452,7 @@ impl Builder {
         let content = Arc::clone(&self.engine.content);
         blocking(move || {
             let made = content
-                .configure_step(None, super::bring::plain_config())
+                .configure_step(&[], super::bring::plain_config())
                 .map_err(crate::images::error)?;
             content.image(made.id.as_str()).map_err(crate::images::error)
         })
@@ -496,9 +499,13 @@ impl Builder {
             });
         }
         let content = Arc::clone(&self.engine.content);
-        let (image, config) = (stage.image, stage.state.config);
+        let (image, mut config) = (stage.image, stage.state.config);
+        if self.request.is_cache_carried() {
+            config.cache = Some(self.steps().inline(image.as_deref())?);
+        }
         blocking(move || {
-            let made = content.configure_step(image.as_deref(), config);
+            let layers = image.as_ref().map_or(&[][..], |image| &image.layers);
+            let made = content.configure_step(layers, config);
             Ok(made.map_err(crate::images::error)?.id)
         })
         .await

@@ -9,8 +9,8 @@ mod transfer;
 pub use ask::Distribution;
 pub use import::ImportRequest;
 pub use pull::PullRequest;
-pub(crate) use push::Artifact;
 pub use push::PushRequest;
+pub(crate) use push::{Artifact, ArtifactFile};
 pub(crate) use transfer::BlobLocks;
 pub use transfer::{Teller, TransferStep};
 

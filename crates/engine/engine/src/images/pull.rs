@@ -47,13 +47,13 @@ pub struct PullRequest {
 }
 
 /// A manifest that was found, and where.
-struct Resolved {
-    repository: Repository,
+pub(super) struct Resolved {
+    pub(super) repository: Repository,
     /// What the name means, an index perhaps; its digest is the image's in names.
     named: FetchedManifest,
     /// The one image.
     manifest: FetchedManifest,
-    image: Manifest,
+    pub(super) image: Manifest,
 }
 
 /// One pull's tools.
@@ -217,7 +217,7 @@ async fn list_tags(options: &RegistryOptions, request: &PullRequest) -> Result<V
 }
 
 /// Finds the one image a name means on this platform.
-async fn resolve(
+pub(super) async fn resolve(
     options: &RegistryOptions,
     request: &PullRequest,
     reference: &Reference,

@@ -1,7 +1,7 @@
 //! Pushing: blobs first, several at once, then the manifest that speaks of them.
 
 use super::error as content_error;
-use super::pull::{find_named, leads_to_next};
+use super::pull::{PullRequest, leads_to_next, resolve};
 use super::transfer::{Reporter, Teller, TransferStep, Tries, retried, run};
 use crate::Engine;
 use crate::error::{EngineError, Result};
@@ -9,13 +9,15 @@ use crate::metrics::Action;
 use futures_util::future::try_join_all;
 use naru_base::Digest;
 use naru_content::{AttestedParcel, ContentStore, Image, Parcel, ParcelLayer};
-use naru_oci::{Descriptor, Reference};
+use naru_oci::{Descriptor, Manifest, Platform, Reference};
 use naru_registry::{
-    Credentials, FetchedManifest, Outgoing, Purpose, RegistryError, RegistryOptions, Repository, Upload,
-    UploadStart, plan_endpoints,
+    Credentials, Outgoing, Purpose, RegistryError, RegistryOptions, Repository, Upload, UploadStart,
+    plan_endpoints,
 };
 use std::collections::BTreeSet;
-use std::io::{Cursor, Read};
+use std::fs::File;
+use std::io::{self, Cursor, Read};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -181,8 +183,16 @@ impl Engine {
         &self,
         reference: &Reference,
         credentials: Option<Credentials>,
-    ) -> Result<(Repository, FetchedManifest)> {
-        find_named(&self.options.registry, reference, credentials.as_ref()).await
+        platform: Option<Platform>,
+    ) -> Result<(Repository, Manifest)> {
+        let request = PullRequest {
+            reference: reference.clone(),
+            has_all_tags: false,
+            platform,
+            credentials,
+        };
+        let resolved = resolve(&self.options.registry, &request, reference).await?;
+        Ok((resolved.repository, resolved.image))
     }
 }
 
@@ -193,6 +203,36 @@ pub(crate) struct Artifact {
     pub config_descriptor: Descriptor,
     pub config: Vec<u8>,
     pub layers: Vec<ParcelLayer>,
+    pub files: Vec<ArtifactFile>,
+}
+
+/// A blob that was made to be sent; it is gone with this.
+pub(crate) struct ArtifactFile {
+    pub descriptor: Descriptor,
+    pub file: Arc<File>,
+}
+
+impl ArtifactFile {
+    /// Its bytes from the first on, whoever else reads it.
+    pub(crate) fn open(&self) -> Box<dyn Read + Send> {
+        Box::new(FileReader {
+            file: Arc::clone(&self.file),
+            at: 0,
+        })
+    }
+}
+
+struct FileReader {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for FileReader {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(target, self.at)?;
+        self.at += length as u64;
+        Ok(length)
+    }
 }
 
 /// Repositories of the same registry that have layers of this image.
@@ -277,6 +317,10 @@ impl Push<'_> {
     async fn send_artifact(&self, artifact: &Artifact) -> Result<()> {
         let layers = artifact.layers.iter().map(|layer| self.send_layer(layer, &[]));
         try_join_all(layers).await?;
+        for file in &artifact.files {
+            self.send_blob("", &file.descriptor, None, || Ok(file.open()))
+                .await?;
+        }
         let config =
             || -> Result<Box<dyn Read + Send>> { Ok(Box::new(Cursor::new(artifact.config.clone()))) };
         self.send_blob("", &artifact.config_descriptor, None, config)

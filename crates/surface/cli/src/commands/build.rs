@@ -44,7 +44,7 @@ const FLAGS: &[Flag] = &[
     long(
         "cache-to",
         List("list"),
-        "Where to send this build's steps (NAME or type=registry|local,ref=NAME,dest=DIRECTORY,mode=min|max)",
+        "Where to send this build's steps (NAME or type=registry|local|inline,ref=NAME,dest=DIRECTORY,mode=min|max,cache-mounts=true)",
     ),
     long(
         "cgroup-parent",

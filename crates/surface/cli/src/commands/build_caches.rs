@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 pub enum From {
     Registry(String),
     Directory(PathBuf),
+    /// The image itself; of `--cache-to` alone.
+    Image,
 }
 
 /// What `--cache-to` names.
@@ -22,6 +24,7 @@ pub enum From {
 struct To {
     place: From,
     has_all: bool,
+    has_mounts: bool,
     ignores_errors: bool,
 }
 
@@ -46,7 +49,7 @@ pub fn read(arguments: &Arguments) -> Result<Caches> {
 fn parse(flag: &str, text: &str) -> Result<To> {
     let wrong = |what: String| CliError::message(format!("invalid --{flag} {text:?}: {what}"));
     let (mut kind, mut reference, mut directory) = ("registry", None, None);
-    let (mut has_all, mut ignores_errors) = (false, false);
+    let (mut has_all, mut has_mounts, mut ignores_errors) = (false, false, false);
     if text.contains('=') {
         for field in text.split(',') {
             match field.split_once('=') {
@@ -56,6 +59,7 @@ fn parse(flag: &str, text: &str) -> Result<To> {
                 Some(("dest", value)) if flag == "cache-to" => directory = Some(value),
                 Some(("mode", "min")) if flag == "cache-to" => has_all = false,
                 Some(("mode", "max")) if flag == "cache-to" => has_all = true,
+                Some(("cache-mounts", value)) if flag == "cache-to" => has_mounts = value == "true",
                 Some(("ignore-error", value)) if flag == "cache-to" => ignores_errors = value == "true",
                 Some(("image-manifest" | "oci-mediatypes", "true")) => {}
                 _ => return Err(wrong(format!("{field:?} is not supported"))),
@@ -72,15 +76,24 @@ fn parse(flag: &str, text: &str) -> Result<To> {
             let key = if flag == "cache-from" { "src" } else { "dest" };
             return Err(wrong(format!("it needs a directory: {key}=…")));
         }
+        ("inline", None, None) if flag == "cache-to" && !has_all && !has_mounts => From::Image,
+        ("inline", ..) if flag == "cache-to" => {
+            return Err(wrong(
+                "an image carries the steps that it stands on, and nothing else: send more to type=registry"
+                    .to_owned(),
+            ));
+        }
+        ("inline", ..) => return Err(wrong("name the image: type=registry,ref=…".to_owned())),
         (other, ..) => {
             return Err(wrong(format!(
-                "there is no type {other}; there are registry and local"
+                "there is no type {other}; there are registry, local and inline"
             )));
         }
     };
     Ok(To {
         place,
         has_all,
+        has_mounts,
         ignores_errors,
     })
 }
@@ -92,11 +105,17 @@ impl Caches {
             From::Registry(name) => Some(Value::object([
                 ("reference".to_owned(), Value::from(name.as_str())),
                 ("has_all".to_owned(), Value::from(to.has_all)),
+                ("has_mounts".to_owned(), Value::from(to.has_mounts)),
                 ("ignores_errors".to_owned(), Value::from(to.ignores_errors)),
             ])),
-            From::Directory(_) => None,
+            From::Directory(_) | From::Image => None,
         });
         registries.collect()
+    }
+
+    /// Whether the image is to carry the cache.
+    pub fn is_inline(&self) -> bool {
+        self.to.iter().any(|to| to.place == From::Image)
     }
 
     /// Writes what goes to directories.
@@ -105,7 +124,7 @@ impl Caches {
             let From::Directory(directory) = &to.place else {
                 continue;
             };
-            match fetch(session, id, to.has_all, directory) {
+            match fetch(session, id, to, directory) {
                 Err(error) if to.ignores_errors => crate::output::tell!("{}: {error}", session.program),
                 fetched => fetched?,
             }
@@ -114,9 +133,12 @@ impl Caches {
     }
 }
 
-fn fetch(session: &Session, id: &str, has_all: bool, directory: &Path) -> Result<()> {
-    let mode = if has_all { "max" } else { "min" };
-    let path = Query::new(&format!("/images/{}/get", escape_reference(id))).set("cache", mode);
+fn fetch(session: &Session, id: &str, to: &To, directory: &Path) -> Result<()> {
+    let mode = if to.has_all { "max" } else { "min" };
+    let mut path = Query::new(&format!("/images/{}/get", escape_reference(id))).set("cache", mode);
+    if to.has_mounts {
+        path = path.set("cache-mounts", "1");
+    }
     let archive = session.client.send("GET", &path.build(), Body::Empty)?;
     let named = |error: std::io::Error| CliError::message(format!("{}: {error}", directory.display()));
     std::fs::create_dir_all(directory).map_err(named)?;
@@ -130,13 +152,22 @@ mod tests {
     #[test]
     fn caches_are_read_as_docker_reads_them() {
         let to = parse("cache-to", "type=registry,ref=r/c:1,mode=max").unwrap();
-        assert_eq!((to.place, to.has_all), (From::Registry("r/c:1".to_owned()), true));
+        assert_eq!(
+            (&to.place, to.has_all),
+            (&From::Registry("r/c:1".to_owned()), true)
+        );
         let from = parse("cache-from", "r/c").unwrap();
         assert_eq!(from.place, From::Registry("r/c".to_owned()));
         let local = parse("cache-from", "type=local,src=d").unwrap();
         assert_eq!(local.place, From::Directory("d".into()));
+        let image = parse("cache-to", "type=inline").unwrap();
+        assert_eq!(image.place, From::Image);
+        let mounts = parse("cache-to", "type=local,dest=d,cache-mounts=true").unwrap();
+        assert!(mounts.has_mounts && !to.has_mounts);
         for (flag, text) in [
-            ("cache-to", "type=inline"),
+            ("cache-to", "type=inline,mode=max"),
+            ("cache-from", "type=inline"),
+            ("cache-from", "type=registry,ref=x,cache-mounts=true"),
             ("cache-to", "type=local,src=d"),
             ("cache-from", "type=local"),
             ("cache-from", "type=registry"),

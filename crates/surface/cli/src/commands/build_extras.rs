@@ -144,6 +144,7 @@ impl Extras {
         for from in &caches.from {
             let told = match from {
                 From::Registry(name) => name.clone(),
+                From::Image => continue,
                 From::Directory(directory) if !directory.join("index.json").is_file() => {
                     crate::output::tell!("there is no cache in {} yet", directory.display());
                     continue;
@@ -153,6 +154,9 @@ impl Extras {
             self.cache_from.push(Value::from(told.as_str()));
         }
         self.cache_to = caches.targets();
+        if caches.is_inline() {
+            self.wishes.push("inline_cache");
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -87,6 +87,11 @@ impl Unpacking<'_> {
                 match rustix::fs::mkdirat(&parent, &base, Mode::from_raw_mode(0o700)) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(errno.into()),
+                }
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                // One that was there and that the caller may not read keeps what it has.
+                if let Ok(opened) = rustix::fs::openat(&parent, &base, flags, Mode::empty()) {
+                    set_attributes(&mut entry, &opened)?;
                 }
                 self.directories.push((name, mode, times));
                 return Ok(());
@@ -176,7 +181,7 @@ impl Unpacking<'_> {
 }
 
 /// Gives a file the attributes that the archive has for it, as far as the caller may and the file system can.
-fn set_attributes(entry: &mut tar::Entry<'_, impl Read>, file: &File) -> io::Result<()> {
+fn set_attributes(entry: &mut tar::Entry<'_, impl Read>, file: impl AsFd + Copy) -> io::Result<()> {
     let Some(extensions) = entry.pax_extensions()? else {
         return Ok(());
     };

@@ -17,7 +17,7 @@ use naru_engine::content::ContentError;
 use naru_engine::oci::{Platform, Reference};
 use naru_engine::registry::Credentials;
 use naru_engine::{
-    AgentStream, AttestRequest, BuildClient, BuildRequest, BuildStep, CacheSource, CacheTarget,
+    AgentStream, AttestRequest, BuildClient, BuildRequest, BuildStep, CachePlace, CacheSource, CacheTarget,
     ContextSource, Engine, EngineError, KeptContext, NamedContext,
 };
 use serde::Deserialize;
@@ -44,7 +44,11 @@ pub async fn build(call: Call) -> ApiResult<Answer> {
             "use `docker save` or `docker cp`",
         ));
     }
-    let request = build_request(&call)?;
+    let mut request = build_request(&call)?;
+    // Docker's meaning: images that are here, and no registry.
+    request
+        .cache_from
+        .extend(cache_names(&call)?.into_iter().map(CacheSource::Image));
     let is_quiet = call.query.flag("q");
     let context = ContextSource::Archive(crate::upload::chunks(call.body));
     let telling = Telling::begin(call.engine, request, std::future::ready(Ok(context)), is_quiet);
@@ -234,6 +238,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
     let extras = extras(call)?;
     let is_unlisted = extras.unlisted;
     let attest = extras.attest()?;
+    let carries_cache = extras.inline_cache;
     let (cache_from, cache_to) = (extras.cache_from(), extras.cache_to());
     Ok(BuildRequest {
         remote: text("remote").filter(|remote| remote != "client-session"),
@@ -248,6 +253,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         cache_from,
         cache_to,
         attest,
+        carries_cache,
         arguments: json_parameter(call, "buildargs")?,
         labels: json_parameter(call, "labels")?,
         target: text("target"),
@@ -284,6 +290,15 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
     })
 }
 
+/// The caches that Docker's clients name.
+pub(super) fn cache_names(call: &Call) -> ApiResult<Vec<String>> {
+    let names: Option<Vec<String>> = match call.query.non_empty("cachefrom") {
+        Some(text) => parse_json(text.as_bytes())?,
+        None => None,
+    };
+    Ok(names.unwrap_or_default())
+}
+
 /// What `naru build` gives along, in a header of its own: `POST /build` has no other place for it.
 #[derive(Default, Deserialize)]
 struct Extras {
@@ -316,6 +331,8 @@ struct Extras {
     /// What statements call the image.
     #[serde(default)]
     attest_names: Vec<String>,
+    #[serde(default)]
+    inline_cache: bool,
 }
 
 #[derive(Deserialize)]
@@ -323,6 +340,8 @@ struct WireTarget {
     reference: String,
     #[serde(default)]
     has_all: bool,
+    #[serde(default)]
+    has_mounts: bool,
     #[serde(default)]
     ignores_errors: bool,
 }
@@ -352,15 +371,16 @@ impl Extras {
     fn cache_from(&self) -> Vec<CacheSource> {
         let read = |text: &String| match text.strip_prefix("archive:") {
             Some(directory) => CacheSource::Archived(directory.to_owned()),
-            None => CacheSource::Registry(text.clone()),
+            None => CacheSource::Named(text.clone()),
         };
         self.cache_from.iter().map(read).collect()
     }
 
     fn cache_to(&self) -> Vec<CacheTarget> {
         let target = |target: &WireTarget| CacheTarget {
-            reference: target.reference.clone(),
+            place: CachePlace::Registry(target.reference.clone()),
             has_all: target.has_all,
+            has_mounts: target.has_mounts,
             ignores_errors: target.ignores_errors,
         };
         self.cache_to.iter().map(target).collect()

@@ -3,7 +3,7 @@
 //! The answer is a stream of objects as with a classic build, whose `aux` holds BuildKit's own messages:
 //! `{"id":"moby.buildkit.trace","aux":"<protobuf in base64>"}`, and `moby.image.id` at the end.
 
-use super::build::{build_request, error_line, said};
+use super::build::{build_request, cache_names, error_line, said};
 use crate::error::{ApiError, ApiResult};
 use crate::request::{Call, parse_json};
 use crate::respond::{self, Answer, json_line};
@@ -133,14 +133,9 @@ async fn begin(call: Call, session: &str) -> ApiResult<Answer> {
     if remote != Remote::Fetched {
         request.remote = None;
     }
-    // Images that are here are cached anyway.
-    let names: Option<Vec<String>> = match call.query.non_empty("cachefrom") {
-        Some(text) => parse_json(text.as_bytes())?,
-        None => None,
-    };
-    let elsewhere = names.unwrap_or_default().into_iter();
-    let elsewhere = elsewhere.filter(|name| call.engine.images().image(name).is_err());
-    request.cache_from.extend(elsewhere.map(CacheSource::Registry));
+    request
+        .cache_from
+        .extend(cache_names(&call)?.into_iter().map(CacheSource::Named));
     let build = SessionBuild {
         id,
         session: session.to_owned(),
@@ -206,6 +201,8 @@ impl Telling {
                 "id": "moby.buildkit.trace",
                 "aux": STANDARD.encode(naru_buildkit::encode(&status)),
             }))),
+            // This form's clients keep no caches.
+            Some(Told::Cache(_)) => {}
             Some(Told::Built(None)) => self.running = None,
             Some(Told::Built(Some(id))) => {
                 let image = json!({ "id": "moby.image.id", "aux": { "ID": id.to_string() } });

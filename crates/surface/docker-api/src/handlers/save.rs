@@ -43,7 +43,9 @@ pub async fn save(call: Call) -> ApiResult<Answer> {
     // And the cache of the build that made it.
     if let Some(mode) = call.query.non_empty("cache") {
         let id = call.engine.images().image(&names[0])?.id.clone();
-        let cache = call.engine.export_cache(&id, mode == "max")?;
+        let cache = call
+            .engine
+            .export_cache(&id, mode == "max", call.query.flag("cache-mounts"))?;
         return Ok(respond::stream(TAR, chunks_body(cache)));
     }
     let others: Vec<String> = call.query.all("as").map(str::to_owned).collect();

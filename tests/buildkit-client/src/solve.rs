@@ -57,7 +57,7 @@ impl packets::FileSend for Files {
 
     async fn diff_copy(&self, request: Request<Streaming<Packet>>) -> Result<Response<Self::DiffCopyStream>, Status> {
         let mut theirs = request.into_inner();
-        let (ours, answers) = tokio::sync::mpsc::unbounded_channel();
+        let (ours, answers) = tokio::sync::mpsc::channel(64);
         tokio::spawn(async move {
             let (mut number, mut waiting, mut has_all) = (0, BTreeMap::new(), false);
             while let Ok(Some(told)) = theirs.message().await {
@@ -66,7 +66,7 @@ impl packets::FileSend for Files {
                         // Go's bits for whatever is no plain file.
                         let is_file = stat.mode & 0x8f28_0000 == 0 && stat.linkname.is_empty();
                         if is_file {
-                            ours.send(Ok(packet(PacketType::PacketReq, number))).unwrap();
+                            ours.send(Ok(packet(PacketType::PacketReq, number))).await.unwrap();
                             waiting.insert(number, (stat, Vec::new()));
                         } else {
                             show("entry", &stat, &[]);
@@ -82,7 +82,7 @@ impl packets::FileSend for Files {
                     _ => {}
                 }
                 if has_all && waiting.is_empty() {
-                    ours.send(Ok(packet(PacketType::PacketFin, 0))).unwrap();
+                    ours.send(Ok(packet(PacketType::PacketFin, 0))).await.unwrap();
                     has_all = false;
                 }
             }

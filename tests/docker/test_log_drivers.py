@@ -9,12 +9,14 @@ import json
 import os
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
 import zlib
 
 import pytest
+from test_tls import make_certificates
 from testkit.api import Api, ApiError
 from testkit.engine import NARU, DebianDocker, Naru, Scope
 
@@ -50,9 +52,13 @@ def inside(scope, make):
 
 
 class Receiver:
-    """A socket bound inside a scope, read by a thread into `bytes` (streams) or `packets`."""
+    """A socket bound inside a scope, read by a thread into `bytes` (streams) or `packets`.
 
-    def __init__(self, scope, family, kind, address):
+    `tls` is what streams are wrapped in; `answer` is called with each stream and what it brought.
+    """
+
+    def __init__(self, scope, family, kind, address, tls=None, answer=None):
+        self.tls, self.answer = tls, answer
         def make():
             bound = socket.socket(family, kind)
             if family == socket.AF_INET:
@@ -88,14 +94,19 @@ class Receiver:
         while self.is_open:
             try:
                 stream, _ = self.socket.accept()
+                if self.tls:
+                    stream.settimeout(10)
+                    stream = self.tls.wrap_socket(stream, server_side=True)
                 stream.settimeout(0.02)
                 streams.append(stream)
-            except TimeoutError:
+            except (TimeoutError, ssl.SSLError):
                 pass
             for stream in list(streams):
                 try:
                     if data := stream.recv(1 << 20):
                         self.bytes += data
+                        if self.answer:
+                            self.answer(stream, data)
                     else:
                         streams.remove(stream)
                 except TimeoutError:
@@ -146,11 +157,11 @@ def run(engine, name, driver, options, script, *more, code=0):
     return result
 
 
-def both_ways(engines, driver, options, family, kind, address, parse, wanted, script=SAY):
+def both_ways(engines, driver, options, family, kind, address, parse, wanted, script=SAY, **more):
     """What both engines' receivers got from one container each, parsed and with what differs by nature made alike."""
     found = {}
     for name, engine in engines.items():
-        receiver = Receiver(engine.scope, family, kind, address).start()
+        receiver = Receiver(engine.scope, family, kind, address, **more).start()
         try:
             run(engine, "speaker", driver, options, script)
             container = engine.client("inspect", "-f", "{{.Id}}", "speaker", program=DOCKER).stdout.strip()
@@ -220,6 +231,32 @@ def test_syslog(engines, way):
     assert naru == docker
 
 
+@pytest.mark.parametrize("options", [["syslog-format=rfc3164"], ["syslog-format=rfc5424"]], ids=["rfc3164", "rfc5424"])
+def test_syslog_over_tls(engines, tmp_path, options):
+    """Each side shows the other a certificate; RFC 5425 tells each message's length."""
+    make_certificates(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=f"{tmp_path}/ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(f"{tmp_path}/server/cert.pem", f"{tmp_path}/server/key.pem")
+    known = [f"syslog-tls-ca-cert={tmp_path}/ca.pem", f"syslog-tls-cert={tmp_path}/client/cert.pem", f"syslog-tls-key={tmp_path}/client/key.pem"]
+
+    def parse(receiver):
+        text = re.sub(r"(<\d+>1 )\S+ (\S+ \S+) \d+ ", r"\1<time> \2 <pid> ", receiver.bytes.decode())
+        return sorted(re.sub(r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\[\d+\]|^\d+(?= <)", "<own>", text, flags=re.M).splitlines())
+
+    for trust in (known, ["syslog-tls-skip-verify=1", *known[1:]]):
+        docker, naru = both_ways(engines, "syslog", ["syslog-address=tcp+tls://127.0.0.1:5145", *options, *trust], socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 5145), parse, 3, tls=context)
+        assert len(naru) == 3 and naru == docker
+    naru = engines["naru"]
+    receiver = Receiver(naru.scope, socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 5145), tls=context).start()
+    try:
+        refused = run(naru, "unknown", "syslog", ["syslog-address=tcp+tls://127.0.0.1:5145", *options], "true", code=1)
+        assert "failed to initialize logging driver" in refused.stderr and "certificate" in refused.stderr, refused.stderr
+    finally:
+        receiver.close()
+        naru.remove_all_containers()
+
+
 def unpack(data):
     """One MessagePack value and what follows."""
     first, rest = data[0], data[1:]
@@ -279,6 +316,45 @@ def test_fluentd(engines, options):
     docker, naru = both_ways(engines, "fluentd", options, socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 24225), parse, 3)
     assert [message[2]["log"] for message in naru] == ["err", "no end", "out"]
     assert naru == docker
+
+
+def acknowledge(stream, data):
+    for message in messages(data):
+        chunk = message[3]["chunk"].encode()
+        stream.sendall(b"\x81\xa3ack\xd9" + bytes([len(chunk)]) + chunk)
+
+
+def test_fluentd_answers_for_each_message(engines):
+    def parse(receiver):
+        # Debian's Docker may send one several times: its two streams take each other's answers.
+        found = {option["chunk"]: [tag, record["log"], list(option)] for tag, _, record, option in messages(receiver.bytes)}
+        return sorted(found.values())
+
+    options = ["fluentd-address=127.0.0.1:24227", "fluentd-request-ack=true"]
+    docker, naru = both_ways(engines, "fluentd", options, socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 24227), parse, 3, answer=acknowledge)
+    assert naru == docker and len(naru) == 3
+
+
+def test_what_fluentd_does_not_answer_is_sent_again(engines):
+    engine = engines["naru"]
+    seen = []
+
+    def answer(stream, data):
+        seen.extend(message[2]["log"] for message in messages(data))
+        if len(seen) == 1:
+            stream.sendall(b"\x81\xa3ack\xa5other")
+        elif len(seen) == 2:
+            stream.shutdown(socket.SHUT_RDWR)
+        else:
+            acknowledge(stream, data)
+
+    receiver = Receiver(engine.scope, socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 24228), answer=answer).start()
+    try:
+        run(engine, "asked", "fluentd", ["fluentd-address=127.0.0.1:24228", "fluentd-request-ack=true", "fluentd-retry-wait=50ms"], "echo one; echo two")
+        until(lambda: seen == ["one", "one", "one", "two"])
+    finally:
+        receiver.close()
+        engine.remove_all_containers()
 
 
 def gelf_objects(receiver):

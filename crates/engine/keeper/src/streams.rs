@@ -147,13 +147,13 @@ impl Streams {
     /// Calls `add` with everything to be polled now.
     pub fn each_poll<'a>(&'a self, mut add: impl FnMut(Part, BorrowedFd<'a>, PollFlags)) {
         let is_held_back = self.clients.iter().any(Client::is_behind) || self.is_shipper(Shipper::is_behind);
-        if let Some(fd) = self
+        if let Some((fd, flags)) = self
             .shipper
             .as_ref()
             .filter(|shipper| shipper.has_queue())
-            .and_then(|shipper| shipper.fd())
+            .and_then(|shipper| shipper.to_poll())
         {
-            add(Part::Receiver, fd, PollFlags::OUT);
+            add(Part::Receiver, fd, flags);
         }
         if !is_held_back {
             for (part, fd) in [(Part::Stdout, &self.stdout), (Part::Stderr, &self.stderr)] {

@@ -6,7 +6,7 @@ use crate::record::ContainerRecord;
 use crate::spec::LogSpec;
 use naru_logs::ship::{
     Address, Compression, DriverPlan, FluentdPlan, GelfPlan, JournaldPlan, ShipMode, ShipPlan, SyslogFormat,
-    SyslogPlan,
+    SyslogPlan, TlsPlan,
 };
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -51,11 +51,6 @@ pub fn check(log: &LogSpec) -> Result<()> {
     let receiver = receiver(log)?;
     match log.driver.as_str() {
         "syslog" => {
-            if option(log, "syslog-address").is_some_and(|address| address.starts_with("tcp+tls://")) {
-                return Err(refuse(
-                    "syslog-address: tcp+tls is not supported yet; use tcp:// on a network that you trust",
-                ));
-            }
             parse_facility(option(log, "syslog-facility"))?;
             parse_format(option(log, "syslog-format")).map(drop)
         }
@@ -274,6 +269,7 @@ fn plan_gelf_numbers(log: &LogSpec) -> Result<(Compression, u32, u64)> {
 struct FluentdNumbers {
     is_async: bool,
     is_precise: bool,
+    asks_for_ack: bool,
     buffer_bytes: usize,
     retry_wait_ms: u64,
     retries_max: u32,
@@ -286,11 +282,6 @@ fn plan_fluentd_numbers(log: &LogSpec) -> Result<FluentdNumbers> {
             "conflicting options: cannot specify both 'fluentd-async' and 'fluentd-async-connect'",
         ));
     }
-    if truth("fluentd-request-ack")? {
-        return Err(refuse(
-            "fluentd-request-ack is not supported: messages are sent and not asked after; leave it out",
-        ));
-    }
     let limit = match option(log, "fluentd-buffer-limit") {
         None => BUFFER_BYTES as u64,
         Some(text) => parse_size(text)?.unwrap_or(BUFFER_BYTES as u64),
@@ -298,6 +289,7 @@ fn plan_fluentd_numbers(log: &LogSpec) -> Result<FluentdNumbers> {
     Ok(FluentdNumbers {
         is_async: truth("fluentd-async")? || truth("fluentd-async-connect")?,
         is_precise: truth("fluentd-sub-second-precision")?,
+        asks_for_ack: truth("fluentd-request-ack")?,
         buffer_bytes: usize::try_from(limit).unwrap_or(BUFFER_BYTES),
         retry_wait_ms: match option(log, "fluentd-retry-wait") {
             None => 1000,
@@ -352,6 +344,7 @@ pub fn plan_ship(record: &ContainerRecord, found: Option<SocketAddr>) -> Result<
             format: parse_format(option(log, "syslog-format"))?,
             hostname: hostname(),
             tag,
+            tls: plan_tls(log),
         }),
         "fluentd" => {
             let numbers = plan_fluentd_numbers(log)?;
@@ -368,6 +361,7 @@ pub fn plan_ship(record: &ContainerRecord, found: Option<SocketAddr>) -> Result<
                 retry_wait_ms: numbers.retry_wait_ms,
                 retries_max: numbers.retries_max,
                 is_precise: numbers.is_precise,
+                asks_for_ack: numbers.asks_for_ack,
             })
         }
         _ => {
@@ -383,6 +377,21 @@ pub fn plan_ship(record: &ContainerRecord, found: Option<SocketAddr>) -> Result<
         }
     };
     Ok(ShipPlan { driver, mode })
+}
+
+/// Of `syslog-address=tcp+tls://…`; without it the options for TLS count for nothing, as with Docker.
+fn plan_tls(log: &LogSpec) -> Option<TlsPlan> {
+    let address = option(log, "syslog-address")?;
+    let (host, _) = split_host(address.strip_prefix("tcp+tls://")?, Some(SYSLOG_PORT)).ok()?;
+    let path = |name: &str| option(log, name).map(PathBuf::from);
+    Some(TlsPlan {
+        server_name: host,
+        authority: path("syslog-tls-ca-cert"),
+        certificate: path("syslog-tls-cert"),
+        key: path("syslog-tls-key"),
+        // That it is there is enough, whatever it says.
+        skips_verification: log.options.contains_key("syslog-tls-skip-verify"),
+    })
 }
 
 fn addresses(log: &LogSpec, found: Option<SocketAddr>) -> Result<Vec<Address>> {

@@ -2,9 +2,13 @@
 
 use super::lines::Line;
 use super::msgpack;
-use super::plan::FluentdPlan;
+use super::plan::{FluentdPlan, Message};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-pub(super) fn encode(plan: &FluentdPlan, line: &Line<'_>) -> Vec<u8> {
+/// Tells the messages of one keeper apart.
+static ORDINAL: AtomicU32 = AtomicU32::new(0);
+
+pub(super) fn encode(plan: &FluentdPlan, line: &Line<'_>) -> Message {
     let mut out = Vec::with_capacity(line.bytes.len() + 512);
     msgpack::array(&mut out, 4);
     msgpack::string(&mut out, plan.tag.as_bytes());
@@ -35,6 +39,18 @@ pub(super) fn encode(plan: &FluentdPlan, line: &Line<'_>) -> Vec<u8> {
         field("partial_ordinal", part.ordinal.to_string().as_bytes());
         field("partial_last", part.is_last.to_string().as_bytes());
     }
-    msgpack::map(&mut out, 0);
-    out
+    let chunk = plan.asks_for_ack.then(|| new_chunk(line));
+    msgpack::map(&mut out, usize::from(chunk.is_some()));
+    if let Some(chunk) = &chunk {
+        msgpack::string(&mut out, b"chunk");
+        msgpack::string(&mut out, chunk.as_bytes());
+    }
+    Message { bytes: out, chunk }
+}
+
+/// As long as the 128 bits that the protocol wants, and not had by another message.
+fn new_chunk(line: &Line<'_>) -> String {
+    let nanoseconds = line.time.as_nanosecond() as u64;
+    let ordinal = ORDINAL.fetch_add(1, Ordering::Relaxed);
+    format!("{nanoseconds:016x}{:08x}{ordinal:08x}", std::process::id())
 }

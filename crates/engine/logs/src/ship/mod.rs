@@ -15,16 +15,19 @@ mod lines;
 mod msgpack;
 mod plan;
 mod syslog;
+mod tls;
 
 pub use plan::{
     Address, Compression, DriverPlan, FluentdPlan, GelfPlan, JournaldPlan, ShipMode, ShipPlan, SyslogFormat,
-    SyslogPlan,
+    SyslogPlan, TlsPlan,
 };
 
 use crate::entry::Stream;
 use connection::{Connection, Sent};
 use lines::{Line, LineCutter};
 use naru_base::Timestamp;
+use plan::Message;
+use rustix::event::PollFlags;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -38,7 +41,7 @@ pub struct Shipper {
     plan: ShipPlan,
     cutter: LineCutter,
     connection: Connection,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Message>,
     queued_bytes: usize,
     /// Messages lost of which the receiver has not been told.
     lost: u64,
@@ -48,7 +51,8 @@ impl Shipper {
     /// Reaches the receiver, within a bounded time. It is an error where Docker's start would fail too: a stream that
     /// nobody listens on, unless the plan is to connect later.
     pub fn open(plan: ShipPlan) -> io::Result<Self> {
-        let connection = Connection::open(plan.driver.address(), plan.driver.retry())?;
+        let tls = plan.driver.tls().map(tls::Tls::of).transpose()?;
+        let connection = Connection::open(plan.driver.address(), plan.driver.retry(), tls)?;
         Ok(Self {
             plan,
             cutter: LineCutter::default(),
@@ -83,14 +87,14 @@ impl Shipper {
         !self.queue.is_empty()
     }
 
-    /// To be polled for room while there is a queue; `None` while it rests before another try.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.connection.fd()
+    /// To be polled while there is a queue, for room or for an answer; `None` while it rests before another try.
+    pub fn to_poll(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        self.connection.to_poll()
     }
 
     /// There is a queue, and nothing to be polled: it is to be given a turn after a while.
     pub fn needs_timer(&self) -> bool {
-        self.has_queue() && self.connection.fd().is_none()
+        self.has_queue() && self.connection.to_poll().is_none()
     }
 
     /// Sends what the receiver takes.
@@ -112,7 +116,7 @@ impl Shipper {
 
     fn drop_first(&mut self) {
         if let Some(message) = self.queue.pop_front() {
-            self.queued_bytes -= message.len();
+            self.queued_bytes -= message.bytes.len();
         }
     }
 
@@ -121,14 +125,14 @@ impl Shipper {
             let is_full = match self.plan.mode {
                 ShipMode::Blocking => false,
                 ShipMode::NonBlocking { bytes_max } => {
-                    !self.queue.is_empty() && self.queued_bytes + message.len() > bytes_max
+                    !self.queue.is_empty() && self.queued_bytes + message.bytes.len() > bytes_max
                 }
             };
             if is_full {
                 self.lost += 1;
                 return;
             }
-            self.queued_bytes += message.len();
+            self.queued_bytes += message.bytes.len();
             self.queue.push_back(message);
         }
     }

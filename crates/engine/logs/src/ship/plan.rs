@@ -49,6 +49,22 @@ pub struct SyslogPlan {
     pub format: SyslogFormat,
     pub hostname: String,
     pub tag: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsPlan>,
+}
+
+/// Files are read when the container starts, and not again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsPlan {
+    /// Whose certificate is expected: a host's name or address.
+    pub server_name: String,
+    /// An authority beside those of the host.
+    pub authority: Option<PathBuf>,
+    /// What the receiver is shown; both or neither.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// Whoever answers is believed.
+    pub skips_verification: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +90,23 @@ pub struct FluentdPlan {
     pub retries_max: u32,
     /// Times as fluentd's `EventTime`.
     pub is_precise: bool,
+    /// A message is sent until the receiver says that it has it.
+    #[serde(default)]
+    pub asks_for_ack: bool,
+}
+
+/// A message on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Message {
+    pub bytes: Vec<u8>,
+    /// What the receiver is to answer with, before the message counts as sent.
+    pub chunk: Option<String>,
+}
+
+impl From<Vec<u8>> for Message {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, chunk: None }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,13 +216,20 @@ impl DriverPlan {
         }
     }
 
-    /// The packets, or the piece of a stream, that a message becomes.
-    pub(super) fn encode(&self, line: &Line<'_>) -> Vec<Vec<u8>> {
+    pub(super) fn tls(&self) -> Option<&TlsPlan> {
         match self {
-            Self::Journald(plan) => vec![journald::encode(plan, line)],
-            Self::Syslog(plan) => vec![syslog::encode(plan, line)],
+            Self::Syslog(plan) => plan.tls.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The packets, or the piece of a stream, that a message becomes.
+    pub(super) fn encode(&self, line: &Line<'_>) -> Vec<Message> {
+        match self {
+            Self::Journald(plan) => vec![journald::encode(plan, line).into()],
+            Self::Syslog(plan) => vec![syslog::encode(plan, line).into()],
             Self::Fluentd(plan) => vec![fluentd::encode(plan, line)],
-            Self::Gelf(plan) => gelf::encode(plan, line),
+            Self::Gelf(plan) => gelf::encode(plan, line).into_iter().map(Message::from).collect(),
         }
     }
 }

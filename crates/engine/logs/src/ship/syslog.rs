@@ -24,6 +24,13 @@ pub(super) fn encode(plan: &SyslogPlan, line: &Line<'_>) -> Vec<u8> {
     let mut message = head.into_bytes();
     message.extend_from_slice(line.bytes);
     message.push(b'\n');
+    let is_counted = matches!(plan.format, SyslogFormat::Rfc5424 | SyslogFormat::Rfc5424Micro);
+    if plan.tls.is_some() && is_counted {
+        // RFC 5425: over TLS each message is told with its length.
+        let mut counted = format!("{} ", message.len()).into_bytes();
+        counted.append(&mut message);
+        return counted;
+    }
     message
 }
 

@@ -21,7 +21,13 @@ fn syslog(format: SyslogFormat) -> SyslogPlan {
         format,
         hostname: "host".to_owned(),
         tag: "tag".to_owned(),
+        tls: None,
     }
+}
+
+fn encoded(plan: &DriverPlan, text: &str) -> Vec<Vec<u8>> {
+    let messages = plan.encode(&line(text)).into_iter();
+    messages.map(|message| message.bytes).collect()
 }
 
 #[test]
@@ -69,7 +75,7 @@ fn syslog_has_docker_s_four_forms() {
         ),
     ] {
         let plan = DriverPlan::Syslog(syslog(format));
-        assert_eq!(plan.encode(&line("text")), [expected.into_bytes()]);
+        assert_eq!(encoded(&plan, "text"), [expected.into_bytes()]);
     }
 }
 
@@ -83,13 +89,13 @@ fn gelf_is_chunked_when_it_is_long() {
         reconnects_max: 3,
         reconnect_delay_ms: 1000,
     });
-    assert!(plan.encode(&line("")).is_empty());
-    let whole = plan.encode(&line("short"));
+    assert!(encoded(&plan, "").is_empty());
+    let whole = encoded(&plan, "short");
     let object: serde_json::Value = serde_json::from_slice(&whole[0]).unwrap();
     assert_eq!(object["short_message"], "short");
     assert_eq!(object["timestamp"], 1_767_323_045.123);
     let text = "y".repeat(4000);
-    let chunks = plan.encode(&line(&text));
+    let chunks = encoded(&plan, &text);
     assert_eq!(chunks.len(), 3);
     for (number, chunk) in chunks.iter().enumerate() {
         assert!(chunk.len() <= 1420 && chunk.starts_with(&[0x1e, 0x0f]));
@@ -158,6 +164,7 @@ fn a_stream_is_connected_anew_and_fluentd_waits_for_it() {
             retry_wait_ms: 1,
             retries_max: u32::MAX,
             is_precise: true,
+            asks_for_ack: false,
         }),
         mode: ShipMode::Blocking,
     };

@@ -1,0 +1,210 @@
+//! TLS to a receiver: one session over a socket that never blocks. It reads the files of its plan when it is made.
+
+use super::plan::TlsPlan;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What makes sessions: the plan's files as they were at the start.
+#[derive(Clone)]
+pub(super) struct Tls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tls({:?})", self.name)
+    }
+}
+
+fn wrong(what: &str, path: &Path, error: impl fmt::Display) -> io::Error {
+    io::Error::other(format!("could not read {what} {}: {error}", path.display()))
+}
+
+impl Tls {
+    pub fn of(plan: &TlsPlan) -> io::Result<Self> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?;
+        let builder = if plan.skips_verification {
+            let anyone = Anyone(provider.signature_verification_algorithms);
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(anyone))
+        } else {
+            builder.with_root_certificates(roots(plan)?)
+        };
+        let config = match (&plan.certificate, &plan.key) {
+            (None, None) => builder.with_no_client_auth(),
+            (Some(certificate), Some(key)) => {
+                let chain = certificates("the certificate", certificate)?;
+                let secret =
+                    PrivateKeyDer::from_pem_file(key).map_err(|error| wrong("the key", key, error))?;
+                let refused = |error| wrong("the certificate", certificate, error);
+                builder.with_client_auth_cert(chain, secret).map_err(refused)?
+            }
+            _ => {
+                let message = "syslog-tls-cert and syslog-tls-key belong together: give both or neither";
+                return Err(io::Error::other(message));
+            }
+        };
+        let name = ServerName::try_from(plan.server_name.clone()).map_err(io::Error::other)?;
+        Ok(Self {
+            config: Arc::new(config),
+            name,
+        })
+    }
+
+    pub fn begin(&self) -> io::Result<Session> {
+        let session = ClientConnection::new(Arc::clone(&self.config), self.name.clone());
+        session
+            .map(|session| Session(Box::new(session)))
+            .map_err(io::Error::other)
+    }
+}
+
+/// The host's authorities, and the one that was named.
+fn roots(plan: &TlsPlan) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = &plan.authority {
+        for certificate in certificates("the CA certificate", path)? {
+            let refused = |error| wrong("the CA certificate", path, error);
+            roots.add(certificate).map_err(refused)?;
+        }
+    }
+    Ok(roots)
+}
+
+fn certificates(what: &str, path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let all = all.map_err(|error| wrong(what, path, error))?;
+    if all.is_empty() {
+        return Err(wrong(what, path, "there is none in it"));
+    }
+    Ok(all)
+}
+
+/// One connection's state.
+#[derive(Debug)]
+pub(super) struct Session(Box<ClientConnection>);
+
+impl Session {
+    pub fn is_shaking_hands(&self) -> bool {
+        self.0.is_handshaking()
+    }
+
+    /// Something encrypted is still to go out.
+    pub fn has_output(&self) -> bool {
+        self.0.wants_write()
+    }
+
+    /// Takes of a message what fits.
+    pub fn add(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.writer().write(bytes)
+    }
+
+    /// Exchanges what can be without waiting. An error ends the connection.
+    pub fn exchange(&mut self, socket: &OwnedFd) -> io::Result<()> {
+        let mut socket = Socket(socket);
+        loop {
+            match self.0.read_tls(&mut socket) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {
+                    let state = self.0.process_new_packets();
+                    // The other side is told why.
+                    let told = self.0.write_tls(&mut socket);
+                    state.map_err(io::Error::other)?;
+                    ignore_blocking(told)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        while self.0.wants_write() {
+            if ignore_blocking(self.0.write_tls(&mut socket))? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nothing, where it would have to wait.
+fn ignore_blocking(done: io::Result<usize>) -> io::Result<usize> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        done => done,
+    }
+}
+
+struct Socket<'a>(&'a OwnedFd);
+
+impl Read for Socket<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let received = rustix::net::recv(self.0, bytes, RecvFlags::DONTWAIT);
+        Ok(received.map(|(count, _)| count)?)
+    }
+}
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = rustix::net::send(self.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        sent.map_err(|errno: Errno| errno.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `syslog-tls-skip-verify`: whoever answers is believed, but must hold the key of the certificate that is shown.
+#[derive(Debug)]
+struct Anyone(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}

@@ -164,7 +164,8 @@ def test_a_registry_keeps_the_cache(build_naru, folder, tmp_path):
         # An image there may carry its cache as well.
         forget(build_naru, image)
         write_context(folder + "2", {"Dockerfile": INLINE, "a": "1"})
-        inline, _, _ = build(build_naru, folder + "2", "--cache-to", "type=inline", "-t", "127.0.0.1:5000/inline:x", "--push")
+        # With what is attested of it the name means a list of manifests.
+        inline, _, _ = build(build_naru, folder + "2", "--cache-to", "type=inline", "-t", "127.0.0.1:5000/inline:x", "--push", "--sbom=true")
         forget(build_naru, inline)
         found, steps, said = build(build_naru, folder + "2", "--cache-to", "type=inline", "--cache-from", "127.0.0.1:5000/inline:x")
         assert (found, steps) == (inline, 2), said

@@ -44,7 +44,7 @@ const FLAGS: &[Flag] = &[
     long(
         "cache-to",
         List("list"),
-        "Where to send this build's steps (NAME or type=registry|local|inline,ref=NAME,dest=DIRECTORY,mode=min|max,cache-mounts=true)",
+        "Where to send this build's steps (NAME, or type=registry|local|inline with ref=NAME, dest=DIRECTORY, mode=min|max, cache-mounts=true)",
     ),
     long(
         "cgroup-parent",

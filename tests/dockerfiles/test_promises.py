@@ -1,6 +1,7 @@
 """What builds promise beyond their result: the same digest everywhere, nothing left half made, and clients' ways in."""
 
 import io
+import json
 import os
 import random
 import re
@@ -347,3 +348,22 @@ def test_builds_go_on_side_by_side(build_naru, tmp_path):
         thread.join()
     assert results == [0, 0]
     shutil.rmtree(tmp_path / "a")
+
+
+def test_flags_of_other_builders_are_taken_or_answered(build_naru, tmp_path):
+    """One stage is made anew and the other is not; what cannot be done says why."""
+    engine = build_naru
+    text = "FROM busybox:test AS one\nRUN echo 1 >/x\nFROM busybox:test\nRUN echo 2 >/y\nCOPY --from=one /x /\n"
+    folder = write(str(tmp_path / "c"), {"Dockerfile": text})
+    first = built(engine, folder)
+    told = build(engine, folder, "--no-cache-filter", "other,One", "-t", "flags:x", "--metadata-file", str(tmp_path / "metadata"), "--allow", "network.host")
+    assert told.returncode == 0 and re.findall("(?:Running|Using cache)", told.stdout) == ["Running", "Using cache", "Using cache"], told
+    metadata = json.loads((tmp_path / "metadata").read_text())
+    assert metadata == {"containerimage.config.digest": first, "containerimage.digest": first, "image.name": "flags:x"}
+    text = "FROM busybox:test\nRUN --network=host ls /sys/class/net\n"
+    hosts = write(str(tmp_path / "d"), {"Dockerfile": text})
+    assert build(engine, hosts).returncode == 1 and build(engine, hosts, "--allow", "network.host").returncode == 0
+    for flags, reason in (["--allow", "security.insecure"], "confined"), (["--annotation", "a=b"], "--label"), (["--builder", "b"], "--context"), (["--debug"], "--enter"), (["--policy", "p"], "digest"), (["--resource", "r=1"], "--memory"), (["--ssh", "default"], "--secret"):
+        refused = build(engine, folder, *flags)
+        assert refused.returncode == 1 and f"{flags[0]}" in refused.stderr and "not supported" in refused.stderr and reason in refused.stderr, refused
+    engine.client("rmi", "flags:x")

@@ -59,6 +59,7 @@ fn read_option(request: &mut BuildRequest, key: &str, value: &str) -> Result<()>
             "cgroup-parent" => request.cgroup_parent = text(),
             "add-hosts" => request.extra_hosts = list(value).map(|pair| pair.replacen('=', ":", 1)).collect(),
             "no-cache" if value.is_empty() => request.no_cache = true,
+            "no-cache" => request.no_cache_stages = list(value).map(str::to_owned).collect(),
             "platform" => request.platform = text().map(|text| read_platform(&text)).transpose()?,
             "shm-size" => {
                 let bytes: Option<u64> = text().map(|text| read_number(key, &text)).transpose()?;
@@ -71,12 +72,6 @@ fn read_option(request: &mut BuildRequest, key: &str, value: &str) -> Result<()>
             "context" | "contextkey" | "dockerfilekey" | requests::KEY => {}
             key if IGNORED.contains(&key) => {}
             key if IGNORED_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) => {}
-            "no-cache" => {
-                return Err(KitError::NotSupported(
-                    format!("leaving the cache out for {value} alone"),
-                    "leave it out for all with --no-cache",
-                ));
-            }
             other => {
                 return Err(KitError::NotSupported(
                     format!("the build option {other}"),
@@ -179,6 +174,11 @@ mod tests {
             dockerfile: "dockerfile".to_owned(),
         };
         assert_eq!(remote, client);
+        let (request, _) = read(&[("no-cache", "one, two")]).unwrap();
+        assert_eq!(
+            (request.no_cache, &request.no_cache_stages[..]),
+            (false, &["one".to_owned(), "two".to_owned()][..])
+        );
         let (_, remote) = read(&[("context", "http://buildkit-session/abc")]).unwrap();
         assert_eq!(
             remote,
@@ -196,7 +196,6 @@ mod tests {
             ("nosuch", "x", "nosuch"),
             ("platform", "linux/amd64,linux/arm64", "several platforms"),
             ("platform", "a/b/c/d/e", "unknown operating system"),
-            ("no-cache", "stage", "stage"),
             ("shm-size", "much", "much"),
             ("ulimit", "nofile", "nofile"),
             ("context:x", "oci-layout://y", "oci-layout"),

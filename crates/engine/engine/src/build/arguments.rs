@@ -1,4 +1,4 @@
-//! Build arguments that BuildKit's clients give the builder itself, by its names for them. A Dockerfile need not declare them.
+//! What a request asks of the builder itself: among its arguments by BuildKit's names for them, which no Dockerfile declares.
 
 use super::BuildRequest;
 
@@ -35,6 +35,12 @@ impl BuildRequest {
     /// What Go takes for true.
     fn is_told(&self, name: &str) -> bool {
         matches!(self.told(name), Some("true" | "1" | "t" | "T" | "TRUE" | "True"))
+    }
+
+    /// Whether a stage's steps are made anew; only one that has a name can be asked for.
+    pub(super) fn ignores_cache(&self, stage: Option<&str>) -> bool {
+        let is_stage = |name: &String| stage.is_some_and(|stage| name.eq_ignore_ascii_case(stage));
+        self.no_cache || self.no_cache_stages.iter().any(is_stage)
     }
 
     fn told(&self, name: &str) -> Option<&str> {

@@ -102,7 +102,7 @@ impl Builder {
             unpacks: wanted.unpacks || wanted.unpacks_remotes,
             time: stage.time,
         };
-        let step = self.begin_step(cache::key_of(&inputs)).await;
+        let step = self.begin_step(cache::key_of(&inputs), stage).await;
         if let Some(image) = self.cached(&step, stage, &line.text).await {
             return Ok(stage.advance(image));
         }

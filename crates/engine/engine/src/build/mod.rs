@@ -87,6 +87,8 @@ pub struct BuildRequest {
     pub labels: BTreeMap<String, String>,
     pub target: Option<String>,
     pub no_cache: bool,
+    /// Stages whose steps are made anew, by their names.
+    pub no_cache_stages: Vec<String>,
     /// Ask registries for base images that are here already.
     pub pull: bool,
     /// Of `RUN`: `default`, `none`, `host`, or a network's name.

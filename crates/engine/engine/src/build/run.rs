@@ -99,7 +99,7 @@ impl Builder {
             hostname: self.request.hostname(),
             time: stage.time,
         };
-        let step = self.begin_step(cache::key_of(&inputs)).await;
+        let step = self.begin_step(cache::key_of(&inputs), stage).await;
         if let Some(image) = self.cached(&step, stage, &line.text).await {
             return Ok(stage.advance(image));
         }

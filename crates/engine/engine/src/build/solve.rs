@@ -51,6 +51,8 @@ pub(super) struct StageHistory {
     pub place: Option<Digest>,
     /// The line of the last step that was made anew.
     pub made_anew: Option<usize>,
+    /// Its steps are made, whether they were before or not.
+    pub ignores_cache: bool,
 }
 
 impl Stage {
@@ -411,8 +413,8 @@ impl Builder {
     }
 
     /// A step that is about to be made. Of builds that make the same one at once, one makes it.
-    pub(super) async fn begin_step(&self, key: Digest) -> PendingStep {
-        if self.request.no_cache {
+    pub(super) async fn begin_step(&self, key: Digest, stage: &Stage) -> PendingStep {
+        if stage.history.ignores_cache {
             return PendingStep::alone(key);
         }
         self.engine.builds.begin(key).await
@@ -433,7 +435,7 @@ impl Builder {
 
     /// What a step made before: here, or where a cache was taken from.
     async fn find_step(&self, key: &Digest, stage: &Stage, description: &str) -> Option<Arc<Image>> {
-        if self.request.no_cache {
+        if stage.history.ignores_cache {
             return None;
         }
         let image = match self.engine.cached_step(key, &self.uses) {
@@ -571,6 +573,7 @@ impl StageWork {
             base: file.base.clone(),
             place: Some(builder.place_of_stage(&file.text)),
             made_anew: None,
+            ignores_cache: builder.request.ignores_cache(file.name.as_deref()),
         };
         for trigger in std::mem::take(&mut stage.state.config.config.on_build) {
             let note = format!("# Executing build trigger: {trigger}\n");

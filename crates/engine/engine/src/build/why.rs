@@ -150,7 +150,7 @@ impl Builder {
         let place = stage.history.place.as_ref().map_or("none", Digest::hex);
         let path = self.engine.why_directory().join(place);
         let below = stage.history.made_anew.replace(line.place.line);
-        if !self.request.no_cache {
+        if !stage.history.ignores_cache {
             let known = path.clone();
             let read = blocking(move || Ok(naru_store::read::<Inputs>(&known)?)).await;
             let reason = match read {

@@ -2,7 +2,8 @@
 
 use super::build_outputs::{self, Outputs};
 use super::{
-    Arity, Command, build_attest, build_caches, build_check, build_extras as extras, build_kept as kept, run,
+    Arity, Command, build_attest, build_caches, build_check, build_extras as extras, build_kept as kept,
+    build_refused, run,
 };
 use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Int, List, Text};
 use crate::args::{self, Flag, Order, flag, long};
@@ -23,6 +24,11 @@ const FLAGS: &[Flag] = &[
         "add-host",
         List("list"),
         "Add a custom host-to-IP mapping (host:ip)",
+    ),
+    long(
+        "allow",
+        List("list"),
+        "Allow steps what they ask for (network.host: RUN --network=host)",
     ),
     long(
         "attest",
@@ -113,7 +119,17 @@ const FLAGS: &[Flag] = &[
         Text("string"),
         "Set the networking mode for the RUN instructions during build",
     ),
+    long(
+        "metadata-file",
+        Text("string"),
+        "Write the image's digest and names to the file, as JSON",
+    ),
     long("no-cache", Bool, "Do not use cache when building the image"),
+    long(
+        "no-cache-filter",
+        List("list"),
+        "Do not use cache for these stages",
+    ),
     long(
         "load",
         Bool,
@@ -187,7 +203,7 @@ pub const COMMAND: Command = Command {
     names: &["image build", "build", "builder build"],
     usage: "[OPTIONS] PATH | URL | -",
     about: "Build an image from a Dockerfile",
-    flags: &[FLAGS],
+    flags: &[FLAGS, build_refused::FLAGS],
     order: Order::Mixed,
     arity: Arity::Exactly(1),
     run: build,
@@ -207,6 +223,7 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
         _ if arguments.is_set("check") => return build_check::check(session, arguments),
         _ => {}
     }
+    build_refused::check(arguments)?;
     let mut extras = extras::read(arguments)?;
     let is_quiet = arguments.is_set("quiet") || arguments.text("progress") == Some("quiet");
     let mut outputs = build_outputs::read(arguments)?;
@@ -262,9 +279,32 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
         std::fs::write(file, &id).map_err(|error| CliError::message(format!("write {file}: {error}")))?;
     }
     attestations.check(session, &id)?;
+    if let Some(file) = arguments.text("metadata-file") {
+        let names = arguments.list("tag").chain(outputs.names());
+        write_metadata(file, &id, names, attestations.is_empty())?;
+    }
     outputs.deliver(session, &id)?;
     caches.deliver(session, &id)?;
     Ok(0)
+}
+
+/// By BuildKit's names. An image without attestations is no index, and has one digest, that of its configuration.
+fn write_metadata<'a>(
+    file: &str,
+    id: &str,
+    names: impl Iterator<Item = &'a str>,
+    is_plain: bool,
+) -> Result<()> {
+    let mut all = vec![("containerimage.config.digest".to_owned(), Value::from(id))];
+    if is_plain {
+        all.push(("containerimage.digest".to_owned(), Value::from(id)));
+    }
+    let names: Vec<&str> = names.collect();
+    if !names.is_empty() {
+        all.push(("image.name".to_owned(), Value::from(names.join(",").as_str())));
+    }
+    std::fs::write(file, Value::object(all).to_json())
+        .map_err(|error| CliError::message(format!("write {file}: {error}")))
 }
 
 /// After a failure: a shell in what the failed step left, if somebody is there to use it. The build failed all the same.

@@ -28,6 +28,8 @@ pub struct Extras {
     directories: Vec<PathBuf>,
     /// What else is wanted: names that the engine knows.
     wishes: Vec<&'static str>,
+    no_cache_stages: Vec<Value>,
+    entitlements: Vec<Value>,
     cache_from: Vec<Value>,
     cache_to: Vec<Value>,
     attest: Vec<(String, Value)>,
@@ -40,10 +42,14 @@ pub fn is_address(source: &str) -> bool {
         .any(|scheme| source.starts_with(scheme))
 }
 
-/// Reads `--secret` and `--build-context`.
+/// Reads `--secret`, `--build-context`, `--no-cache-filter` and `--allow`.
 pub fn read(arguments: &Arguments) -> Result<Extras> {
+    let stages = arguments.list("no-cache-filter");
+    let stages = stages.flat_map(|text| text.split(','));
     let mut extras = Extras {
         wishes: read_wishes(arguments)?,
+        no_cache_stages: stages.map(Value::from).collect(),
+        entitlements: arguments.list("allow").map(Value::from).collect(),
         ..Extras::default()
     };
     let mut bytes = 0;
@@ -201,6 +207,8 @@ impl Extras {
         if self.secrets.is_empty()
             && self.contexts.is_empty()
             && self.wishes.is_empty()
+            && self.no_cache_stages.is_empty()
+            && self.entitlements.is_empty()
             && self.cache_from.is_empty()
             && self.cache_to.is_empty()
             && self.attest.is_empty()
@@ -214,6 +222,11 @@ impl Extras {
             .collect();
         all.push(("secrets".to_owned(), Value::object(self.secrets.clone())));
         all.push(("contexts".to_owned(), Value::object(self.contexts.clone())));
+        all.push((
+            "no_cache_stages".to_owned(),
+            Value::List(self.no_cache_stages.clone()),
+        ));
+        all.push(("entitlements".to_owned(), Value::List(self.entitlements.clone())));
         all.push(("cache_from".to_owned(), Value::List(self.cache_from.clone())));
         all.push(("cache_to".to_owned(), Value::List(self.cache_to.clone())));
         all.extend(self.attest.iter().cloned());

@@ -8,6 +8,7 @@ mod build_check;
 mod build_extras;
 mod build_kept;
 mod build_outputs;
+mod build_refused;
 mod commit;
 mod completion;
 mod context;

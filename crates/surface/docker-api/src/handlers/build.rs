@@ -240,6 +240,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
     let attest = extras.attest()?;
     let carries_cache = extras.inline_cache;
     let (cache_from, cache_to) = (extras.cache_from(), extras.cache_to());
+    let (no_cache_stages, entitlements) = (extras.no_cache_stages.clone(), extras.entitlements.clone());
     Ok(BuildRequest {
         remote: text("remote").filter(|remote| remote != "client-session"),
         contexts: extras.contexts(),
@@ -258,9 +259,10 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         labels: json_parameter(call, "labels")?,
         target: text("target"),
         no_cache: query.flag("nocache"),
+        no_cache_stages,
         pull: query.flag("pull"),
         network: text("networkmode"),
-        entitlements: Vec::new(),
+        entitlements,
         extra_hosts: query
             .all("extrahosts")
             .filter(|host| !host.is_empty())
@@ -320,6 +322,10 @@ struct Extras {
     check_reproducible: bool,
     #[serde(default)]
     real_times: bool,
+    #[serde(default)]
+    no_cache_stages: Vec<String>,
+    #[serde(default)]
+    entitlements: Vec<String>,
     /// Names in registries, or `archive:` and a directory of the context's archive.
     #[serde(default)]
     cache_from: Vec<String>,

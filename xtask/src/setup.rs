@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 /// A program the checks run, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
     ("dockerd", "docker.io"),
+    // What Debian's dockerd answers `docker top` with.
+    ("ps", "procps"),
     ("runc", "runc"),
     ("podman", "podman"),
     ("skopeo", "skopeo"),
@@ -89,9 +91,7 @@ fn install_description() -> Result<(), String> {
     let told = |error: std::io::Error| format!("{}: {error}", folder.display());
     let unpacked = folder.join("unpacked");
     std::fs::create_dir_all(&unpacked).map_err(told)?;
-    let mut download = apt_get(&["download", DESCRIPTION_PACKAGE]);
-    download.current_dir(&folder).stderr(Stdio::null());
-    run::complete(download)?;
+    download(DESCRIPTION_PACKAGE, &folder)?;
     let entries = std::fs::read_dir(&folder).map_err(told)?;
     let package = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -126,6 +126,21 @@ fn install_packages(packages: &[&str]) -> Result<(), String> {
     let mut arguments = vec!["install", "-y", "--no-install-recommends"];
     arguments.extend(packages);
     run::complete(apt_get(&arguments))
+}
+
+/// Where the machine has no lists of packages, which images of containers leave out, they are fetched first.
+fn download(package: &str, folder: &Path) -> Result<(), String> {
+    let download = || {
+        let mut download = apt_get(&["download", package]);
+        download.current_dir(folder);
+        download
+    };
+    let mut first = download();
+    first.stderr(Stdio::null());
+    run::complete(first).or_else(|_| {
+        run::complete(apt_get(&["update"]))?;
+        run::complete(download())
+    })
 }
 
 fn apt_get(arguments: &[&str]) -> Command {

@@ -6,6 +6,7 @@ use crate::time;
 use naru_sys::namespace;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType as Kind};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,7 +28,15 @@ pub(crate) fn unshare_all(plan: &StemPlan) -> Result<(), StartFailure> {
     namespace::unshare(PARKED & !kept).map_err(system("namespaces", "make new namespaces"))?;
     // Slaves, not private: what the host unmounts must not be held here, and a bind mount may ask for `rslave`.
     let slaves = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    mount_change("/", slaves).map_err(system("namespaces", "detach the mounts from the host's"))?;
+    mount_change("/", slaves).map_err(|errno| {
+        let what = match errno {
+            Errno::INVAL => {
+                "detach the mounts from the host's (the engine runs in a chroot: start it outside)"
+            }
+            _ => "detach the mounts from the host's",
+        };
+        system("namespaces", what)(errno)
+    })?;
     if plan.shared.contains(&Kind::Network) {
         return Ok(());
     }

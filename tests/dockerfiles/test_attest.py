@@ -152,6 +152,15 @@ def test_among_files_they_speak_of_each(build_naru, folder, tmp_path):
     assert not {"provenance.json", "sbom.spdx.json"} & set(os.listdir(tmp_path / "inline") + os.listdir(tmp_path / "plain"))
 
 
+def test_stages_are_listed_where_the_file_wants_it(build_naru, folder, tmp_path):
+    text = "ARG BUILDKIT_SBOM_SCAN_STAGE=tools\nFROM scratch AS tools\nCOPY status /var/lib/dpkg/status\nFROM scratch AS other\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nCOPY os-release /\nFROM scratch\nCOPY --from=tools /var/lib/dpkg/status /x\nCOPY --from=other / /\n"
+    write_context(folder, {"Dockerfile": text})
+    naru_build(build_naru, folder, "--sbom=true", "-o", str(tmp_path / "out"))
+    documents = {name: json.loads((tmp_path / "out" / name).read_text())["predicate"] for name in os.listdir(tmp_path / "out") if name.endswith(".json")}
+    found = {name: [package["name"] for package in document["packages"]][1:] for name, document in documents.items()}
+    assert found == {"sbom.spdx.json": [], "sbom-other.spdx.json": [], "sbom-tools.spdx.json": ["libx"]} and documents["sbom-tools.spdx.json"]["name"] == "tools"
+
+
 @pytest.mark.parametrize("asked, words", [("--sbom=generator=x/scan", "x/scan"), ("--provenance=mode=most", "min or max"), ("--attest=type=nosuch", "nosuch"), ("--attest=mode=max", "type")])
 def test_what_cannot_be_attested_is_refused(build_naru, folder, asked, words):
     assert words in naru_build(build_naru, folder, "-t", "attest:none", asked, status=1).stderr

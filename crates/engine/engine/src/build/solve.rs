@@ -174,6 +174,7 @@ impl Builder {
     }
 
     fn set_done(&self, index: usize, stage: Stage) {
+        self.gather_stage(index, &stage);
         self.known().done.insert(index, stage);
     }
 

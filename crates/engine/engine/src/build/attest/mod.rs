@@ -16,7 +16,7 @@ pub use request::AttestRequest;
 
 use super::mounts::{Kind, MountWords};
 use super::output::{AttestedFile, ImageTree};
-use super::solve::Builder;
+use super::solve::{Builder, Stage};
 use crate::Engine;
 use crate::archive::blocking;
 use crate::error::{EngineError, Result};
@@ -28,14 +28,19 @@ use naru_sbom::{Distribution, FILE_BYTES_MAX, Package, Source, Told, spdx};
 use provenance::{Facts, without_credentials};
 use rustix::fs::FileType;
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 /// What a list of packages is called among an image's files, and its predicate's type.
 const PACKAGES_FILE: &str = "sbom.spdx.json";
+
+/// The argument by which a Dockerfile wants the packages of stages attested that the result does not hold, and the one
+/// for its context; BuildKit's names.
+const SCAN_STAGE: &str = "BUILDKIT_SBOM_SCAN_STAGE";
+const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
 const PACKAGES_TYPE: &str = "https://spdx.dev/Document";
 
 impl Builder {
@@ -97,6 +102,37 @@ impl Builder {
         }
     }
 
+    /// Notes a stage that is done, if its packages are wanted as well as the result's.
+    pub(super) fn gather_stage(&self, index: usize, stage: &Stage) {
+        let (Some(image), true) = (&stage.image, self.request.attest.has_packages) else {
+            return;
+        };
+        let own = self.file.stages[index].name.as_deref();
+        if self.is_asked(SCAN_STAGE, own, &stage.state.arguments) {
+            let name = own.map_or_else(|| format!("stage{index}"), str::to_owned);
+            self.gathered().stages.insert(index, (name, Arc::clone(image)));
+        }
+    }
+
+    /// Whether an argument, of the stage or of the whole file, is true or names the stage.
+    fn is_asked(&self, name: &str, stage: Option<&str>, arguments: &BTreeMap<String, String>) -> bool {
+        let of_file = || {
+            let mut lines = self.file.arguments.iter();
+            let (_, default) = &lines.find(|line| line.value.0 == name)?.value;
+            self.request
+                .arguments
+                .get(name)
+                .cloned()
+                .flatten()
+                .or_else(|| default.clone())
+        };
+        match arguments.get(name).cloned().or_else(of_file).as_deref() {
+            None => false,
+            Some("true" | "1") => true,
+            Some(names) => stage.is_some_and(|stage| names.split(',').any(|one| one == stage)),
+        }
+    }
+
     /// Attests what was asked for, before anybody sees the image.
     pub(super) async fn attest(&self, id: &Digest) -> Result<()> {
         let wanted = &self.request.attest;
@@ -120,7 +156,7 @@ impl Builder {
             .map_err(|error| EngineError::invalid(error.to_string()))?;
         let mut attestations = Vec::new();
         if wanted.has_packages {
-            attestations.push(self.attest_packages(id, &names).await?);
+            attestations.extend(self.attest_all_packages(id, &names).await?);
         }
         if let Some(wanted) = &wanted.provenance {
             let has_times = self.request.real_times;
@@ -147,14 +183,50 @@ impl Builder {
         .await
     }
 
-    async fn attest_packages(&self, id: &Digest, names: &[Reference]) -> Result<Attestation> {
+    /// The packages of the result, and of stages where the Dockerfile wants that.
+    async fn attest_all_packages(&self, id: &Digest, names: &[Reference]) -> Result<Vec<Attestation>> {
         let image = self
             .engine
             .content
             .image(id.as_str())
             .map_err(crate::images::error)?;
-        let tree = self.engine.image_tree(id).await?;
+        let stages = self.gathered().stages.clone();
+        let layers = image.chain_ids.clone();
         let name = names.first().map_or_else(|| id.to_string(), Reference::familiar);
+        let result = Listed {
+            name,
+            digest: id.clone(),
+            created: image.created,
+            file_name: PACKAGES_FILE.to_owned(),
+        };
+        let mut attestations = vec![self.attest_packages(&image, result).await?];
+        for (name, stage) in stages
+            .into_values()
+            .filter(|(_, stage)| stage.chain_ids != layers)
+        {
+            // Not the image of its last step: that may be another one where the step came from a cache.
+            let Some(digest) = stage.chain_ids.last().cloned() else {
+                continue;
+            };
+            let listed = Listed {
+                file_name: format!("sbom-{name}.spdx.json"),
+                name,
+                digest,
+                created: image.created,
+            };
+            attestations.push(self.attest_packages(&stage, listed).await?);
+        }
+        if self.is_asked(SCAN_CONTEXT, None, &BTreeMap::new()) {
+            let told =
+                format!("[Warning] {SCAN_CONTEXT} is not followed: packages are listed of images alone\n");
+            self.teller.tell(super::BuildStep::Note(told)).await;
+        }
+        Ok(attestations)
+    }
+
+    async fn attest_packages(&self, image: &Image, listed: Listed) -> Result<Attestation> {
+        let tree = self.engine.image_tree(&image.id).await?;
+        let file_name = listed.file_name.clone();
         let predicate = blocking(move || {
             let unreadable =
                 |error: io::Error| EngineError::system(format!("cannot list the image's packages: {error}"));
@@ -162,9 +234,9 @@ impl Builder {
             let packages: Vec<Package> = found.packages.into_iter().collect();
             let document = spdx::document(
                 spdx::Subject {
-                    name: &name,
-                    digest: image.id.as_str(),
-                    created: &image.created.map_or_else(String::new, |time| time.to_string()),
+                    name: &listed.name,
+                    digest: listed.digest.as_str(),
+                    created: &listed.created.map_or_else(String::new, |time| time.to_string()),
                     distribution: found.distribution.as_ref(),
                 },
                 &packages,
@@ -174,11 +246,19 @@ impl Builder {
         });
         Ok(Attestation {
             predicate_type: PACKAGES_TYPE.to_owned(),
-            file_name: PACKAGES_FILE.to_owned(),
+            file_name,
             is_inline_only: false,
             predicate: predicate.await?,
         })
     }
+}
+
+/// What a list of packages is of.
+struct Listed {
+    name: String,
+    digest: Digest,
+    created: Option<Timestamp>,
+    file_name: String,
 }
 
 #[derive(Default)]

@@ -11,9 +11,11 @@ use super::request::{ProvenanceRequest, SlsaVersion};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use naru_base::Timestamp;
+use naru_content::Image;
 use naru_oci::Platform;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What the schema of the parameters is called.
 const BUILD_TYPE_02: &str = "https://mobyproject.org/buildkit@v1";
@@ -35,6 +37,8 @@ pub struct Gathered {
     /// Ids, and whether the build can do without.
     pub secrets: BTreeSet<(String, bool)>,
     pub agents: BTreeSet<(String, bool)>,
+    /// Stages whose packages are wanted as well, by their places in the file: what they are called, and hold.
+    pub stages: BTreeMap<usize, (String, Arc<Image>)>,
     /// When it began, where that is to be told.
     pub begun: Option<Timestamp>,
 }

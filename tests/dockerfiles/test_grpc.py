@@ -182,6 +182,22 @@ def test_outputs_are_given(build_naru, program, tmp_path):
     assert refused.returncode == 1 and "the client takes no files" in refused.stderr, refused
 
 
+def test_what_is_attested_goes_with_every_output(build_naru, program, tmp_path):
+    files = {"Dockerfile": TREE, "a": "one"}
+    wanted = ("option:attest:sbom=", "option:attest:provenance=mode=min")
+    given = solve(build_naru, program, tmp_path, files, "output:local", *wanted).stdout
+    assert {"file provenance.json 644 0:0", "file sbom.spdx.json 644 0:0", "file a 644 0:0"} <= {line.split(' "')[0] for line in given.splitlines()}, given
+    for kind in ("oci", "tar"):
+        answers(solve(build_naru, program, tmp_path, files, f"output:{kind},dest={tmp_path}/{kind}.tar", *wanted))
+    with tarfile.open(tmp_path / "tar.tar") as archive:
+        how = json.load(archive.extractfile("provenance.json"))
+    assert "a" in {one["name"] for one in how["subject"]}
+    with tarfile.open(tmp_path / "oci.tar") as archive:
+        (index,) = json.load(archive.extractfile("index.json"))["manifests"]
+        image, attesting = json.load(archive.extractfile("blobs/sha256/" + index["digest"].removeprefix("sha256:")))["manifests"]
+        assert attesting["annotations"]["vnd.docker.reference.digest"] == image["digest"]
+
+
 @pytest.fixture
 def content(build_naru, tmp_path):
     """containerd's own store of blobs, as buildx serves it of directories."""

@@ -176,6 +176,30 @@ def test_docker_s_own_daemon_is_sent_an_archive(docker, tmp_path):
     docker.client("rmi", "archived:x")
 
 
+def test_an_archive_makes_the_same_image(build_naru, tmp_path):
+    """Capabilities of files travel; a Dockerfile from elsewhere, or one that is left out, is no part of the context."""
+    context, dockerfile = tmp_path / "context", tmp_path / "Build"
+    context.mkdir()
+    (tmp_path / "more").mkdir()
+    for name, text in {"tool": "x", "Dockerfile": DOCKERFILE, ".dockerignore": ".dockerignore\nDockerfile\n"}.items():
+        (context / name).write_text(text)
+    dockerfile.write_text(DOCKERFILE)
+
+    def image(words, capability=10, kit=0):
+        os.setxattr(context / "tool", "security.capability", struct.pack("<5I", 0x02000001, 1 << capability, 0, 0, 0))
+        built = build_naru.scope.shell(f"DOCKER_BUILDKIT={kit} {words} {context}")
+        assert built.returncode == 0, (words, built)
+        return built.stdout.strip()
+
+    elsewhere, archived = f"-f {dockerfile}", f"--build-context more={tmp_path}/more"
+    naru, docker = (f"{program} -H {build_naru.host} build -q" for program in (NARU, CLIENT))
+    images = [image(f"{naru} {flags}") for flags in ("", elsewhere, archived, f"{archived} {elsewhere}")]
+    images += [image(docker), image(f"{docker} {elsewhere}"), image(f"{docker} {elsewhere}", kit=1)]
+    assert len(set(images)) == 1 and image(f"{naru} {archived}", capability=13) not in images, images
+    made = build_naru.scope.shell(f"{CLIENT} -H {build_naru.host} create --name archived {images[-1]} x >&2 && {CLIENT} -H {build_naru.host} cp archived:/c - | tar t; {CLIENT} -H {build_naru.host} rm archived >&2")
+    assert made.stdout.splitlines() == ["c/", "c/tool"], made
+
+
 def test_contexts_outlive_the_daemon(fresh_naru, tmp_path):
     context = Context(fresh_naru, str(tmp_path))
     try:

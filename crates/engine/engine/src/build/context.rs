@@ -6,6 +6,7 @@ use super::packed::PackedTree;
 use super::{BuildClient, KeptContext};
 use crate::archive::{ChunkReader, Chunks, blocking};
 use crate::error::{EngineError, Result};
+use naru_build::ignore::Ignore;
 use naru_sys::file;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -55,12 +56,14 @@ impl WorkDirectory {
 }
 
 impl Context {
-    /// Reads an archive, plain or compressed; and further contexts that came in it.
+    /// Reads an archive, plain or compressed; and further contexts that came in it. The Dockerfile's text is told where
+    /// it is no part of the context.
     pub(super) async fn receive(
         work: WorkDirectory,
         archive: Chunks,
         directories: &BTreeMap<String, String>,
-    ) -> Result<(Self, HashMap<String, Arc<PackedTree>>)> {
+        dockerfile: &str,
+    ) -> Result<(Self, HashMap<String, Arc<PackedTree>>, Option<Vec<u8>>)> {
         let pack = work.new_pack()?;
         let tree = blocking(move || PackedTree::receive(ChunkReader::new(archive), pack));
         let tree = tree.await.map_err(|error| {
@@ -74,12 +77,13 @@ impl Context {
         for (name, directory) in directories {
             parts.insert(name.clone(), Arc::new(tree.split_off(directory)));
         }
+        let text = leave_out(&mut tree, dockerfile);
         let context = Self {
             work,
             tree: OnceCell::from(Arc::new(tree)),
             client: None,
         };
-        Ok((context, parts))
+        Ok((context, parts, text))
     }
 
     /// A context that is here already.
@@ -136,6 +140,29 @@ impl Context {
         })
         .await
     }
+}
+
+/// Takes away what a client sends for the daemon alone, as dockerd does: patterns and Dockerfile where the patterns leave
+/// them out, and a Dockerfile from elsewhere, which has a name of the client's making. Gives the Dockerfile's text.
+fn leave_out(tree: &mut PackedTree, dockerfile: &str) -> Option<Vec<u8>> {
+    const PATTERNS: &str = ".dockerignore";
+    let patterns = tree.read_file(Path::new(PATTERNS), DOCKERFILE_BYTES_MAX);
+    let patterns = patterns.unwrap_or_default();
+    let ignore = Ignore::parse(&String::from_utf8_lossy(&patterns)).unwrap_or_default();
+    let dockerfile = if dockerfile.is_empty() {
+        "Dockerfile"
+    } else {
+        dockerfile
+    };
+    let mut text = None;
+    if dockerfile.starts_with(".dockerfile.") || ignore.excludes(dockerfile) {
+        text = tree.read_file(Path::new(dockerfile), DOCKERFILE_BYTES_MAX).ok();
+        tree.remove_file(dockerfile);
+    }
+    if ignore.excludes(PATTERNS) {
+        tree.remove_file(PATTERNS);
+    }
+    text
 }
 
 /// A file that is gone when nobody has it open any more.

@@ -264,8 +264,7 @@ impl Engine {
         };
         let (context, parts, text) = match source {
             ContextSource::Archive(archive) => {
-                let (context, parts) = Context::receive(work, archive, &archived_in(request)).await?;
-                (context, parts, None)
+                Context::receive(work, archive, &archived_in(request), &request.dockerfile).await?
             }
             ContextSource::Client { dockerfile } => {
                 let context = Context::of_client(work, request.client.clone());

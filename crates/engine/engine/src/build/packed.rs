@@ -163,6 +163,14 @@ impl PackedTree {
         Self::new(entries, self.pack.clone())
     }
 
+    /// Takes a file away, by its own name.
+    pub(super) fn remove_file(&mut self, path: &str) {
+        let path = path.as_bytes();
+        if !is_directory(&self.entries, path) {
+            self.entries.remove(path);
+        }
+    }
+
     fn find(&self, path: &Path) -> Result<Vec<u8>, Errno> {
         let real = resolve(&self.entries, path.as_os_str().as_bytes())?;
         if real.is_empty() || self.entries.contains_key(&real) {

@@ -456,12 +456,20 @@ pub(super) enum Place {
 
 impl Directory {
     fn find(directory: &Path, dockerfile: Option<&str>) -> Result<Self> {
-        let (root, dockerfile) = find_dockerfile(directory, dockerfile)?;
+        let (root, mut dockerfile) = find_dockerfile(directory, dockerfile)?;
         let name = match &dockerfile {
             Place::Inside(name) => name,
             Place::Outside(..) => "Dockerfile",
         };
         let (ignore_name, ignore) = read_ignore(&root, name)?;
+        // One that the context leaves out is for the daemon alone, as one from elsewhere is.
+        if let Place::Inside(name) = &dockerfile
+            && ignore.excludes(name)
+        {
+            let text = std::fs::read(root.join(name))
+                .map_err(|error| CliError::message(format!("unable to prepare context: {name}: {error}")))?;
+            dockerfile = Place::Outside(text, name.clone());
+        }
         Ok(Self {
             root,
             dockerfile,
@@ -537,7 +545,7 @@ pub(super) fn find_dockerfile(directory: &Path, dockerfile: Option<&str>) -> Res
     Ok((root, Place::Inside(name)))
 }
 
-/// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`. The Dockerfile itself is always sent.
+/// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
 pub(super) fn read_ignore(root: &Path, dockerfile: &str) -> Result<(String, Ignore)> {
     let own = format!("{dockerfile}.dockerignore");
     let name = if root.join(&own).is_file() {
@@ -545,12 +553,7 @@ pub(super) fn read_ignore(root: &Path, dockerfile: &str) -> Result<(String, Igno
     } else {
         ".dockerignore".to_owned()
     };
-    let mut ignore = read_ignore_file(&root.join(&name))?;
-    if ignore.excludes(dockerfile) {
-        ignore
-            .push(dockerfile, true)
-            .map_err(|reason| CliError::message(format!("{dockerfile}: {reason}")))?;
-    }
+    let ignore = read_ignore_file(&root.join(&name))?;
     Ok((name, ignore))
 }
 

@@ -9,6 +9,12 @@ use std::path::{Path, PathBuf};
 
 const BLOCK: u64 = 512;
 
+/// The one extended attribute that archives carry, as Docker's do.
+const CAPABILITY: &str = "security.capability";
+
+/// The kernel's attribute has 24 bytes at most.
+const CAPABILITY_BYTES_MAX: usize = 64;
+
 /// Reads as the archive of one file or directory.
 pub struct Pack {
     /// What is still to be packed: the file, and its name in the archive.
@@ -126,16 +132,23 @@ impl Pack {
         } else if metadata.is_symlink() {
             header.set_size(0);
             builder.append_link(&mut header, name, std::fs::read_link(path)?)?;
+        } else if metadata.is_file() {
+            let file = File::open(path)?;
+            let mut capability = [0; CAPABILITY_BYTES_MAX];
+            let length = rustix::fs::fgetxattr(&file, CAPABILITY, &mut capability[..]).unwrap_or(0);
+            if length > 0 {
+                let record = format!("SCHILY.xattr.{CAPABILITY}");
+                builder.append_pax_extensions([(record.as_str(), &capability[..length])])?;
+            }
+            builder.append_data(&mut header, name, io::empty())?;
+            self.file = Some(Content {
+                file,
+                left: metadata.len(),
+                padding: (BLOCK - metadata.len() % BLOCK) % BLOCK,
+                has_ended: false,
+            });
         } else {
             builder.append_data(&mut header, name, io::empty())?;
-            if metadata.is_file() {
-                self.file = Some(Content {
-                    file: File::open(path)?,
-                    left: metadata.len(),
-                    padding: (BLOCK - metadata.len() % BLOCK) % BLOCK,
-                    has_ended: false,
-                });
-            }
         }
         // Taken before the builder writes an end mark: the archive goes on.
         self.header = std::mem::take(builder.get_mut());

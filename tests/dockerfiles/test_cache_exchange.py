@@ -170,6 +170,14 @@ def test_a_registry_keeps_the_cache(build_naru, folder, tmp_path):
         found, steps, said = build(build_naru, folder + "2", "--cache-to", "type=inline", "--cache-from", "127.0.0.1:5000/inline:x")
         assert (found, steps) == (inline, 2), said
         forget(build_naru, inline)
+        # So may cache mounts be there.
+        mount, there = "FROM busybox:test\nRUN --mount=type=cache,target=/c,id=sent,sharing=private ", f"type=registry,ref={name}"
+        write_context(folder + "3", {"Dockerfile": mount + "echo one >/c/x\n"})
+        forget(build_naru, build(build_naru, folder + "3", "--cache-to", there + ",cache-mounts=true")[0])
+        write_context(folder + "3", {"Dockerfile": mount + "cp /c/x /seen\n"})
+        found, _, said = build(build_naru, folder + "3", "--cache-from", there)
+        assert build_naru.client("run", "--rm", found, "cat", "/seen").stdout == "one\n", said
+        forget(build_naru, found)
         # A cache that is not there is told, and nothing else.
         forget(build_naru, image)
         found, _, said = build(build_naru, folder, "--cache-from", "127.0.0.1:5000/none:x")

@@ -78,11 +78,21 @@ fn what_is_attested_goes_with_the_last_image_that_has_it() {
     for id in &ids {
         store.attest(id, &[], &attested).unwrap();
     }
-    let blobs = || std::fs::read_dir(root.path().join("blobs/sha256")).unwrap().count();
+    let blobs = || {
+        std::fs::read_dir(root.path().join("blobs/sha256"))
+            .unwrap()
+            .count()
+    };
     assert_eq!(blobs(), 3, "two configurations and what both share");
     store.remove("one", false, false, &nobody).unwrap();
     drop(store);
     let store = ContentStore::open(root.path()).unwrap();
+    assert_eq!(store.attestations(&ids[1]).unwrap(), attested);
+    let record = std::fs::read_to_string(root.path().join("images.json")).unwrap();
+    let blob = record.split("\"blob\":\"sha256:").nth(1).unwrap();
+    std::fs::write(root.path().join("blobs/sha256").join(&blob[..64]), "damaged").unwrap();
+    assert!(store.attestations(&ids[1]).is_err());
+    store.attest(&ids[1], &[], &attested).unwrap();
     assert_eq!(store.attestations(&ids[1]).unwrap(), attested);
     let absent = store.attest(&ids[0], &[], &attested).unwrap_err();
     assert_eq!((absent.kind(), blobs()), (ErrorKind::NotFound, 2));

@@ -4,7 +4,7 @@ use naru_build::configure::StageState;
 use naru_build::ignore::Ignore;
 use naru_build::listing::{self, ContextEntry, EntryKind, FileIdentity};
 use naru_build::stages::{self, PlanOptions};
-use naru_build::{Dockerfile, check, excerpt, parse, words};
+use naru_build::{Dockerfile, check, excerpt, outline, parse, words};
 use naru_fuzz::{feed, feed_text};
 
 const EXAMPLES: &[&str] = &[
@@ -29,7 +29,9 @@ fn use_file(file: &Dockerfile) {
             assert!(stage.needs.is_subset(&seen), "a stage comes before what it needs");
             seen.insert(stage.index);
         }
+        outline::outline(file, &plan, &options.build_arguments);
     }
+    assert_eq!(outline::targets(file).len(), file.stages.len());
     let report = check::check(file, &check::Facts::default()).unwrap_or_default();
     let shown = check::shown(&report.findings, "Dockerfile", &file.text);
     assert!(shown.lines().count() < 8 + 12 * report.findings.len(), "{shown}");

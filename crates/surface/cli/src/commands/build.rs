@@ -5,7 +5,7 @@ use super::{
     Arity, Command, build_attest, build_caches, build_check, build_extras as extras, build_kept as kept,
     build_refused, run,
 };
-use crate::args::Kind::{Bool, Bytes, BytesOrMinusOne, Int, List, Text};
+use crate::args::Kind::{Bool, Bytes, List, Text};
 use crate::args::{self, Flag, Order, flag, long};
 use crate::error::{CliError, Result};
 use crate::http::{Body, Query};
@@ -74,27 +74,6 @@ const FLAGS: &[Flag] = &[
     ),
     long("compress", Bool, "Compress the build context using gzip"),
     long(
-        "cpu-period",
-        Int,
-        "Limit the CPU CFS (Completely Fair Scheduler) period",
-    ),
-    long(
-        "cpu-quota",
-        Int,
-        "Limit the CPU CFS (Completely Fair Scheduler) quota",
-    ),
-    flag("cpu-shares", 'c', Int, "CPU shares (relative weight)"),
-    long(
-        "cpuset-cpus",
-        Text("string"),
-        "CPUs in which to allow execution (0-3, 0,1)",
-    ),
-    long(
-        "cpuset-mems",
-        Text("string"),
-        "MEMs in which to allow execution (0-3, 0,1)",
-    ),
-    long(
         "enter",
         Bool,
         "Keep what a failed RUN left and, in a terminal, open a shell in it",
@@ -108,12 +87,6 @@ const FLAGS: &[Flag] = &[
     long("force-rm", Bool, "Always remove intermediate containers"),
     long("iidfile", Text("string"), "Write the image ID to the file"),
     long("label", List("list"), "Set metadata for an image"),
-    flag("memory", 'm', Bytes, "Memory limit"),
-    long(
-        "memory-swap",
-        BytesOrMinusOne,
-        "Swap limit equal to memory plus swap: -1 to enable unlimited swap",
-    ),
     long(
         "network",
         Text("string"),
@@ -203,7 +176,7 @@ pub const COMMAND: Command = Command {
     names: &["image build", "build", "builder build"],
     usage: "[OPTIONS] PATH | URL | -",
     about: "Build an image from a Dockerfile",
-    flags: &[FLAGS, build_refused::FLAGS],
+    flags: &[FLAGS, options::LIMITS, build_refused::FLAGS],
     order: Order::Mixed,
     arity: Arity::Exactly(1),
     run: build,

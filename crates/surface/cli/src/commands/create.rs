@@ -14,7 +14,7 @@ pub const COMMAND: Command = Command {
     names: &["container create", "create"],
     usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
     about: "Create a new container",
-    flags: &[options::FLAGS],
+    flags: &[options::FLAGS, options::LIMITS, options::CONTAINER_LIMITS],
     order: Order::FlagsFirst,
     arity: Arity::AtLeast(1),
     run,

@@ -35,7 +35,7 @@ pub const COMMAND: Command = Command {
     names: &["container run", "run"],
     usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
     about: "Create and run a new container from an image",
-    flags: &[FLAGS, options::FLAGS],
+    flags: &[FLAGS, options::FLAGS, options::LIMITS, options::CONTAINER_LIMITS],
     order: Order::FlagsFirst,
     arity: Arity::AtLeast(1),
     run,

@@ -1,8 +1,6 @@
 //! The flags that `run` and `create` share, in Docker's words.
 
-use crate::args::Kind::{
-    Bool, Bytes, BytesOrMinusOne, Decimal, Duration, Int, Link, List, Text, Uint, Uint16,
-};
+use crate::args::Kind::{Bool, Bytes, Duration, Int, Link, List, Text, Uint};
 use crate::args::{Flag, flag, long};
 
 pub const FLAGS: &[Flag] = &[
@@ -17,11 +15,6 @@ pub const FLAGS: &[Flag] = &[
         "Add an annotation to the container (passed through to the OCI runtime)",
     ),
     flag("attach", 'a', List("list"), "Attach to STDIN, STDOUT or STDERR"),
-    long(
-        "blkio-weight",
-        Uint16,
-        "Block IO (relative weight), between 10 and 1000, or 0 to disable (default 0)",
-    ),
     long(
         "blkio-weight-device",
         List("list"),
@@ -42,34 +35,6 @@ pub const FLAGS: &[Flag] = &[
     long("cidfile", Text("string"), "Write the container ID to the file"),
     long("cpu-count", Int, "CPU count (Windows only)"),
     long("cpu-percent", Int, "CPU percent (Windows only)"),
-    long(
-        "cpu-period",
-        Int,
-        "Limit CPU CFS (Completely Fair Scheduler) period",
-    ),
-    long(
-        "cpu-quota",
-        Int,
-        "Limit CPU CFS (Completely Fair Scheduler) quota",
-    ),
-    long("cpu-rt-period", Int, "Limit CPU real-time period in microseconds"),
-    long(
-        "cpu-rt-runtime",
-        Int,
-        "Limit CPU real-time runtime in microseconds",
-    ),
-    flag("cpu-shares", 'c', Int, "CPU shares (relative weight)"),
-    long("cpus", Decimal, "Number of CPUs"),
-    long(
-        "cpuset-cpus",
-        Text("string"),
-        "CPUs in which to allow execution (0-3, 0,1)",
-    ),
-    long(
-        "cpuset-mems",
-        Text("string"),
-        "MEMs in which to allow execution (0-3, 0,1)",
-    ),
     long("device", List("list"), "Add a host device to the container"),
     long(
         "device-cgroup-rule",
@@ -191,13 +156,6 @@ pub const FLAGS: &[Flag] = &[
         Text("string"),
         "Container MAC address (e.g., 92:d0:c6:0a:29:33)",
     ),
-    flag("memory", 'm', Bytes, "Memory limit"),
-    long("memory-reservation", Bytes, "Memory soft limit"),
-    long(
-        "memory-swap",
-        BytesOrMinusOne,
-        "Swap limit equal to memory plus swap: '-1' to enable unlimited swap",
-    ),
     long(
         "memory-swappiness",
         Int,
@@ -233,11 +191,6 @@ pub const FLAGS: &[Flag] = &[
         "Tune host's OOM preferences (-1000 to 1000)",
     ),
     long("pid", Text("string"), "PID namespace to use"),
-    long(
-        "pids-limit",
-        Int,
-        "Tune container pids limit (set -1 for unlimited)",
-    ),
     long(
         "platform",
         Text("string"),

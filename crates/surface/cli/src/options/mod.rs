@@ -6,6 +6,7 @@
 mod environment;
 mod flags;
 mod gpus;
+mod limits;
 mod mount;
 mod network;
 mod port;
@@ -13,6 +14,7 @@ mod resource;
 
 pub use environment::plan_environment;
 pub use flags::FLAGS;
+pub use limits::{CONTAINER_LIMITS, LIMITS};
 pub use resource::ulimits;
 
 use crate::args::Arguments;

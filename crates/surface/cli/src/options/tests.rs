@@ -4,7 +4,7 @@ use crate::args::{Order, parse};
 
 fn arguments(words: &[&str]) -> Arguments {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-    parse(&[FLAGS], Order::FlagsFirst, &words).unwrap()
+    parse(&[FLAGS, LIMITS, CONTAINER_LIMITS], Order::FlagsFirst, &words).unwrap()
 }
 
 fn plan(words: &[&str]) -> CreatePlan {

@@ -7,9 +7,10 @@ from urllib.parse import quote
 
 import pytest
 from testkit.api import Api
+from testkit.engine import DOCKER_20, NEWEST_DOCKER
 
 IMAGE = "busybox:test"
-CLI = "/usr/local/bin/docker"
+CLI = NEWEST_DOCKER
 FOREIGN = quote(json.dumps({"os": "linux", "architecture": "s390x"}))
 OWN = quote(json.dumps({"os": "linux", "architecture": "amd64"}))
 
@@ -60,6 +61,7 @@ def message(answer, status=400):
     return answer[1]["message"]
 
 
+@pytest.mark.skipif(NEWEST_DOCKER == DOCKER_20, reason="Docker's client 28 is not here")
 def test_the_newest_version_is_told_and_kept_to(ask, busybox_naru):
     version = ask(51, "GET", "/version")[1]
     assert (version["ApiVersion"], version["MinAPIVersion"]) == ("1.51", "1.24")

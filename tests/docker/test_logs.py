@@ -7,11 +7,10 @@ import subprocess
 import time
 
 import pytest
-from harness import CLIENTS
 from testkit.api import Api
-from testkit.engine import parent
+from testkit.engine import NEWEST_DOCKER, parent
 
-DOCKER = next(path for path in (CLIENTS["cli28"], CLIENTS["cli20"]) if os.path.exists(path))
+DOCKER = NEWEST_DOCKER
 DRIVERS = ["json-file", "local"]
 COUNT = 'i=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; done'
 

@@ -6,10 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from harness import CLIENTS
-from testkit.engine import NARU, Naru
+from testkit.engine import NARU, NEWEST_DOCKER, Naru
 
-DOCKER = CLIENTS["cli28"]
+DOCKER = NEWEST_DOCKER
 PORT = 23760
 HOST = f"tcp://127.0.0.1:{PORT}"
 BOTH = pytest.mark.parametrize("program", [DOCKER, NARU], ids=["docker", "naru"])

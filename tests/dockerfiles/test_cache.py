@@ -11,9 +11,9 @@ from urllib.parse import quote
 import pytest
 from test_build import CLIENT, write_context
 from testkit.api import Api
-from testkit.engine import NARU
+from testkit.engine import NARU, NEWEST_DOCKER
 
-CLIENTS = (CLIENT, "/usr/local/bin/docker", NARU)
+CLIENTS = (CLIENT, NEWEST_DOCKER, NARU)
 
 
 @pytest.fixture

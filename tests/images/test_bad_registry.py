@@ -11,10 +11,10 @@ import subprocess
 import time
 
 import pytest
-from testkit.engine import Naru
+from testkit.engine import NEWEST_DOCKER, Naru
 from testkit.registry import FakeRegistry, Image
 
-DOCKER = "/usr/local/bin/docker"
+DOCKER = NEWEST_DOCKER
 TIMEOUT = 2
 
 

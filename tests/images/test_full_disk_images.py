@@ -8,11 +8,11 @@ import subprocess
 
 import archive
 import pytest
-from testkit.engine import NARU
+from testkit.engine import DOCKER_20, NARU, NEWEST_DOCKER
 from testkit.registry import FakeRegistry, Image
 from testkit.small_disk import SmallDisk
 
-CLIENTS = {"cli28": "/usr/local/bin/docker", "cli20": "/usr/bin/docker", "naru": NARU}
+CLIENTS = {"newest": NEWEST_DOCKER, "cli20": DOCKER_20, "naru": NARU}
 NO_SPACE = "no space left on device"
 MIB = 1 << 20
 # 70 MB that do not compress: as much again is needed for the files.

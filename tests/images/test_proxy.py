@@ -8,10 +8,10 @@ import sys
 import tempfile
 
 import pytest
-from testkit.engine import NARU, Naru
+from testkit.engine import NARU, NEWEST_DOCKER, Naru
 from testkit.registry import DebianRegistry, FakeRegistry, Image, wait_for_port
 
-DOCKER = "/usr/local/bin/docker"
+DOCKER = NEWEST_DOCKER
 PROXY = "127.0.0.1:3128"
 # Whatever host is asked for, it leads to loopback; each request is noted with its credentials.
 PROGRAM = """

@@ -8,10 +8,10 @@ import shutil
 import subprocess
 
 import pytest
-from testkit.engine import DebianDocker, Naru
+from testkit.engine import DebianDocker, NEWEST_DOCKER, Naru
 from testkit.registry import DebianRegistry
 
-DOCKER = "/usr/local/bin/docker"
+DOCKER = NEWEST_DOCKER
 ADDRESS = "10.99.7.1"
 SECURE = ADDRESS + ":5443"
 USER, PASSWORD = "someone", "a password"

@@ -5,8 +5,9 @@ import os
 
 import pytest
 from testkit.seccomp_agent import Agent
+from testkit.engine import NEWEST_DOCKER
 
-CLI = "/usr/local/bin/docker"
+CLI = NEWEST_DOCKER
 IMAGE = "busybox:test"
 
 

@@ -12,10 +12,10 @@ import tempfile
 import time
 
 import pytest
-from testkit.engine import DebianDocker, Naru, Scope
+from testkit.engine import DebianDocker, NEWEST_DOCKER, Naru, Scope
 from testkit.seccomp_agent import Agent
 
-CLI = "/usr/local/bin/docker"
+CLI = NEWEST_DOCKER
 IMAGE = "busybox:test"
 UID, GID = 200000, 300000
 DATABASES = {"subuid": f"tester:{UID}:65536\n", "subgid": f"tester:{GID}:65536\n", "passwd": "tester:x:5555:5555::/:/bin/false\n",

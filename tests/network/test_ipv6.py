@@ -6,9 +6,9 @@ import subprocess
 import time
 
 import pytest
-from testkit.engine import NARU, Naru
+from testkit.engine import DOCKER_20, NARU, NEWEST_DOCKER, Naru
 
-CLIENTS = {"cli20": "/usr/bin/docker", "cli28": "/usr/local/bin/docker", "naru": None}
+CLIENTS = {"cli20": DOCKER_20, "newest": NEWEST_DOCKER, "naru": None}
 SLEEP = ["sleep", "300"]
 SERVER = (
     "import socket, threading\n"
@@ -45,7 +45,7 @@ def docker(request, naru):
 
     yield run
     naru.remove_all_containers()
-    naru.client("network", "prune", "-f", program=CLIENTS["cli28"])
+    naru.client("network", "prune", "-f", program=NEWEST_DOCKER)
 
 
 def ask(engine, address, port):
@@ -176,7 +176,7 @@ def test_the_default_bridge_has_ipv6_when_the_daemon_is_told_so(images):
         load(engine, images)
 
         def docker(*arguments):
-            result = engine.client(*arguments, program=CLIENTS["cli28"], timeout=60)
+            result = engine.client(*arguments, program=NEWEST_DOCKER, timeout=60)
             assert result.returncode == 0, result.stderr
             return result.stdout.strip()
 

@@ -12,8 +12,9 @@ import time
 
 import pytest
 from testkit.api import Api, ApiError
+from testkit.engine import DOCKER_20, DOCKER_28, NEWEST_DOCKER
 
-CLIENTS = {"cli20": "/usr/bin/docker", "cli28": "/usr/local/bin/docker"}
+CLIENTS = {name: path for name, path in (("cli20", DOCKER_20), ("cli28", DOCKER_28)) if os.path.exists(path)}
 IS_DOCKER = os.environ.get("NARU_TEST_ENGINE") == "docker"
 beyond_docker = pytest.mark.skipif(IS_DOCKER, reason="Docker does not promise this")
 SLEEP = ["sleep", "600"]
@@ -43,7 +44,7 @@ def api(naru):
 
 def clean(engine):
     engine.remove_all_containers()
-    engine.client("network", "prune", "-f", program=CLIENTS["cli28"])
+    engine.client("network", "prune", "-f", program=NEWEST_DOCKER)
 
 
 def until(check, seconds=10):

@@ -16,6 +16,9 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NARU = os.environ.get("NARU_BINARY", os.path.join(ROOT, "target/release/naru"))
 CGROUP_ROOT = "/sys/fs/cgroup"
+# Docker's command lines: Debian's, 20.10, and version 28 where the machine has it, which no package of Debian's brings.
+DOCKER_20, DOCKER_28 = "/usr/bin/docker", "/usr/local/bin/docker"
+NEWEST_DOCKER = DOCKER_28 if os.path.exists(DOCKER_28) else DOCKER_20
 
 
 class Scope:

@@ -115,9 +115,15 @@ def test_questions_are_answered_without_a_build(build_naru, program, tmp_path):
     result = json.loads(told["result.json"])
     assert [(one["name"], one["value"]) for one in result["args"]] == [("V", "3")] and [one["name"] for one in result["secrets"]] == ["s"] and result["name"] == "second", result
     assert re.search(r"^BUILD ARG +VALUE +DESCRIPTION\nV +3 *$", told["result.txt"], re.M), told
+
+    def own(*flags):
+        return build_naru.client("build", *flags, str(tmp_path / "context"), program=NARU)
+
+    assert own("--call=outline", "--target=second", "--build-arg=V=3").stdout.strip() == told["result.txt"].strip()
+    assert "did you mean second?" in own("--call=outline", "--target=secnod").stderr and "outline or targets" in own("--call=nosuch").stderr
     told, _ = call(build_naru, program, tmp_path, "requestid=frontend.targets")
     assert [(one["name"], one["base"], one["default"]) for one in json.loads(told["result.json"])["targets"]] == [("first", "busybox:test", False), ("second", "first", True)]
-    assert "second (default)" in told["result.txt"]
+    assert "second (default)" in told["result.txt"] and own("--call=targets").stdout.strip() == told["result.txt"].strip()
     told, _ = call(build_naru, program, tmp_path, "requestid=frontend.subrequests.describe")
     assert {one["name"] for one in json.loads(told["result.json"])} == {"frontend.lint", "frontend.outline", "frontend.targets", "frontend.subrequests.describe"}
     _, lines = call(build_naru, program, tmp_path, "requestid=frontend.nosuch")

@@ -3,6 +3,7 @@
 use crate::dockerfile::{Dockerfile, Instruction, Stage};
 use crate::error::{DockerfileError, Place, Result, nearest};
 use crate::words::{self, Variables};
+use naru_oci::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Stages of one file, refused when it is read. They need each other to any depth, and each is looked at by a call of its
@@ -241,6 +242,24 @@ impl Order<'_> {
         self.done.push(index);
         Ok(())
     }
+}
+
+/// What every `FROM` line may ask for.
+pub fn platform_arguments(wanted: Option<&Platform>) -> BTreeMap<String, String> {
+    let host = Platform::host();
+    let target = wanted.unwrap_or(&host);
+    let mut arguments = BTreeMap::new();
+    for (prefix, platform) in [("BUILD", &host), ("TARGET", target)] {
+        let mut whole = format!("{}/{}", platform.os, platform.architecture);
+        if !platform.variant.is_empty() {
+            whole = format!("{whole}/{}", platform.variant);
+        }
+        arguments.insert(format!("{prefix}PLATFORM"), whole);
+        arguments.insert(format!("{prefix}OS"), platform.os.clone());
+        arguments.insert(format!("{prefix}ARCH"), platform.architecture.clone());
+        arguments.insert(format!("{prefix}VARIANT"), platform.variant.clone());
+    }
+    arguments
 }
 
 #[cfg(test)]

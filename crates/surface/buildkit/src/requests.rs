@@ -158,7 +158,7 @@ fn described() -> Answer {
         let short = name.trim_start_matches("frontend.");
         [short, VERSION, description].map(str::to_owned)
     }));
-    answer(&Value::Array(all.collect()), table(&rows, 1))
+    answer(&Value::Array(all.collect()), outline::table(&rows, 1))
 }
 
 fn linted(examined: &Examined, findings: Result<Vec<Finding>, DockerfileError>) -> Answer {
@@ -207,38 +207,7 @@ fn outlined(examined: &Examined, outline: &Outline) -> Answer {
         "name": outline.name, "description": outline.description, "args": arguments.collect::<Vec<_>>(),
         "secrets": asked(&outline.secrets), "ssh": asked(&outline.agents), "sources": [STANDARD.encode(&examined.text)],
     });
-    answer(&told, outline_text(outline))
-}
-
-fn outline_text(outline: &Outline) -> String {
-    let mut text = String::new();
-    if !outline.name.is_empty() || !outline.description.is_empty() {
-        let name = if outline.name.is_empty() {
-            "(default)"
-        } else {
-            &outline.name
-        };
-        let mut rows = vec![["TARGET:".to_owned(), name.to_owned()]];
-        if !outline.description.is_empty() {
-            rows.push(["DESCRIPTION:".to_owned(), outline.description.clone()]);
-        }
-        text += &(table(&rows, 1) + "\n");
-    }
-    if !outline.arguments.is_empty() {
-        let mut rows = vec![["BUILD ARG", "VALUE", "DESCRIPTION"].map(str::to_owned)];
-        let arguments = outline.arguments.iter();
-        rows.extend(arguments.map(|one| [one.name.clone(), one.value.clone(), one.description.clone()]));
-        text += &(table(&rows, 3) + "\n");
-    }
-    for (title, list) in [("SECRET", &outline.secrets), ("SSH", &outline.agents)] {
-        if !list.is_empty() {
-            let mut rows = vec![[title, "REQUIRED"].map(str::to_owned)];
-            let required = |one: &Asked| if one.is_required { "true" } else { "" }.to_owned();
-            rows.extend(list.iter().map(|one| [one.name.clone(), required(one)]));
-            text += &(table(&rows, 3) + "\n");
-        }
-    }
-    text
+    answer(&told, outline::shown(outline))
 }
 
 fn targeted(examined: &Examined, targets: &[Target]) -> Answer {
@@ -249,13 +218,7 @@ fn targeted(examined: &Examined, targets: &[Target]) -> Answer {
         })
     });
     let told = json!({ "targets": all.collect::<Vec<_>>(), "sources": [STANDARD.encode(&examined.text)] });
-    let mut rows = vec![["TARGET", "DESCRIPTION"].map(str::to_owned)];
-    rows.extend(targets.iter().map(|one| {
-        let note = if one.is_default { " (default)" } else { "" };
-        let name = one.name.clone() + note;
-        [name.trim_start().to_owned(), one.description.clone()]
-    }));
-    answer(&told, table(&rows, 1))
+    answer(&told, outline::shown_targets(targets))
 }
 
 /// Of the only source, 0; no lines where none is known.
@@ -270,26 +233,6 @@ fn location(place: Place) -> Value {
 
 fn source_of(source: &SourceInfo) -> Value {
     json!({ "filename": source.filename, "language": source.language, "data": STANDARD.encode(&source.data) })
-}
-
-/// Columns as wide as their longest word, with spaces between; the last one ends where its words do.
-fn table<const N: usize>(rows: &[[String; N]], spaces: usize) -> String {
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-            + spaces
-    };
-    let mut text = String::new();
-    for row in rows {
-        for (column, word) in row.iter().enumerate() {
-            let width = if column + 1 < N { width(column) } else { 0 };
-            let _ = write!(text, "{word:width$}");
-        }
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use naru_build::configure::StageState;
 use naru_build::stages::{PlannedStage, Source};
 use naru_content::Image;
 use naru_oci::{ContainerConfig, ImageConfig, Platform, Reference};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -173,22 +172,4 @@ fn stage_of(image: Arc<Image>, teller: &Teller) -> Stage {
 fn parse_platform(text: &str) -> Result<Platform> {
     Platform::parse(text)
         .ok_or_else(|| EngineError::invalid(format!("\"{text}\": unknown operating system or architecture")))
-}
-
-/// What every `FROM` line may ask for.
-pub(super) fn platform_arguments(wanted: Option<&Platform>) -> BTreeMap<String, String> {
-    let host = Platform::host();
-    let target = wanted.unwrap_or(&host);
-    let mut arguments = BTreeMap::new();
-    for (prefix, platform) in [("BUILD", &host), ("TARGET", target)] {
-        let mut whole = format!("{}/{}", platform.os, platform.architecture);
-        if !platform.variant.is_empty() {
-            whole = format!("{whole}/{}", platform.variant);
-        }
-        arguments.insert(format!("{prefix}PLATFORM"), whole);
-        arguments.insert(format!("{prefix}OS"), platform.os.clone());
-        arguments.insert(format!("{prefix}ARCH"), platform.architecture.clone());
-        arguments.insert(format!("{prefix}VARIANT"), platform.variant.clone());
-    }
-    arguments
 }

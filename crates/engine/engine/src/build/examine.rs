@@ -1,6 +1,6 @@
 //! A Dockerfile that is read and not built: what it is warned of, and what a build of it can be given.
 
-use super::{BuildRequest, ContextSource, base, dockerfile_name, located};
+use super::{BuildRequest, ContextSource, dockerfile_name, located};
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use naru_build::check::{self, Facts, Finding, Report};
@@ -141,7 +141,7 @@ pub(super) fn plan_options(request: &BuildRequest) -> PlanOptions<'_> {
         build_arguments: given
             .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
             .collect(),
-        platform_arguments: base::platform_arguments(request.platform.as_ref()),
+        platform_arguments: stages::platform_arguments(request.platform.as_ref()),
         contexts: context_names(request),
     }
 }

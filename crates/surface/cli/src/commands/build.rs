@@ -2,7 +2,7 @@
 
 use super::build_outputs::{self, Outputs};
 use super::{
-    Arity, Command, build_attest, build_caches, build_check, build_extras as extras, build_kept as kept,
+    Arity, Command, build_attest, build_caches, build_call, build_extras as extras, build_kept as kept,
     build_refused, run,
 };
 use crate::args::Kind::{Bool, Bytes, List, Text};
@@ -60,7 +60,7 @@ const FLAGS: &[Flag] = &[
     long(
         "call",
         Text("string"),
-        "What to do with the Dockerfile: build, or check it (default build)",
+        "Build, or only read the Dockerfile: check, outline, targets (default build)",
     ),
     long(
         "check",
@@ -186,15 +186,8 @@ pub const COMMAND: Command = Command {
 const FOREIGN_DOCKERFILE: &str = ".dockerfile.naru";
 
 fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
-    match arguments.text("call") {
-        Some("check") => return build_check::check(session, arguments),
-        Some(other) if other != "build" => {
-            return Err(CliError::message(format!(
-                "--call={other} is not supported: use build or check"
-            )));
-        }
-        _ if arguments.is_set("check") => return build_check::check(session, arguments),
-        _ => {}
+    if let Some(code) = build_call::call(session, arguments)? {
+        return Ok(code);
     }
     build_refused::check(arguments)?;
     let mut extras = extras::read(arguments)?;

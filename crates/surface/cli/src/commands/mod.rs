@@ -4,7 +4,7 @@ mod attach;
 mod build;
 mod build_attest;
 mod build_caches;
-mod build_check;
+mod build_call;
 mod build_extras;
 mod build_kept;
 mod build_outputs;

@@ -2,6 +2,10 @@
 //!
 //! Read off the file and its plan; nothing is built for it.
 
+mod shown;
+
+pub use shown::{shown, shown_targets, table};
+
 use crate::check::comments::Comments;
 use crate::dockerfile::{Dockerfile, Instruction, Line, Stage};
 use crate::error::Place;

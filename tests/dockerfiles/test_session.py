@@ -12,6 +12,7 @@ import time
 import pytest
 from corpus import CASES
 from test_build import CLIENT, build, write_context
+from testkit.engine import NARU
 
 B = "FROM busybox:test\n"
 
@@ -146,6 +147,14 @@ def test_secrets_and_agents_are_asked_of_the_client(build_naru, tmp_path):
     given = session_build(build_naru, folder, "--no-cache", "-t", "asked:x", f"--secret id=s,src={tmp_path}/secret", "--ssh default", before=agent)
     assert given.returncode == 0, given.stderr
     assert hashlib.md5(b"words nobody sees\n").hexdigest() in given.stderr and "of the test (ED25519)" in given.stderr, given.stderr
+    # Naru's client lends its agent too, over connections of its own.
+    own = f"{NARU} -H {build_naru.host} build --no-cache --secret id=s,src={tmp_path}/secret"
+    lent = build_naru.scope.shell(f"{agent} {own} --ssh other=$SSH_AUTH_SOCK --ssh default {folder}")
+    assert lent.returncode == 0 and "of the test (ED25519)" in lent.stdout, lent
+    assert "ED25519" not in build_naru.scope.shell(f"{agent} {own} --ssh other {folder}").stdout
+    for wrong, words in (("default", "SSH_AUTH_SOCK is not set"), (f"x={key}", "not the socket of an agent"), ("x=/nosuch", "/nosuch")):
+        refused = build_naru.scope.shell(f"unset SSH_AUTH_SOCK; {own} --ssh {wrong} {folder}")
+        assert refused.returncode == 1 and words in refused.stderr, refused
     saved = build_naru.scope.shell(f"{CLIENT} -H {build_naru.host} save asked:x | grep -c 'words nobody'")
     assert saved.stdout.strip() == "0"
     missing = session_build(build_naru, folder, "--no-cache")

@@ -87,6 +87,7 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
     let api = naru_docker_api::Api {
         engine: std::sync::Arc::clone(&engine),
         builders: std::sync::Arc::default(),
+        agents: std::sync::Arc::default(),
     };
     let mut servers = Vec::new();
     let (stop, _) = tokio::sync::watch::channel(false);

@@ -8,6 +8,7 @@
 //! It keeps no state of its own, and no client can end it: each request runs in a task of its own, which finishes what
 //! it began even when the client goes away.
 
+mod agents;
 mod connection;
 mod error;
 mod handlers;
@@ -21,6 +22,7 @@ mod translate;
 mod upload;
 mod websocket;
 
+pub use agents::Agents;
 pub use metrics::serve_metrics;
 pub use naru_buildkit::Builders;
 pub use server::{Api, serve};

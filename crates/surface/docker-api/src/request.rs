@@ -1,5 +1,6 @@
 //! A request, taken apart for its handler.
 
+use crate::agents::Agents;
 use crate::error::{ApiError, ApiResult};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -19,6 +20,7 @@ const JSON_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub struct Call {
     pub engine: Arc<Engine>,
     pub builders: Arc<Builders>,
+    pub agents: Arc<Agents>,
     /// What stands for the braces of the route.
     pub name: String,
     pub query: Query,

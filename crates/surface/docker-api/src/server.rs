@@ -1,5 +1,6 @@
 //! HTTP: connections, versions, the common headers, and a wall around each request.
 
+use crate::agents::Agents;
 use crate::connection::{ClientStream, Connection, Protocol};
 use crate::error::ApiError;
 use crate::handlers;
@@ -36,6 +37,8 @@ pub struct Api {
     pub engine: Arc<Engine>,
     /// A build may come over another socket than its session.
     pub builders: Arc<Builders>,
+    /// Lent by clients of builds.
+    pub agents: Arc<Agents>,
 }
 
 /// How many requests one HTTP/2 connection may have in work at once, those it has given up included: giving up costs the
@@ -260,6 +263,7 @@ fn prepare(api: Api, mut request: Request<Incoming>) -> Result<(Matched, Call), 
         Call {
             engine: api.engine,
             builders: api.builders,
+            agents: api.agents,
             name,
             query,
             version,

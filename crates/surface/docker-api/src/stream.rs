@@ -49,9 +49,16 @@ pub fn hijack_then(
             Err(error) => tracing::debug!(%error, "a client left before its connection was handed over"),
         }
     });
+    let mut response = switched();
+    let kind = media_type(version, is_terminal);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// The connection is a raw stream from here on.
+pub fn switched() -> Answer {
     let mut response = respond::empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, media_type(version, is_terminal));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
     response

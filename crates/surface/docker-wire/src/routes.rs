@@ -129,6 +129,7 @@ routes! {
     ContainerWhy GET "/naru/containers/{}/why",
     ImageAttestations GET "/naru/images/{...}/attestations",
     BuildKept POST "/naru/build",
+    BuildAgents POST "/naru/build/agents",
 
     NetworkList GET "/networks",
     NetworkCreate POST "/networks/create",

@@ -2,8 +2,8 @@
 
 use super::build_outputs::{self, Outputs};
 use super::{
-    Arity, Command, build_attest, build_caches, build_call, build_extras as extras, build_kept as kept,
-    build_refused, run,
+    Arity, Command, build_agents, build_attest, build_caches, build_call, build_extras as extras,
+    build_kept as kept, build_refused, run,
 };
 use crate::args::Kind::{Bool, Bytes, List, Text};
 use crate::args::{self, Flag, Order, flag, long};
@@ -157,6 +157,11 @@ const FLAGS: &[Flag] = &[
         "Secret to expose to the build (id=mysecret[,src=/local/secret][,env=VARIABLE])",
     ),
     long("shm-size", Bytes, "Size of /dev/shm"),
+    long(
+        "ssh",
+        List("list"),
+        "Agent for SSH keys to lend to the build (default or ID[=SOCKET])",
+    ),
     flag(
         "tag",
         't',
@@ -200,6 +205,8 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
     let caches = build_caches::read(arguments)?;
     // Before the source, which has to know of directories that travel with it.
     extras.set_caches(&caches)?;
+    let agents = build_agents::read(arguments)?;
+    extras.set_agents(&agents);
     let source = match arguments.positional[0].as_str() {
         "-" => Source::Stream(from_standard_input(arguments, extras.has_directories())?),
         address if extras::is_address(address) => {
@@ -210,6 +217,7 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
         path => Source::Directory(Directory::find(Path::new(path), arguments.text("file"))?),
     };
     let header = credentials::header_for_all(&session.config)?;
+    agents.lend(&session.client)?;
     let kept = match &source {
         Source::Directory(directory) if !extras.has_directories() => {
             let query = query(

@@ -2,6 +2,7 @@
 //! Directories among the contexts travel in front of the context, in its archive.
 
 use super::build::read_ignore_file;
+use super::build_agents::Agents;
 use super::build_attest::Attestations;
 use super::build_caches::{Caches, From};
 use crate::Arguments;
@@ -32,7 +33,8 @@ pub struct Extras {
     entitlements: Vec<Value>,
     cache_from: Vec<Value>,
     cache_to: Vec<Value>,
-    attest: Vec<(String, Value)>,
+    /// What is to be attested, and agents that are lent.
+    further: Vec<(String, Value)>,
 }
 
 /// Whether the engine fetches this context.
@@ -170,9 +172,14 @@ impl Extras {
     pub fn set_attestations(&mut self, attestations: &Attestations, names: &[&str]) {
         if !attestations.is_empty() {
             let names = names.iter().map(|name| Value::from(*name)).collect();
-            self.attest.push(("attest".to_owned(), attestations.to_value()));
-            self.attest.push(("attest_names".to_owned(), Value::List(names)));
+            self.further.push(("attest".to_owned(), attestations.to_value()));
+            self.further.push(("attest_names".to_owned(), Value::List(names)));
         }
+    }
+
+    pub fn set_agents(&mut self, agents: &Agents) {
+        let lent = agents.to_value();
+        self.further.extend(lent.map(|lent| ("agents".to_owned(), lent)));
     }
 
     pub fn has_directories(&self) -> bool {
@@ -211,7 +218,7 @@ impl Extras {
             && self.entitlements.is_empty()
             && self.cache_from.is_empty()
             && self.cache_to.is_empty()
-            && self.attest.is_empty()
+            && self.further.is_empty()
             && dockerfile.is_none()
         {
             return String::new();
@@ -229,7 +236,7 @@ impl Extras {
         all.push(("entitlements".to_owned(), Value::List(self.entitlements.clone())));
         all.push(("cache_from".to_owned(), Value::List(self.cache_from.clone())));
         all.push(("cache_to".to_owned(), Value::List(self.cache_to.clone())));
-        all.extend(self.attest.iter().cloned());
+        all.extend(self.further.iter().cloned());
         if let Some(text) = dockerfile {
             let encoded = BASE64_STANDARD.encode(text);
             all.push(("dockerfile".to_owned(), Value::from(encoded.as_str())));

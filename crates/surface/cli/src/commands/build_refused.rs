@@ -19,14 +19,9 @@ pub const FLAGS: &[Flag] = &[
         List("list"),
         "Not supported: use --memory, --cpu-quota and --ulimit",
     ),
-    long(
-        "ssh",
-        List("list"),
-        "Not supported: use --secret, or Docker's client",
-    ),
 ];
 
-const REASONS: [(&str, &str); 6] = [
+const REASONS: [(&str, &str); 5] = [
     (
         "annotation",
         "an image has no manifest to annotate before it is pushed: use --label",
@@ -46,10 +41,6 @@ const REASONS: [(&str, &str); 6] = [
     (
         "resource",
         "use --memory, --cpu-quota, --cpuset-cpus and --ulimit",
-    ),
-    (
-        "ssh",
-        "give a key with --secret, or build with Docker's client and DOCKER_BUILDKIT=1, which forwards an agent",
     ),
 ];
 

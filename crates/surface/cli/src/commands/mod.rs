@@ -2,6 +2,7 @@
 
 mod attach;
 mod build;
+mod build_agents;
 mod build_attest;
 mod build_caches;
 mod build_call;

@@ -2,6 +2,7 @@
 
 use super::buildkit;
 use super::containers::host_facts;
+use crate::agents::{Agents, Lent};
 use crate::error::{ApiError, ApiResult};
 use crate::request::{Call, parse_json};
 use crate::respond::{self, Answer, json_line};
@@ -247,7 +248,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         keep_failed: extras.keep_failed,
         check_reproducible: extras.check_reproducible,
         real_times: extras.real_times,
-        client: Some(Arc::new(extras)),
+        client: Some(Arc::new(HeardClient::new(extras, &call.agents))),
         dockerfile: text("dockerfile").unwrap_or_default(),
         names,
         is_unlisted,
@@ -339,6 +340,15 @@ struct Extras {
     attest_names: Vec<String>,
     #[serde(default)]
     inline_cache: bool,
+    #[serde(default)]
+    agents: Option<WireAgents>,
+}
+
+/// Agents for SSH keys that the client lends, by their ids.
+#[derive(Deserialize)]
+struct WireAgents {
+    build: String,
+    ids: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -408,10 +418,32 @@ impl Extras {
     }
 }
 
-impl BuildClient for Extras {
+/// A client that was heard to the end: it is asked for nothing but its agents.
+#[derive(Debug)]
+struct HeardClient {
+    extras: Extras,
+    agents: BTreeMap<String, Arc<Lent>>,
+}
+
+impl HeardClient {
+    fn new(extras: Extras, agents: &Agents) -> Self {
+        let lent = extras.agents.iter();
+        let lent = lent.flat_map(|lent| {
+            lent.ids
+                .iter()
+                .map(|id| (id.clone(), agents.find(&lent.build, id)))
+        });
+        Self {
+            agents: lent.collect(),
+            extras,
+        }
+    }
+}
+
+impl BuildClient for HeardClient {
     fn secret<'a>(&'a self, id: &'a str) -> Reply<'a, Option<Vec<u8>>> {
         Box::pin(async move {
-            let Some(text) = self.secrets.get(id) else {
+            let Some(text) = self.extras.secrets.get(id) else {
                 return Ok(None);
             };
             let decoded = BASE64_STANDARD.decode(text);
@@ -421,8 +453,13 @@ impl BuildClient for Extras {
         })
     }
 
-    fn agent<'a>(&'a self, _id: &'a str) -> Reply<'a, Option<Box<dyn AgentStream>>> {
-        Box::pin(async { Ok(None) })
+    fn agent<'a>(&'a self, id: &'a str) -> Reply<'a, Option<Box<dyn AgentStream>>> {
+        Box::pin(async move {
+            match self.agents.get(id) {
+                Some(lent) => lent.connect().await.map(Some),
+                None => Ok(None),
+            }
+        })
     }
 
     fn files<'a>(&'a self, _name: &'a str) -> Reply<'a, Option<KeptContext>> {

@@ -84,6 +84,7 @@ pub async fn dispatch(endpoint: Endpoint, call: Call) -> ApiResult<Answer> {
 
         Endpoint::Build => build::build(call).await,
         Endpoint::BuildKept => build_kept::build(call).await,
+        Endpoint::BuildAgents => crate::agents::lend(call).await,
         Endpoint::BuildPrune => build_cache::prune(call).await,
         Endpoint::BuildCancel => Ok(buildkit::cancel(&call)),
         Endpoint::Session => buildkit::session(call),

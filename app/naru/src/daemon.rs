@@ -89,6 +89,8 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
         builders: std::sync::Arc::default(),
         agents: std::sync::Arc::default(),
     };
+    // Whoever is answered finds it.
+    let pidfile = Pidfile::write(&options.pidfile)?;
     let mut servers = Vec::new();
     let (stop, _) = tokio::sync::watch::channel(false);
     let sockets = &options.listening.sockets;
@@ -111,8 +113,6 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
         let engine = std::sync::Arc::clone(&engine);
         servers.push(tokio::spawn(naru_docker_api::serve_metrics(engine, listener)));
     }
-    file::replace(&options.pidfile, format!("{}\n", std::process::id()).as_bytes())
-        .map_err(|error| error.to_string())?;
     let tcp = options.listening.tcp.iter().flat_map(TcpListening::each);
     let tcp: Vec<&str> = tcp.map(|(address, _)| address).collect();
     tracing::info!(?sockets, ?tcp, "ready");
@@ -123,13 +123,31 @@ async fn run(options: &DaemonOptions) -> Result<(), String> {
     tracing::info!("ending");
     let _ = stop.send(true);
     engine.shutdown().await;
-    for path in sockets.iter().chain([&options.pidfile]) {
+    for path in sockets {
         let _ = std::fs::remove_file(path);
     }
+    drop(pidfile);
     for server in servers {
         server.abort();
     }
     Ok(())
+}
+
+/// The file with the daemon's process id, there for as long as this is.
+struct Pidfile<'a>(&'a Path);
+
+impl<'a> Pidfile<'a> {
+    fn write(path: &'a Path) -> Result<Self, String> {
+        let text = format!("{}\n", std::process::id());
+        file::replace(path, text.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Pidfile<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0);
+    }
 }
 
 /// Resolves when the daemon is to end.

@@ -9,22 +9,16 @@ use crate::translate::image::{delete_items, history as wire_history, image_inspe
 use crate::translate::pattern::fits;
 use crate::translate::prune::PruneFilters;
 use crate::translate::time::parse_time;
-use bytes::{Buf, Bytes};
 use futures_util::stream;
-use http_body_util::BodyExt;
 use hyper::StatusCode;
-use hyper::body::Incoming;
 use naru_docker_wire::types::{
     ErrorDetail, ImageAttestation, ImageSummary, ProgressDetail, ProgressLine, PruneImagesResponse,
 };
 use naru_engine::EngineError;
+use naru_engine::archive::ChunkReader;
 use naru_engine::content::{Image, LoadProgress, LoadedImage};
 use naru_engine::oci::Platform;
-use std::io::{self, Read};
 use tokio::sync::mpsc;
-
-/// Chunks of an upload in flight; each is what one read of the socket brought.
-const UPLOAD_CHUNKS_MAX: usize = 16;
 
 /// Lines of progress in flight; a client that reads slower sees fewer of them.
 const PROGRESS_LINES_MAX: usize = 64;
@@ -233,9 +227,8 @@ pub fn load(call: Call) -> ApiResult<Answer> {
         .filter(|_| call.version.is_at_least(48));
     let platform = platform.map(parse_platform).transpose()?;
     let quiet = call.query.flag("quiet");
-    let (chunks, archive) = mpsc::channel(UPLOAD_CHUNKS_MAX);
+    let archive = ChunkReader::new(crate::upload::chunks(call.body));
     let (lines, progress) = mpsc::channel(PROGRESS_LINES_MAX);
-    tokio::spawn(feed(call.body, chunks));
     tokio::task::spawn_blocking(move || {
         let mut tell = |step: LoadProgress| {
             if !quiet {
@@ -243,14 +236,7 @@ pub fn load(call: Call) -> ApiResult<Answer> {
                 let _ = lines.try_send(progress_line(step));
             }
         };
-        let loaded = call.engine.load_images(
-            ChunkReader {
-                archive,
-                current: Bytes::new(),
-            },
-            platform.as_ref(),
-            &mut tell,
-        );
+        let loaded = call.engine.load_images(archive, platform.as_ref(), &mut tell);
         for line in closing_lines(loaded) {
             if lines.blocking_send(line).is_err() {
                 break;
@@ -326,41 +312,6 @@ fn closing_lines(loaded: Result<Vec<LoadedImage>, EngineError>) -> Vec<ProgressL
             error: Some(error.message),
             ..ProgressLine::default()
         }],
-    }
-}
-
-/// Moves the upload into the channel until it ends, breaks, or nobody reads any more.
-async fn feed(mut body: Incoming, chunks: mpsc::Sender<io::Result<Bytes>>) {
-    while let Some(frame) = body.frame().await {
-        let chunk = match frame.map(hyper::body::Frame::into_data) {
-            Ok(Ok(data)) => Ok(data),
-            Ok(Err(_trailers)) => continue,
-            Err(error) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error)),
-        };
-        let is_broken = chunk.is_err();
-        if chunks.send(chunk).await.is_err() || is_broken {
-            break;
-        }
-    }
-}
-
-/// The upload, read from a thread that may block.
-struct ChunkReader {
-    archive: mpsc::Receiver<io::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl Read for ChunkReader {
-    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.archive.blocking_recv() {
-                Some(chunk) => self.current = chunk?,
-                None => return Ok(0),
-            }
-        }
-        let length = target.len().min(self.current.len());
-        self.current.copy_to_slice(&mut target[..length]);
-        Ok(length)
     }
 }
 

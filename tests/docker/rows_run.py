@@ -112,7 +112,7 @@ ROWS = [
     Row("ulimit", 'docker run --rm --ulimit nofile=100:200 --ulimit core=0 $B sh -c "ulimit -n; ulimit -Hn; ulimit -c"'),
     Row("sysctl", 'docker run --rm --sysctl net.ipv4.ip_unprivileged_port_start=7 --sysctl kernel.msgmax=9000 $B cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax'),
     Row("sysctl default", 'docker run --rm $B cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range'),
-    Row("pid host", 'docker run --rm --pid host $B sh -c "test -d /proc/2 && readlink /proc/1/ns/pid >/dev/null; echo \\$((\\$(ls -d /proc/[0-9]* | wc -l) > 20))"'),
+    Row("pid host", 'docker run --rm --pid host $B sh -c "test -d /proc/2 && readlink /proc/1/ns/pid >/dev/null; echo \\$((\\$(ls -d /proc/[0-9]* 2>/dev/null | wc -l) > 20))"'),
     Row("pid container", 'docker run -d --name $N $B sleep 4242 >/dev/null; docker run --rm --pid container:$N $B ps | grep -c "sleep 4242"'),
     Row("ipc container", 'docker run -d --name $N --ipc shareable $B sleep 60 >/dev/null; docker exec $N touch /dev/shm/x; docker run --rm --ipc container:$N $B ls /dev/shm'),
     Row("ipc host", 'test "$(docker run --rm --ipc host $B readlink /proc/self/ns/ipc)" = "$(readlink /proc/self/ns/ipc)" && echo same'),

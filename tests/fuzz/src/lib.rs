@@ -11,6 +11,7 @@ mod mutate;
 
 use std::io::{Seek, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 /// What a target gets by default. A dozen targets, two at a time, then take under a minute.
@@ -39,12 +40,12 @@ pub fn feed(examples: &[&[u8]], mut target: impl FnMut(&[u8])) {
     let end = Instant::now() + Duration::from_secs(variable("NARU_FUZZ_SECONDS").unwrap_or(SECONDS));
     let memory_before = memory_peak_kib();
     // Where a failure takes the whole process (a stack overflow), this is how its number is found.
-    let note = std::env::temp_dir().join(format!("naru-fuzz-{}-{seed}", std::process::id()));
-    let mut noted = std::fs::File::create(&note).expect("a note of the number of the input");
+    let note = Note(std::env::temp_dir().join(format!("naru-fuzz-{}-{seed}", std::process::id())));
+    let mut noted = std::fs::File::create(&note.0).expect("a note of the number of the input");
     // Not by the macro, whose output is lost when the process is.
     let told = format!(
         "fuzz: seed {seed}; should the process die, {} has the number of the input\n",
-        note.display()
+        note.0.display()
     );
     let _ = std::io::stderr().write_all(told.as_bytes());
     let mut number = 0;
@@ -77,8 +78,16 @@ pub fn feed(examples: &[&[u8]], mut target: impl FnMut(&[u8])) {
         number += 1;
     }
     assert!(number > 0, "no input was tried");
-    let _ = std::fs::remove_file(&note);
     println!("{number} inputs of seed {seed}");
+}
+
+/// A file that only a process which dies leaves behind: what fails in any other way says its number itself.
+struct Note(PathBuf);
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// As [`feed`], for parsers of text.

@@ -9,13 +9,12 @@
 use crate::Result;
 use crate::endpoint::{Endpoint, RegistryOptions};
 use crate::error::RegistryError;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use naru_tls::{AnyCertificate, NamedOrChained};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,7 +34,7 @@ pub(crate) fn client_config(options: &RegistryOptions, endpoint: &Endpoint) -> R
     let verifier: Arc<dyn ServerCertVerifier> = if endpoint.is_verified {
         trusted_verifier(endpoint, &folders, provider)?
     } else {
-        Arc::new(AnyCertificate(provider))
+        Arc::new(AnyCertificate::new(provider))
     };
     let builder = versions.dangerous().with_custom_certificate_verifier(verifier);
     match find_identity(endpoint, &folders)? {
@@ -68,9 +67,7 @@ fn trusted_verifier(
     folders: &[PathBuf],
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>> {
-    let mut roots = RootCertStore::empty();
-    // A root that cannot be read is one less to trust; what it would have vouched for is then refused by name.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let mut roots = naru_tls::system_roots();
     let mut named = Vec::new();
     for path in folders.iter().flat_map(|folder| files_with(folder, "crt")) {
         for certificate in read_certificates(endpoint, &path)? {
@@ -80,63 +77,8 @@ fn trusted_verifier(
             named.push(certificate);
         }
     }
-    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|error| failed(endpoint, &error))?;
-    Ok(Arc::new(NamedOrChained { named, chain }))
-}
-
-/// Accepts what chains to a trusted root; and a certificate that was itself put into `certs.d`, for the names it has,
-/// since many a registry's certificate is its own CA, which a chain may not end with.
-#[derive(Debug)]
-struct NamedOrChained {
-    named: Vec<CertificateDer<'static>>,
-    chain: Arc<WebPkiServerVerifier>,
-}
-
-impl ServerCertVerifier for NamedOrChained {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let chained =
-            self.chain
-                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match chained {
-            Err(_) if self.named.iter().any(|named| named == end_entity) => {
-                let certificate = ParsedCertificate::try_from(end_entity)?;
-                verify_server_name(&certificate, server_name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
+    let verifier = NamedOrChained::new(roots, named, provider).map_err(|error| failed(endpoint, &error))?;
+    Ok(Arc::new(verifier))
 }
 
 fn read_certificates(endpoint: &Endpoint, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
@@ -168,59 +110,4 @@ fn files_with(folder: &Path, extension: &str) -> Vec<PathBuf> {
         .collect();
     paths.sort();
     paths
-}
-
-/// Accepts every certificate: for registries the daemon was told are insecure, and for clients with `--tls` alone. The handshake itself is still checked.
-#[derive(Debug)]
-pub struct AnyCertificate(Arc<CryptoProvider>);
-
-impl AnyCertificate {
-    pub fn new(provider: Arc<CryptoProvider>) -> Self {
-        Self(provider)
-    }
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -20,7 +20,6 @@ mod repository;
 mod upload;
 
 pub use auth::Credentials;
-pub use certificates::AnyCertificate;
 pub use connection::Body;
 pub use download::{Download, Validators, download, download_unless_same};
 pub use endpoint::{Endpoint, Purpose, RegistryOptions, plan_endpoints};

@@ -1,13 +1,14 @@
 //! TLS to a receiver: one session over a socket that never blocks. It reads the files of its plan when it is made.
 
 use super::plan::TlsPlan;
+use naru_tls::{AnyCertificate, NamedOrChained};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -37,14 +38,12 @@ impl Tls {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;
-        let builder = if plan.skips_verification {
-            let anyone = Anyone(provider.signature_verification_algorithms);
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(anyone))
+        let verifier: Arc<dyn ServerCertVerifier> = if plan.skips_verification {
+            Arc::new(AnyCertificate::new(provider))
         } else {
-            builder.with_root_certificates(roots(plan)?)
+            trusted(plan, provider)?
         };
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let config = match (&plan.certificate, &plan.key) {
             (None, None) => builder.with_no_client_auth(),
             (Some(certificate), Some(key)) => {
@@ -75,16 +74,18 @@ impl Tls {
 }
 
 /// The host's authorities, and the one that was named.
-fn roots(plan: &TlsPlan) -> io::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+fn trusted(plan: &TlsPlan, provider: Arc<CryptoProvider>) -> io::Result<Arc<dyn ServerCertVerifier>> {
+    let mut roots = naru_tls::system_roots();
+    let mut named = Vec::new();
     if let Some(path) = &plan.authority {
-        for certificate in certificates("the CA certificate", path)? {
+        named = certificates("the CA certificate", path)?;
+        for certificate in &named {
             let refused = |error| wrong("the CA certificate", path, error);
-            roots.add(certificate).map_err(refused)?;
+            roots.add(certificate.clone()).map_err(refused)?;
         }
     }
-    Ok(roots)
+    let verifier = NamedOrChained::new(roots, named, provider).map_err(io::Error::other)?;
+    Ok(Arc::new(verifier))
 }
 
 fn certificates(what: &str, path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
@@ -167,44 +168,5 @@ impl Write for Socket<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// `syslog-tls-skip-verify`: whoever answers is believed, but must hold the key of the certificate that is shown.
-#[derive(Debug)]
-struct Anyone(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
     }
 }

@@ -6,7 +6,7 @@
 //! The rest of the client uses its end of the pair like any other socket; why the thread's end closed is asked of
 //! [`TlsStream`]. It trusts the CA it is given and no other, as Docker's client does, and the system's without one.
 
-use naru_registry::AnyCertificate;
+use naru_tls::AnyCertificate;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;

@@ -78,14 +78,7 @@ pub struct Document {
 impl Document {
     fn of(media_type: &str, value: &impl Serialize) -> Result<Self, ContentError> {
         let bytes = serde_json::to_vec(value).map_err(|error| ContentError::Config(error.to_string()))?;
-        let descriptor = Descriptor {
-            media_type: media_type.to_owned(),
-            digest: digest_of(&bytes),
-            size: bytes.len() as u64,
-            urls: Vec::new(),
-            annotations: BTreeMap::new(),
-            platform: None,
-        };
+        let descriptor = Descriptor::new(media_type, digest_of(&bytes), bytes.len() as u64);
         Ok(Self { descriptor, bytes })
     }
 }

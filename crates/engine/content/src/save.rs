@@ -154,15 +154,8 @@ impl ContentStore {
         let digest = digest_of(&manifest.1);
         writer.blob(&digest, &manifest.1)?;
         let descriptor = Descriptor {
-            media_type: match manifest.0.media_type.as_str() {
-                "" => media_type::OCI_MANIFEST.to_owned(),
-                other => other.to_owned(),
-            },
-            digest,
-            size: manifest.1.len() as u64,
-            urls: Vec::new(),
-            annotations: BTreeMap::new(),
             platform: Some(image.config.platform()),
+            ..Descriptor::new(manifest.0.own_type(), digest, manifest.1.len() as u64)
         };
         manifests.extend(saved.named(&descriptor));
         items.push(saved.item(layers.iter().map(|layer| &layer.descriptor.digest)));
@@ -214,14 +207,7 @@ impl ContentStore {
             (media_type::OCI_LAYER_TAR, record.diff_id.clone(), bytes)
         };
         Ok(SavedLayer {
-            descriptor: Descriptor {
-                media_type: media_type.to_owned(),
-                digest,
-                size,
-                urls: Vec::new(),
-                annotations: BTreeMap::new(),
-                platform: None,
-            },
+            descriptor: Descriptor::new(media_type, digest, size),
             chain_id: chain.clone(),
             is_plain: record.kept.is_none(),
         })
@@ -254,14 +240,11 @@ impl ContentStore {
         let manifest = Manifest {
             schema_version: 2,
             media_type: media_type::OCI_MANIFEST.to_owned(),
-            config: Descriptor {
-                media_type: media_type::OCI_CONFIG.to_owned(),
-                digest: image.id.clone(),
-                size: image.raw_config.len() as u64,
-                urls: Vec::new(),
-                annotations: BTreeMap::new(),
-                platform: None,
-            },
+            config: Descriptor::new(
+                media_type::OCI_CONFIG,
+                image.id.clone(),
+                image.raw_config.len() as u64,
+            ),
             layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
             annotations: BTreeMap::new(),
         };

@@ -74,18 +74,7 @@ impl ContentStore {
             chain_id: chain_id.clone(),
         });
         let layers = layers.collect();
-        let media_type = match manifest.media_type.as_str() {
-            "" => media_type::OCI_MANIFEST.to_owned(),
-            other => other.to_owned(),
-        };
-        let descriptor = Descriptor {
-            media_type,
-            digest: digest_of(&bytes),
-            size: bytes.len() as u64,
-            urls: Vec::new(),
-            annotations: BTreeMap::new(),
-            platform: None,
-        };
+        let descriptor = Descriptor::new(manifest.own_type(), digest_of(&bytes), bytes.len() as u64);
         Ok(Parcel {
             layers,
             attested: self.seal(image, &descriptor)?,
@@ -173,14 +162,8 @@ impl ContentStore {
     fn compose(&self, image: &Image, must_be_oci: bool) -> Result<(Manifest, Vec<u8>), ContentError> {
         let kept = self.compress_layers(&image.chain_ids)?;
         let is_oci = must_be_oci || kept.iter().any(|kept| kept.compression != Compression::Gzip);
-        let descriptor = |media_type: &str, digest: &Digest, size: u64| Descriptor {
-            media_type: media_type.to_owned(),
-            digest: digest.clone(),
-            size,
-            urls: Vec::new(),
-            annotations: BTreeMap::new(),
-            platform: None,
-        };
+        let descriptor =
+            |media_type: &str, digest: &Digest, size: u64| Descriptor::new(media_type, digest.clone(), size);
         let layer_type = |compression| match compression {
             Compression::Zstd => media_type::OCI_LAYER_ZSTD,
             _ if is_oci => media_type::OCI_LAYER_GZIP,

@@ -50,6 +50,20 @@ pub struct Descriptor {
     pub platform: Option<Platform>,
 }
 
+impl Descriptor {
+    /// Of a blob, and nothing more.
+    pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
+        Self {
+            media_type: media_type.into(),
+            digest,
+            size,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            platform: None,
+        }
+    }
+}
+
 /// What a manifest in an index is for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -151,6 +165,16 @@ pub struct Manifest {
         skip_serializing_if = "BTreeMap::is_empty"
     )]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// What it says it is; OCI's need not say so.
+    pub fn own_type(&self) -> &str {
+        match self.media_type.as_str() {
+            "" => media_type::OCI_MANIFEST,
+            told => told,
+        }
+    }
 }
 
 /// A list of manifests: one image for several platforms, or the content of an OCI layout.

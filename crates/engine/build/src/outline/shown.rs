@@ -48,17 +48,12 @@ pub fn shown_targets(targets: &[Target]) -> String {
 
 /// Columns as wide as their longest word, with spaces between; the last one ends where its words do.
 pub fn table<const N: usize>(rows: &[[String; N]], spaces: usize) -> String {
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-            + spaces
-    };
+    let longest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| longest(column).unwrap_or(0) + spaces);
     let mut text = String::new();
     for row in rows {
         for (column, word) in row.iter().enumerate() {
-            let width = if column + 1 < N { width(column) } else { 0 };
+            let width = if column + 1 < N { widths[column] } else { 0 };
             let _ = write!(text, "{word:width$}");
         }
         text.push('\n');

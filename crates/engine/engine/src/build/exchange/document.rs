@@ -14,7 +14,6 @@ use base64::prelude::BASE64_STANDARD;
 use naru_base::Digest;
 use naru_oci::Descriptor;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 pub(super) const CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
 
@@ -82,24 +81,17 @@ pub(super) struct CacheMount {
 impl CacheLayer {
     pub(super) fn descriptor(&self) -> Descriptor {
         let annotations = &self.annotations;
-        described(&annotations.media_type, self.blob.clone(), annotations.size)
+        Descriptor::new(
+            annotations.media_type.as_str(),
+            self.blob.clone(),
+            annotations.size,
+        )
     }
 }
 
 impl CacheMount {
     pub(super) fn descriptor(&self) -> Descriptor {
-        described(&self.media_type, self.blob.clone(), self.size)
-    }
-}
-
-pub(super) fn described(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        digest,
-        size,
-        urls: Vec::new(),
-        annotations: BTreeMap::new(),
-        platform: None,
+        Descriptor::new(self.media_type.as_str(), self.blob.clone(), self.size)
     }
 }
 
@@ -215,7 +207,8 @@ mod tests {
             { "digest": digest(21), "layers": [{ "layer": 1 }] },
             { "digest": digest(22), "layers": [{ "layer": 2 }] },
         ]);
-        let layers = || [(1, 11), (2, 12)].map(|(blob, diff)| (described("", digest(blob), 1), digest(diff)));
+        let layers =
+            || [(1, 11), (2, 12)].map(|(blob, diff)| (Descriptor::new("", digest(blob), 1), digest(diff)));
         let text = BASE64_STANDARD.encode(records.to_string());
         let config = CacheConfig::of_image(&text, layers().into_iter()).unwrap();
         assert_eq!(blobs(&config, 21), Some(vec![digest(1), digest(2)]));

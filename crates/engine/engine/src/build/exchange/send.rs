@@ -1,7 +1,7 @@
 //! A build's cache on its way out.
 
 use super::document::{
-    CONFIG_TYPE, CacheConfig, CacheLayer, CacheRecord, CacheResult, LayerAnnotations, described, to_json,
+    CONFIG_TYPE, CacheConfig, CacheLayer, CacheRecord, CacheResult, LayerAnnotations, to_json,
 };
 use super::{CachePlace, CacheTarget, Steps, contents};
 use crate::Engine;
@@ -97,7 +97,7 @@ fn description(media_type: &str, bytes: &[u8]) -> Descriptor {
     let mut hash = cache::HashWriter::default();
     // A hash takes everything.
     let _ = hash.write_all(bytes);
-    described(media_type, hash.finish(), bytes.len() as u64)
+    Descriptor::new(media_type, hash.finish(), bytes.len() as u64)
 }
 
 impl Export<'_> {

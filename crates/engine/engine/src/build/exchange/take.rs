@@ -2,7 +2,7 @@
 
 use super::CacheSource;
 use super::contents;
-use super::document::{CONFIG_BYTES_MAX, CONFIG_TYPE, CacheConfig, CacheLayer, CacheMount, described, parse};
+use super::document::{CONFIG_BYTES_MAX, CONFIG_TYPE, CacheConfig, CacheLayer, CacheMount, parse};
 use crate::archive::{ChunkReader, blocking};
 use crate::build::bring::plain_config;
 use crate::build::packed::PackedTree;
@@ -94,7 +94,7 @@ impl Builder {
         let image = self.engine.content.image(name).map_err(crate::images::error)?;
         let text = image.config.cache.as_deref().ok_or_else(no_cache_in_image)?;
         let layers = image.layers.iter();
-        let layers = layers.map(|diff_id| (described("", diff_id.clone(), 0), diff_id.clone()));
+        let layers = layers.map(|diff_id| (Descriptor::new("", diff_id.clone(), 0), diff_id.clone()));
         Ok((CacheConfig::of_image(text, layers)?, Place::Image))
     }
 

@@ -126,8 +126,26 @@ def test_a_stage_never_leads_to_the_host(build_naru, tmp_path, outside, line):
     assert result.returncode == 1 and "of the host" not in said(result) and re.search("(?i)not found|no such", said(result)), said(result)
 
 
-def test_a_file_cannot_pretend_a_removal(build_naru, tmp_path):
+@pytest.mark.parametrize("line", ["COPY d /etc/", "ADD x.tar /etc/", "RUN touch /etc/.wh.passwd"])
+def test_a_file_cannot_pretend_a_removal(build_naru, tmp_path, line):
     """In a layer this name would mean that /etc/passwd is gone."""
-    folder = write(str(tmp_path / "c"), {"Dockerfile": "FROM busybox:test\nCOPY d /etc/\nRUN ls /etc\n", "d/.wh.passwd": ""})
+    folder = write(str(tmp_path / "c"), {"Dockerfile": f"FROM busybox:test\n{line}\nRUN ls /etc\n", "d/.wh.passwd": ""})
+    with open(folder + "/x.tar", "wb") as file:
+        file.write(archive_of((".wh.passwd", b"")))
     result = build(build_naru, folder)
-    assert result.returncode == 1 and ".wh." in result.stderr and "line 2" in result.stderr, said(result)
+    assert result.returncode == 1 and '"/etc/.wh.passwd" cannot be in an image' in result.stderr, said(result)
+    assert re.search("line 2|Dockerfile:2:", result.stderr), said(result)
+
+
+def test_a_commit_cannot_pretend_a_removal(build_naru):
+    client = docker.DockerClient(base_url=build_naru.host)
+    container = client.containers.create("busybox:test", ["touch", "/etc/.wh.passwd"])
+    try:
+        container.start()
+        container.wait()
+        with pytest.raises(docker.errors.APIError, match=r"/etc/\.wh\.passwd.* cannot be in an image"):
+            container.commit("pretends")
+        assert "/etc/.wh.passwd" in [change["Path"] for change in container.diff()]
+    finally:
+        container.remove()
+        client.close()

@@ -18,6 +18,19 @@ const PATH_BYTES_MAX: usize = 4096;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// Whether a layer would take a file of this name for a note that another one is gone.
+pub fn means_removal(name: &[u8]) -> bool {
+    name.starts_with(WHITEOUT)
+}
+
+/// Says why a file, at this path below the root of an image, cannot be in a layer.
+pub fn removal_refused(path: &Path) -> String {
+    format!(
+        "{:?} cannot be in an image: in a layer such a name means that something is removed",
+        Path::new("/").join(path).display().to_string()
+    )
+}
+
 /// How names in the tree become names in the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -84,6 +97,9 @@ impl<'a, W: Write> Walk<'a, W> {
             result => result?,
         };
         let path = level.path.join(name);
+        if self.form == Form::Layer && means_removal(name.as_bytes()) {
+            return Err(io::Error::other(removal_refused(&path)));
+        }
         if path.as_os_str().len() > PATH_BYTES_MAX {
             return Err(Errno::NAMETOOLONG.into());
         }

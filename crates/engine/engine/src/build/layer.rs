@@ -7,6 +7,7 @@ use super::tree::{Content, Listed, SourceTree};
 use crate::archive::extract::{ExtractOptions, Target, extract, file_error, make_directories};
 use crate::archive::place::{self, Asked};
 use crate::archive::tape::{Member, Tape};
+use crate::archive::walk::{means_removal, removal_refused};
 use crate::archive::{ChunkReader, Chunks, stream};
 use crate::error::{EngineError, Result};
 use naru_content::tarball::{NoTap, TarReader};
@@ -205,11 +206,10 @@ impl Planner<'_> {
 
     fn insert(&mut self, path: Vec<u8>, mut listed: Listed, tree: Arc<SourceTree>) -> Result<()> {
         let base = path.rsplit(|byte| *byte == b'/').next();
-        if base.is_some_and(|base| base.starts_with(b".wh.")) {
-            return Err(EngineError::invalid(format!(
-                "{:?} cannot be in an image: in a layer such a name means that something is removed",
-                absolute(&path).display().to_string()
-            )));
+        if base.is_some_and(means_removal) {
+            return Err(EngineError::invalid(removal_refused(Path::new(
+                OsStr::from_bytes(&path),
+            ))));
         }
         let is_directory = listed.member.kind == tar::EntryType::Directory;
         let stands = match self.members.get(&path) {

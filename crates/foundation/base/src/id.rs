@@ -27,6 +27,12 @@ fn random_hex64() -> String {
     })
 }
 
+/// As a container's hostname a number would be a name that resolvers take for an address and never look up; one id in 280
+/// begins with twelve decimal digits.
+fn is_number(short: &str) -> bool {
+    short.bytes().all(|digit| digit.is_ascii_digit())
+}
+
 macro_rules! hex64_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -35,9 +41,14 @@ macro_rules! hex64_id {
         pub struct $name(String);
 
         impl $name {
-            /// A new random identifier.
+            /// A new random identifier, whose short form is no number.
             pub fn generate() -> Self {
-                Self(random_hex64())
+                loop {
+                    let id = Self(random_hex64());
+                    if !is_number(id.short()) {
+                        return id;
+                    }
+                }
             }
 
             pub fn as_str(&self) -> &str {
@@ -177,6 +188,18 @@ mod tests {
     #[test]
     fn generated_ids_differ() {
         assert_ne!(ContainerId::generate(), ContainerId::generate());
+    }
+
+    #[test]
+    fn no_generated_id_is_short_for_a_number() {
+        // Of so many, 35 would be.
+        for _ in 0..10_000 {
+            let id = ContainerId::generate();
+            assert!(
+                id.short().contains(|digit: char| digit.is_ascii_alphabetic()),
+                "{id}"
+            );
+        }
     }
 
     #[test]

@@ -23,8 +23,6 @@ pub(crate) struct LogFile {
     identity: Identity,
     /// Which file a compressed one was before.
     was: Option<Origin>,
-    /// Bytes of the log before this file, where that is known.
-    pub bytes_before: Option<u64>,
     /// Bytes read, once they are decompressed.
     pub offset: u64,
     /// Messages still to be passed over.
@@ -44,7 +42,6 @@ impl LogFile {
             return Ok(None);
         };
         Ok(Some(Self {
-            bytes_before: rotate::bytes_before(&file),
             source: Source::Plain(file),
             identity,
             was: None,
@@ -66,7 +63,6 @@ impl LogFile {
             source: Source::Compressed(Box::new(decoder)),
             identity,
             was: origin,
-            bytes_before: origin.and_then(|origin| origin.bytes_before),
             offset: 0,
             skip: 0,
         }))
@@ -100,6 +96,20 @@ impl LogFile {
     /// More has been written to it than was read.
     pub fn has_more(&self) -> io::Result<bool> {
         Ok(self.size()?.is_some_and(|size| size > self.offset))
+    }
+
+    /// Bytes of the log before this file, where that is known. Asked anew each time: a file that has just been made is
+    /// told a moment later.
+    pub fn bytes_before(&self) -> Option<u64> {
+        match &self.source {
+            Source::Plain(file) => rotate::bytes_before(file),
+            Source::Compressed(_) => self.was.and_then(|origin| origin.bytes_before),
+        }
+    }
+
+    /// Where its bytes end, as far as is known: of a compressed file what was read of it.
+    pub fn end(&self) -> io::Result<u64> {
+        Ok(self.size()?.unwrap_or(self.offset))
     }
 
     /// The writer has taken back what a full disk had torn: the position goes back with it.

@@ -154,22 +154,38 @@ impl LogReader {
     /// Opens the files newer than `current`, oldest first; all of them when it is not among them, and then tells how many
     /// bytes are missing between it and them: `None` for none, 0 where that is not known.
     ///
-    /// The writer may rename while we look. Files are opened from the newest on; one that then has moved to the next
-    /// name is met again there and left out.
+    /// The writer may rename while we look, once or several times. Files are opened from the newest on, and only ever move
+    /// to higher numbers: one that has moved is met again and left out. Where one is newer than those found, the log has gone on
+    /// by several files meanwhile: those found are older then, and are met again if they are still kept.
     fn open_since(&self, current: Option<&LogFile>) -> io::Result<(VecDeque<LogFile>, Option<u64>)> {
         let mut files: VecDeque<LogFile> = VecDeque::new();
+        let mut was_missing = false;
         for number in 0..u32::MAX {
-            match self.open_numbered(number)? {
-                Some(file) if current.is_some_and(|current| current.is(&file)) => return Ok((files, None)),
-                Some(file) if files.iter().any(|other| other.is(&file)) => {}
-                Some(file) => files.push_front(file),
-                // A rotation is between renaming the present file and making its successor.
-                None if number == 0 => {}
-                None => break,
+            let Some(file) = self.open_numbered(number)? else {
+                // A rotation leaves one number free at a time: that of the file it has just renamed.
+                if was_missing {
+                    break;
+                }
+                was_missing = true;
+                continue;
+            };
+            was_missing = false;
+            if current.is_some_and(|current| current.is(&file)) {
+                return Ok((files, None));
             }
+            if files.iter().any(|other| other.is(&file)) {
+                continue;
+            }
+            if files
+                .front()
+                .is_some_and(|found| found.bytes_before() < file.bytes_before())
+            {
+                files.clear();
+            }
+            files.push_front(file);
         }
         let missed = match (current, files.front()) {
-            (Some(current), Some(oldest)) => missed_between(current, oldest),
+            (Some(current), Some(oldest)) => missed_between(current, oldest)?,
             _ => None,
         };
         Ok((files, missed))
@@ -248,14 +264,15 @@ fn take(
     }
 }
 
-/// Bytes of the log between what was read of `current` and the beginning of `oldest`.
-fn missed_between(current: &LogFile, oldest: &LogFile) -> Option<u64> {
+/// Bytes of the log between the end of `current`, which has been renamed and no longer grows, and the beginning of
+/// `oldest`. What is left to read of `current` is not missing.
+fn missed_between(current: &LogFile, oldest: &LogFile) -> io::Result<Option<u64>> {
     // Only a log that was never rotated has a file that does not know.
-    let read = current.bytes_before.unwrap_or(0) + current.offset;
-    match oldest.bytes_before {
-        Some(before) => Some(before.saturating_sub(read)).filter(|missed| *missed > 0),
+    let end = current.bytes_before().unwrap_or(0) + current.end()?;
+    Ok(match oldest.bytes_before() {
+        Some(before) => Some(before.saturating_sub(end)).filter(|missed| *missed > 0),
         None => Some(0),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -307,3 +307,99 @@ fn a_reader_that_was_too_slow_is_told_how_much_it_missed() {
     }
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+/// Lines of one length each, so that bytes can be counted by lines.
+fn write_lines(log: &mut LogWriter, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        let text = format!("{number:06}\n");
+        log.add(Stream::Stdout, text.as_bytes(), time(0).parse().unwrap());
+        if number % 20 == 0 {
+            log.flush().unwrap();
+        }
+    }
+    log.flush().unwrap();
+}
+
+/// Sorts what was read into the numbers and the bytes that are told to be missing.
+fn sort_read(entries: Vec<Entry>, numbers: &mut Vec<usize>, missed: &mut usize) {
+    for entry in entries {
+        let text = String::from_utf8(entry.bytes).unwrap();
+        match text.strip_prefix("naru: ") {
+            Some(told) => *missed += told.split(' ').next().unwrap().parse::<usize>().unwrap(),
+            None => numbers.push(text.trim().parse().unwrap()),
+        }
+    }
+}
+
+fn following() -> ReadOptions {
+    ReadOptions {
+        follow: true,
+        ..everything()
+    }
+}
+
+#[test]
+fn what_came_between_the_end_of_a_file_and_its_renaming_is_read_and_not_told_missing() {
+    let folder = scratch("grown");
+    let path = folder.join("log");
+    let rotation = Rotation {
+        bytes_max: Some(10_000),
+        files_max: 2,
+        compress: false,
+    };
+    let mut log = LogWriter::open(&path, Format::JsonFile, rotation).unwrap();
+    write_lines(&mut log, 0..10);
+    let line_bytes = usize::try_from(std::fs::metadata(&path).unwrap().len()).unwrap() / 10;
+    let mut reader = LogReader::open(&path, Format::JsonFile, following()).unwrap();
+    let (mut numbers, mut missed, mut entries) = (Vec::new(), 0, Vec::new());
+    assert!(reader.read_block(&mut entries).unwrap() && !reader.read_block(&mut entries).unwrap());
+    write_lines(&mut log, 10..1000);
+    assert!(reader.advance(&mut entries).unwrap());
+    sort_read(entries, &mut numbers, &mut missed);
+    while let Batch::Entries(entries) = reader.next_batch().unwrap() {
+        sort_read(entries, &mut numbers, &mut missed);
+    }
+    assert!(numbers.len() < 1000 && numbers.is_sorted());
+    assert_eq!(missed, (1000 - numbers.len()) * line_bytes);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_reader_beside_a_quick_writer_keeps_the_order_and_the_count() {
+    let folder = scratch("quick");
+    let (count, rounds) = (10_000, [(2, false), (2, true), (5, false)]);
+    for (files_max, compress) in rounds {
+        let path = folder.join(format!("log-{files_max}-{compress}"));
+        let rotation = Rotation {
+            bytes_max: Some(2_000),
+            files_max,
+            compress,
+        };
+        let mut log = LogWriter::open(&path, Format::JsonFile, rotation).unwrap();
+        write_lines(&mut log, 0..1);
+        let line_bytes = usize::try_from(std::fs::metadata(&path).unwrap().len()).unwrap();
+        let mut reader = LogReader::open(&path, Format::JsonFile, following()).unwrap();
+        let writer = std::thread::spawn(move || write_lines(&mut log, 1..count));
+        let (mut numbers, mut missed) = (Vec::new(), 0);
+        loop {
+            let is_last = writer.is_finished();
+            match reader.next_batch().unwrap() {
+                Batch::Entries(entries) => sort_read(entries, &mut numbers, &mut missed),
+                _ if is_last => break,
+                _ => std::thread::yield_now(),
+            }
+        }
+        writer.join().unwrap();
+        let is_in_order = numbers.windows(2).all(|pair| pair[0] < pair[1]);
+        assert!(
+            is_in_order && numbers.last() == Some(&(count - 1)),
+            "{files_max} {compress}"
+        );
+        assert_eq!(
+            missed,
+            (count - numbers.len()) * line_bytes,
+            "{files_max} {compress}"
+        );
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}

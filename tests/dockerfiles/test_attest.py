@@ -165,3 +165,45 @@ def test_stages_are_listed_where_the_file_wants_it(build_naru, folder, tmp_path)
 def test_what_cannot_be_attested_is_refused(build_naru, folder, asked, words):
     assert words in naru_build(build_naru, folder, "-t", "attest:none", asked, status=1).stderr
     assert build_naru.client("image", "inspect", "attest:none").returncode != 0
+
+
+ANNOTATED = ["--annotation", "org.opencontainers.image.title=a = b", "--annotation", "index,manifest-descriptor[linux/amd64]:example.place=around"]
+
+
+def test_annotations_are_beside_the_image(build_naru, registry, folder, tmp_path):
+    """In each document that they were asked for, wherever the image goes, and not in the image itself."""
+    name = f"{registry.host}/annotated:a"
+    identity = lambda: build_naru.client("image", "inspect", "-f", "{{.Id}}", name).stdout
+    naru_build(build_naru, folder, "-t", name, "--push")
+    plain, image = json.loads(raw(build_naru, name)), identity()
+    naru_build(build_naru, folder, "-t", name, "--push", *ANNOTATED[:2])
+    manifest = json.loads(raw(build_naru, name))
+    assert manifest["annotations"] == {"org.opencontainers.image.title": "a = b"} and manifest["mediaType"].startswith("application/vnd.oci.image.manifest")
+    assert identity() == image and [layer["digest"] for layer in manifest["layers"]] == [layer["digest"] for layer in plain["layers"]]
+    # With an index there is more to annotate; an archive has it too, and another client's push of the same image.
+    naru_build(build_naru, folder, "-t", name, *ANNOTATED, "--provenance=mode=min", "-o", "type=image", "-o", f"type=oci,dest={tmp_path}/layout,tar=false,annotation-index-descriptor.example.list=yes")
+    assert build_naru.scope.shell(f"{CLIENT} -H {build_naru.host} push {name}").returncode == 0
+    index = json.loads(raw(build_naru, name))
+    assert (index["annotations"], index["manifests"][0]["annotations"]) == ({"example.place": "around"}, {"example.place": "around"})
+    inner = json.loads(raw(build_naru, f"{name.removesuffix(':a')}@{index['manifests'][0]['digest']}"))
+    assert inner == manifest
+    with open(f"{tmp_path}/layout/index.json") as file:
+        listed = json.load(file)["manifests"][0]
+    assert listed["digest"] == "sha256:" + hashlib.sha256(raw(build_naru, name).encode()).hexdigest() and listed["annotations"]["example.list"] == "yes"
+    # Other annotations take their place; what is pulled keeps its own.
+    naru_build(build_naru, folder, "-t", f"{name}b", "--push", "--annotation", "manifest:other=1")
+    assert json.loads(raw(build_naru, f"{name}b"))["manifests"][0]["digest"] != index["manifests"][0]["digest"]
+    build_naru.client("rmi", "-f", image.strip())
+    assert build_naru.client("pull", "-q", name).returncode == 0
+    assert build_naru.client("save", "-o", f"{tmp_path}/saved.tar", name).returncode == 0
+    assert json.loads(skopeo(build_naru, "inspect", "--raw", f"oci-archive:{tmp_path}/saved.tar:a")) == manifest
+    build_naru.client("rmi", name)
+
+
+@pytest.mark.parametrize("asked, words", [
+    (["--annotation=index:a=b"], "--provenance"), (["--annotation=a"], "KEY=VALUE"), (["--annotation=nosuch:a=b"], "index-descriptor"),
+    (["--annotation=manifest[linux/s390x]:a=b"], "linux/s390x"), (["--annotation=a=b", "-o", "files"], "type=image"),
+])
+def test_an_annotation_without_a_place_is_refused(build_naru, folder, asked, words):
+    assert words in naru_build(build_naru, folder, "-t", "annotated:none", *asked, status=1).stderr
+    assert build_naru.client("image", "inspect", "annotated:none").returncode != 0

@@ -193,15 +193,17 @@ def test_what_is_attested_goes_with_every_output(build_naru, program, tmp_path):
     wanted = ("option:attest:sbom=", "option:attest:provenance=mode=min")
     given = solve(build_naru, program, tmp_path, files, "output:local", *wanted).stdout
     assert {"file provenance.json 644 0:0", "file sbom.spdx.json 644 0:0", "file a 644 0:0"} <= {line.split(' "')[0] for line in given.splitlines()}, given
-    for kind in ("oci", "tar"):
-        answers(solve(build_naru, program, tmp_path, files, f"output:{kind},dest={tmp_path}/{kind}.tar", *wanted))
+    for kind, further in ("oci", ",annotation.example.key=v,annotation-index.example.other=w"), ("tar", ""):
+        answers(solve(build_naru, program, tmp_path, files, f"output:{kind},dest={tmp_path}/{kind}.tar{further}", *wanted))
     with tarfile.open(tmp_path / "tar.tar") as archive:
         how = json.load(archive.extractfile("provenance.json"))
     assert "a" in {one["name"] for one in how["subject"]}
     with tarfile.open(tmp_path / "oci.tar") as archive:
         (index,) = json.load(archive.extractfile("index.json"))["manifests"]
-        image, attesting = json.load(archive.extractfile("blobs/sha256/" + index["digest"].removeprefix("sha256:")))["manifests"]
+        blob = lambda descriptor: json.load(archive.extractfile("blobs/sha256/" + descriptor["digest"].removeprefix("sha256:")))
+        image, attesting = blob(index)["manifests"]
         assert attesting["annotations"]["vnd.docker.reference.digest"] == image["digest"]
+        assert blob(index)["annotations"] == {"example.other": "w"} and blob(image)["annotations"] == {"example.key": "v"}
 
 
 @pytest.fixture

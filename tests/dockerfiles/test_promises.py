@@ -363,7 +363,7 @@ def test_flags_of_other_builders_are_taken_or_answered(build_naru, tmp_path):
     text = "FROM busybox:test\nRUN --network=host ls /sys/class/net\n"
     hosts = write(str(tmp_path / "d"), {"Dockerfile": text})
     assert build(engine, hosts).returncode == 1 and build(engine, hosts, "--allow", "network.host").returncode == 0
-    for flags, reason in (["--allow", "security.insecure"], "confined"), (["--annotation", "a=b"], "--label"), (["--builder", "b"], "--context"), (["--debug"], "--enter"), (["--policy", "p"], "digest"), (["--resource", "r=1"], "--memory"):
+    for flags, reason in (["--allow", "security.insecure"], "confined"), (["--builder", "b"], "--context"), (["--debug"], "--enter"), (["--policy", "p"], "digest"), (["--resource", "r=1"], "--memory"):
         refused = build(engine, folder, *flags)
         assert refused.returncode == 1 and f"{flags[0]}" in refused.stderr and "not supported" in refused.stderr and reason in refused.stderr, refused
     engine.client("rmi", "flags:x")

@@ -10,6 +10,7 @@
 //! manifest, which is known once its layers are compressed; so predicates are kept, and statements made of them when the
 //! image is sent, each time the same bytes.
 
+use crate::annotate::Annotations;
 use crate::error::ContentError;
 use crate::image::Image;
 use crate::recovery::remove_any;
@@ -225,7 +226,7 @@ impl ContentStore {
             document.descriptor.annotations.extend([annotation]);
             blobs.push(document);
         }
-        seal_blobs(blobs, manifest, platform).map(Some)
+        seal_blobs(blobs, manifest, platform, &self.annotations(image)).map(Some)
     }
 }
 
@@ -234,6 +235,7 @@ fn seal_blobs(
     statements: Vec<Document>,
     image: &Descriptor,
     platform: Platform,
+    annotations: &Annotations,
 ) -> Result<AttestedParcel, ContentError> {
     let digests: Vec<&Digest> = statements.iter().map(|one| &one.descriptor.digest).collect();
     let config = json!({
@@ -263,13 +265,14 @@ fn seal_blobs(
     ]);
     let attested = Descriptor {
         platform: Some(platform),
+        annotations: annotations.manifest_descriptor.clone(),
         ..image.clone()
     };
     let index = Index {
         schema_version: 2,
         media_type: media_type::OCI_INDEX.to_owned(),
         manifests: vec![attested, attesting],
-        annotations: BTreeMap::new(),
+        annotations: annotations.index.clone(),
     };
     let mut blobs = vec![config];
     blobs.extend(statements);

@@ -392,6 +392,7 @@ impl ContentStore {
                 arrived_at,
                 manifest: None,
                 attested: None,
+                annotations: None,
                 is_built: plan.is_step,
                 is_step: false,
                 is_listed: false,

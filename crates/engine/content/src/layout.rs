@@ -1,5 +1,6 @@
 //! Where things are in the store's directory, and its small files.
 
+use crate::annotate::Annotations;
 use crate::attest::AttestedRecord;
 use crate::error::ContentError;
 use crate::frame::Displacement;
@@ -63,6 +64,9 @@ pub(crate) struct ImageRecord {
     /// What is known to be true of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attested: Option<AttestedRecord>,
+    /// What its documents are annotated with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<Annotations>,
     /// A build made it here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_built: bool,

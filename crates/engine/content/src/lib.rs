@@ -28,6 +28,7 @@
 //! This crate never mounts anything on the host, never starts a process, and never follows a link in an image out of
 //! that image.
 
+mod annotate;
 mod archive;
 mod attest;
 mod commit;
@@ -50,6 +51,7 @@ mod store;
 pub mod tarball;
 mod unpack;
 
+pub use annotate::Annotations;
 pub use attest::{Attestation, AttestedParcel, Document, statement};
 pub use download::{Assembly, Download, DownloadReader, DownloadWatch, parse_config};
 pub use error::{ContentError, LayerError};

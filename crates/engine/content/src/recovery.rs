@@ -66,6 +66,7 @@ pub(crate) fn read_state(layout: &Layout, report: &mut OpenReport) -> Result<Sta
                         arrived_at,
                         manifest,
                         attested: record.attested.clone().map(Arc::new),
+                        annotations: record.annotations.clone().map(Arc::new),
                         is_built: record.is_built || record.is_step,
                         is_step: record.is_step,
                         is_listed: !record.is_hidden,

@@ -91,6 +91,9 @@ impl ContentStore {
             index.images.entry(id.clone()).and_modify(|image| {
                 image.is_hidden = true;
                 image.attested = None;
+                if image.annotations.take().is_some() {
+                    image.manifest = None;
+                }
             });
         } else if plan.deletes_image {
             index.images.remove(id);
@@ -101,11 +104,14 @@ impl ContentStore {
             state.names.retain(|name, _| !names.contains(name));
             if stays_hidden {
                 let hidden = state.images.get_mut(id);
-                let attested = hidden.and_then(|image| {
+                hidden.map_or((None, None), |image| {
                     image.is_listed = false;
-                    image.attested.take()
-                });
-                (None, attested)
+                    let annotated = image.annotations.take();
+                    (
+                        annotated.and_then(|_| image.manifest.take()),
+                        image.attested.take(),
+                    )
+                })
             } else if plan.deletes_image {
                 let removed = state.images.remove(id);
                 removed.map_or((None, None), |image| (image.manifest, image.attested))
@@ -114,6 +120,7 @@ impl ContentStore {
             }
         };
         self.remove_predicates(attested.as_deref())?;
+        self.remove_manifest(manifest.as_ref())?;
         let mut removed: Vec<Removed> = plan
             .untag
             .iter()
@@ -123,9 +130,7 @@ impl ContentStore {
             removed.push(Removed::Deleted(id.clone()));
         }
         if plan.deletes_image && !stays_hidden {
-            for blob in manifest.iter().chain([id]) {
-                remove_any(&self.layout.blob(blob))?;
-            }
+            remove_any(&self.layout.blob(id))?;
             let layers = self.collect_layers()?;
             removed.extend(
                 layers

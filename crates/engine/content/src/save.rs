@@ -8,6 +8,7 @@
 //! ```
 //! Layers are written as registries have them where this store has that, else plain.
 
+use crate::annotate::Annotations;
 use crate::error::ContentError;
 use crate::image::Image;
 use crate::send::{VerifyingReader, parse_manifest};
@@ -36,7 +37,7 @@ impl Saved {
         }
         let named = |name: &Reference| {
             let mut named = descriptor.clone();
-            named.annotations = BTreeMap::from([
+            named.annotations.extend([
                 ("io.containerd.image.name".to_owned(), name.to_string()),
                 (
                     "org.opencontainers.image.ref.name".to_owned(),
@@ -146,7 +147,8 @@ impl ContentStore {
             .iter()
             .map(|chain| self.saved_layer(chain))
             .collect::<Result<Vec<_>, _>>()?;
-        let manifest = self.saved_manifest(image, &layers)?;
+        let annotations = self.annotations(image);
+        let manifest = self.saved_manifest(image, &layers, &annotations)?;
         for layer in &layers {
             self.save_layer(layer, writer)?;
         }
@@ -155,6 +157,7 @@ impl ContentStore {
         writer.blob(&digest, &manifest.1)?;
         let descriptor = Descriptor {
             platform: Some(image.config.platform()),
+            annotations: annotations.manifest_descriptor.clone(),
             ..Descriptor::new(manifest.0.own_type(), digest, manifest.1.len() as u64)
         };
         manifests.extend(saved.named(&descriptor));
@@ -184,7 +187,11 @@ impl ContentStore {
         for document in attested.blobs.iter().chain(around) {
             writer.blob(&document.descriptor.digest, &document.bytes)?;
         }
-        manifests.extend(saved.named(&attested.index.descriptor));
+        let mut index = attested.index.descriptor.clone();
+        index
+            .annotations
+            .clone_from(&self.annotations(&saved.image).index_descriptor);
+        manifests.extend(saved.named(&index));
         items.push(saved.item(parcel.layers.iter().map(|layer| &layer.descriptor.digest)));
         Ok(())
     }
@@ -218,6 +225,7 @@ impl ContentStore {
         &self,
         image: &Image,
         layers: &[SavedLayer],
+        annotations: &Annotations,
     ) -> Result<(Manifest, Vec<u8>), ContentError> {
         let stored = self
             .read()
@@ -226,7 +234,8 @@ impl ContentStore {
             .and_then(|stored| stored.manifest.clone());
         if let Some(digest) = stored {
             let found = parse_manifest(self.read_blob(&digest)?)?;
-            let is_same = found.0.layers.len() == layers.len()
+            let is_same = annotations.suit(&found.0)
+                && found.0.layers.len() == layers.len()
                 && found
                     .0
                     .layers
@@ -246,7 +255,7 @@ impl ContentStore {
                 image.raw_config.len() as u64,
             ),
             layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
-            annotations: BTreeMap::new(),
+            annotations: annotations.manifest.clone(),
         };
         let bytes = serde_json::to_vec(&manifest).map_err(|error| ContentError::Config(error.to_string()))?;
         Ok((manifest, bytes))

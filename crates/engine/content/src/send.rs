@@ -1,5 +1,6 @@
 //! Images on their way out: which manifest and blobs stand for one, and the blobs' bytes, checked as they are read.
 
+use crate::annotate::Annotations;
 use crate::attest::{AttestedParcel, Document};
 use crate::commit::{Ingest, mismatch};
 use crate::error::ContentError;
@@ -13,7 +14,6 @@ use flate2::GzBuilder;
 use naru_base::Digest;
 use naru_oci::{Descriptor, Manifest, ManifestDocument, Reference, media_type};
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -58,13 +58,15 @@ impl ContentStore {
             }
         }
         let is_attested = self.is_attested(&image.id);
-        let (manifest, bytes) = match self.known_manifest(&image.id)? {
-            // An index of OCI's with a manifest of Docker's is what not every registry takes.
-            Some((known, _)) if is_attested && known.media_type == media_type::DOCKER_MANIFEST => {
-                self.compose(image, is_attested)?
-            }
+        let annotations = self.annotations(image);
+        // An index of OCI's with a manifest of Docker's is what not every registry takes.
+        let is_right = |known: &Manifest| {
+            annotations.suit(known) && !(is_attested && known.media_type == media_type::DOCKER_MANIFEST)
+        };
+        let known = self.known_manifest(&image.id)?;
+        let (manifest, bytes) = match known.filter(|(known, _)| is_right(known)) {
             Some(known) => known,
-            None => self.compose(image, is_attested)?,
+            None => self.compose(image, is_attested, &annotations)?,
         };
         let layers = manifest.layers.iter().zip(&image.chain_ids).zip(&image.layers);
         let layers = layers.map(|((descriptor, chain_id), diff_id)| ParcelLayer {
@@ -158,10 +160,18 @@ impl ContentStore {
             .collect()
     }
 
-    /// Makes a manifest of layers that all are compressed, and keeps it. It is Docker's, unless it must be OCI's.
-    fn compose(&self, image: &Image, must_be_oci: bool) -> Result<(Manifest, Vec<u8>), ContentError> {
+    /// Makes a manifest of layers that all are compressed, and keeps it. It is Docker's, unless it must be OCI's: only
+    /// those have annotations.
+    fn compose(
+        &self,
+        image: &Image,
+        is_attested: bool,
+        annotations: &Annotations,
+    ) -> Result<(Manifest, Vec<u8>), ContentError> {
         let kept = self.compress_layers(&image.chain_ids)?;
-        let is_oci = must_be_oci || kept.iter().any(|kept| kept.compression != Compression::Gzip);
+        let is_oci = is_attested
+            || !annotations.manifest.is_empty()
+            || kept.iter().any(|kept| kept.compression != Compression::Gzip);
         let descriptor =
             |media_type: &str, digest: &Digest, size: u64| Descriptor::new(media_type, digest.clone(), size);
         let layer_type = |compression| match compression {
@@ -182,7 +192,7 @@ impl ContentStore {
                 .iter()
                 .map(|kept| descriptor(layer_type(kept.compression), &kept.digest, kept.bytes))
                 .collect(),
-            annotations: BTreeMap::new(),
+            annotations: annotations.manifest.clone(),
         };
         let bytes = serde_json::to_vec(&manifest).map_err(|error| ContentError::Config(error.to_string()))?;
         self.keep_manifest(&image.id, &bytes)?;

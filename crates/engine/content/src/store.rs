@@ -1,5 +1,6 @@
 //! The store itself: what is in it, kept in memory; opening; looking up; naming.
 
+use crate::annotate::Annotations;
 use crate::attest::AttestedRecord;
 use crate::error::ContentError;
 use crate::image::{DiskUsage, HistoryEntry, Image, ImageUsage, LayerPlace, OpenReport};
@@ -20,6 +21,7 @@ pub(crate) struct StoredImage {
     pub arrived_at: Timestamp,
     pub manifest: Option<Digest>,
     pub attested: Option<Arc<AttestedRecord>>,
+    pub annotations: Option<Arc<Annotations>>,
     /// A build made it here.
     pub is_built: bool,
     /// A build keeps it (see `step`).
@@ -223,6 +225,7 @@ impl State {
             arrived_at: image.arrived_at,
             manifest: image.manifest.clone(),
             attested: image.attested.as_deref().cloned(),
+            annotations: image.annotations.as_deref().cloned(),
             is_built: image.is_built,
             is_step: image.is_step,
             is_hidden: !image.is_listed,

@@ -38,10 +38,10 @@ mod volumes;
 mod why;
 
 pub use build::{
-    AgentStream, Answer, AttestRequest, AttestedFile, BuildClient, BuildRequest, BuildStep, Built,
-    CacheEntry, CacheFilter, CacheKind, CachePlace, CacheSource, CacheTarget, ContextSource, ContextUpdate,
-    Examined, ImageTree, KeptContext, ListedUpdate, NamedContext, PruneCacheRequest, TreeEntry, Warnings,
-    is_matched,
+    AgentStream, AnnotateRequest, Answer, AttestRequest, AttestedFile, BuildClient, BuildRequest, BuildStep,
+    Built, CacheEntry, CacheFilter, CacheKind, CachePlace, CacheSource, CacheTarget, ContextSource,
+    ContextUpdate, Examined, ImageTree, KeptContext, ListedUpdate, NamedContext, PruneCacheRequest,
+    TreeEntry, Warnings, is_matched,
 };
 pub use disk::{DiskAccount, DiskParts, DiskReport, FileSystemSpace};
 pub use error::{EngineError, Result};

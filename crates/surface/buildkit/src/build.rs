@@ -187,6 +187,9 @@ impl Builders {
             request.is_unlisted = !has_image;
             request.names.extend(output::names_of(&build.outputs));
             request.attest.names = output::all_names_of(&build.outputs);
+            for output in &build.outputs {
+                request.annotate.merge(output.annotate.clone());
+            }
             let mut client = SessionClient::new(&engine, session, &build.id, told);
             let source = self.open(&mut client, &build.id, build.remote, &request).await?;
             let client = Arc::new(client);

@@ -8,7 +8,7 @@
 //! ```
 
 use crate::error::{KitError, Result};
-use naru_engine::EngineError;
+use naru_engine::{AnnotateRequest, EngineError};
 use std::collections::HashMap;
 
 /// One output.
@@ -17,6 +17,8 @@ pub struct Output {
     pub kind: OutputKind,
     /// The client's number for it, where it has several.
     pub number: Option<usize>,
+    /// What the image's documents are annotated with.
+    pub annotate: AnnotateRequest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,11 +40,13 @@ impl Output {
     pub fn read(kind: &str, attributes: &HashMap<String, String>, number: Option<usize>) -> Result<Self> {
         let mut names = Vec::new();
         let mut is_pushed = kind == "registry";
+        let mut annotate = AnnotateRequest::default();
         for (key, value) in attributes {
             let is_image = matches!(kind, "moby" | "image" | "registry" | "docker" | "oci");
             match key.as_str() {
                 "name" if is_image => names.extend(list(value)),
                 "push" if matches!(kind, "image" | "registry") => is_pushed = read_truth(key, value)?,
+                key if is_image && AnnotateRequest::is_meant(key) => annotate.add(key, value)?,
                 // How it is made here anyway.
                 "oci-mediatypes" if is_image => {}
                 "store" | "unpack" | "tar" | "rewrite-timestamp" | "platform-split" => {
@@ -78,7 +82,11 @@ impl Output {
                 ));
             }
         };
-        Ok(Self { kind, number })
+        Ok(Self {
+            kind,
+            number,
+            annotate,
+        })
     }
 
     /// Whether the image is to be in the list.
@@ -170,6 +178,8 @@ mod tests {
         );
         for (kind, key, value) in [
             ("registry", "push", "true"),
+            ("local", "annotation.k", "v"),
+            ("image", "annotation-nosuch.k", "v"),
             ("local", "name", "x"),
             ("image", "compression", "zstd"),
             ("image", "push", "maybe"),

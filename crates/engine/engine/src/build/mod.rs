@@ -15,6 +15,7 @@
 //! are those of the base image, or of `SOURCE_DATE_EPOCH`, and never the clock's, unless that is asked for.
 
 mod account;
+mod annotate;
 mod arguments;
 mod attest;
 mod base;
@@ -45,6 +46,7 @@ mod tree;
 mod why;
 
 pub use account::{CacheEntry, CacheKind};
+pub use annotate::AnnotateRequest;
 pub use attest::AttestRequest;
 pub(crate) use cache::Builds;
 pub use client::{AgentStream, Answer, BuildClient, NamedContext};
@@ -119,6 +121,8 @@ pub struct BuildRequest {
     pub keep_failed: bool,
     /// What is to be attested of the result.
     pub attest: AttestRequest,
+    /// What the result's documents are to be annotated with.
+    pub annotate: AnnotateRequest,
     /// Whoever can be asked for secrets and the like; nobody, where the protocol has no way back.
     pub client: Option<Arc<dyn BuildClient>>,
 }
@@ -204,6 +208,7 @@ impl Engine {
         for name in &request.names {
             naru_oci::Reference::parse(name).map_err(|error| EngineError::invalid(error.to_string()))?;
         }
+        request.annotations()?;
         let mut request = request;
         let begun = request.real_times.then(Timestamp::now);
         let opened = self.open_build(&mut request, context).await?;

@@ -514,9 +514,21 @@ impl Builder {
         .await
     }
 
+    /// Annotates an image as was asked for. Asked for nothing, it leaves what another build of the same image was asked
+    /// for, unless nobody sees that any more.
+    async fn annotate(&self, id: &Digest) -> Result<()> {
+        let annotations = self.request.annotations()?;
+        let (content, id) = (Arc::clone(&self.engine.content), id.clone());
+        if annotations.is_empty() && (self.request.is_unlisted || content.is_listed(&id)) {
+            return Ok(());
+        }
+        blocking(move || content.annotate(&id, annotations).map_err(crate::images::error)).await
+    }
+
     /// Gives the image its names, and shows it to everybody.
     async fn publish(&self, id: Digest) -> Result<Digest> {
         self.attest(&id).await?;
+        self.annotate(&id).await?;
         let (content, names) = (Arc::clone(&self.engine.content), self.request.names.clone());
         let is_unlisted = self.request.is_unlisted;
         let built = blocking(move || {

@@ -2,8 +2,8 @@
 
 use super::build_outputs::{self, Outputs};
 use super::{
-    Arity, Command, build_agents, build_attest, build_caches, build_call, build_extras as extras,
-    build_kept as kept, build_refused, run,
+    Arity, Command, build_agents, build_annotate, build_attest, build_caches, build_call,
+    build_extras as extras, build_kept as kept, build_refused, run,
 };
 use crate::args::Kind::{Bool, Bytes, List, Text};
 use crate::args::{self, Flag, Order, flag, long};
@@ -29,6 +29,11 @@ const FLAGS: &[Flag] = &[
         "allow",
         List("list"),
         "Allow steps what they ask for (network.host: RUN --network=host)",
+    ),
+    long(
+        "annotation",
+        List("list"),
+        "Annotate the image's documents ([manifest|index|manifest-descriptor|index-descriptor:]KEY=VALUE)",
     ),
     long(
         "attest",
@@ -201,6 +206,7 @@ fn build(session: &Session, arguments: &Arguments) -> Result<u8> {
     let attestations = build_attest::read(arguments)?;
     outputs.set_attested(!attestations.is_empty());
     extras.set_attestations(&attestations, &outputs.all_names());
+    extras.set_annotations(&build_annotate::read(arguments, &outputs)?);
     extras.set_unlisted(outputs.is_unlisted());
     let caches = build_caches::read(arguments)?;
     // Before the source, which has to know of directories that travel with it.

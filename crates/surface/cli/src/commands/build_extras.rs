@@ -11,7 +11,7 @@ use crate::json::Value;
 use crate::tarball::Pack;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub struct Extras {
     entitlements: Vec<Value>,
     cache_from: Vec<Value>,
     cache_to: Vec<Value>,
-    /// What is to be attested, and agents that are lent.
+    /// What is to be attested, annotations, and agents that are lent.
     further: Vec<(String, Value)>,
 }
 
@@ -174,6 +174,14 @@ impl Extras {
             let names = names.iter().map(|name| Value::from(*name)).collect();
             self.further.push(("attest".to_owned(), attestations.to_value()));
             self.further.push(("attest_names".to_owned(), Value::List(names)));
+        }
+    }
+
+    pub fn set_annotations(&mut self, annotations: &BTreeMap<String, String>) {
+        if !annotations.is_empty() {
+            let all = annotations.iter();
+            let all = all.map(|(attribute, value)| (attribute.clone(), Value::from(value.as_str())));
+            self.further.push(("annotations".to_owned(), Value::object(all)));
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Outputs {
     tags: Vec<String>,
     /// Something is attested of the result, which is then written among its files.
     is_attested: bool,
+    /// What outputs want annotated, by attribute.
+    annotations: Vec<(String, String)>,
 }
 
 /// Reads `--output`, `--push` and `--load`.
@@ -45,20 +47,22 @@ pub fn read(arguments: &Arguments) -> Result<Outputs> {
     let short = short
         .filter(|(flag, _)| arguments.is_set(flag))
         .map(|(_, text)| text.to_owned());
+    let mut annotations = Vec::new();
     let outputs = Outputs {
         all: texts
             .chain(short)
-            .map(|text| parse(&text))
+            .map(|text| parse(&text, &mut annotations))
             .collect::<Result<_>>()?,
         tags: arguments.list("tag").map(str::to_owned).collect(),
         is_attested: false,
+        annotations,
     };
     outputs.check()?;
     Ok(outputs)
 }
 
 /// `type=TYPE,key=value,…`; a directory, or `-` for an archive to standard output.
-fn parse(text: &str) -> Result<Output> {
+fn parse(text: &str, annotations: &mut Vec<(String, String)>) -> Result<Output> {
     if text == "-" {
         return Ok(Output::FilesArchive(None));
     }
@@ -89,6 +93,7 @@ fn parse(text: &str) -> Result<Output> {
                     _ => return Err(wrong("only OCI media types are written".to_owned())),
                 }
             }
+            key if key.starts_with("annotation") => annotations.push((key.to_owned(), value.to_owned())),
             other => return Err(wrong(format!("{other} is not supported"))),
         }
     }
@@ -200,6 +205,16 @@ impl Outputs {
         })
     }
 
+    /// Whether an image of it goes anywhere, the list or an archive.
+    pub fn has_image(&self) -> bool {
+        let is_image = |output: &Output| matches!(output, Output::Image { .. } | Output::Archive { .. });
+        self.all.is_empty() || self.all.iter().any(is_image)
+    }
+
+    pub fn annotations(&self) -> impl Iterator<Item = &(String, String)> {
+        self.annotations.iter()
+    }
+
     pub fn set_attested(&mut self, is_attested: bool) {
         self.is_attested = is_attested;
     }
@@ -278,6 +293,10 @@ fn push(session: &Session, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str) -> Result<Output> {
+        super::parse(text, &mut Vec::new())
+    }
 
     #[test]
     fn outputs_are_read_as_docker_reads_them() {

@@ -6,7 +6,6 @@ use crate::args::{Flag, long};
 use crate::error::{CliError, Result};
 
 pub const FLAGS: &[Flag] = &[
-    long("annotation", List("list"), "Not supported: use --label"),
     long(
         "builder",
         Text("string"),
@@ -21,11 +20,7 @@ pub const FLAGS: &[Flag] = &[
     ),
 ];
 
-const REASONS: [(&str, &str); 5] = [
-    (
-        "annotation",
-        "an image has no manifest to annotate before it is pushed: use --label",
-    ),
+const REASONS: [(&str, &str); 4] = [
     (
         "builder",
         "an engine builds for itself: choose one with --host or --context",

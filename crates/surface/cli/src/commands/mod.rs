@@ -3,6 +3,7 @@
 mod attach;
 mod build;
 mod build_agents;
+mod build_annotate;
 mod build_attest;
 mod build_caches;
 mod build_call;

@@ -18,8 +18,8 @@ use naru_engine::content::ContentError;
 use naru_engine::oci::{Platform, Reference};
 use naru_engine::registry::Credentials;
 use naru_engine::{
-    AgentStream, AttestRequest, BuildClient, BuildRequest, BuildStep, CachePlace, CacheSource, CacheTarget,
-    ContextSource, Engine, EngineError, KeptContext, NamedContext,
+    AgentStream, AnnotateRequest, AttestRequest, BuildClient, BuildRequest, BuildStep, CachePlace,
+    CacheSource, CacheTarget, ContextSource, Engine, EngineError, KeptContext, NamedContext,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -239,6 +239,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
     let extras = extras(call)?;
     let is_unlisted = extras.unlisted;
     let attest = extras.attest()?;
+    let annotate = extras.annotate()?;
     let carries_cache = extras.inline_cache;
     let (cache_from, cache_to) = (extras.cache_from(), extras.cache_to());
     let (no_cache_stages, entitlements) = (extras.no_cache_stages.clone(), extras.entitlements.clone());
@@ -255,6 +256,7 @@ pub(super) fn build_request(call: &Call) -> ApiResult<BuildRequest> {
         cache_from,
         cache_to,
         attest,
+        annotate,
         carries_cache,
         arguments: json_parameter(call, "buildargs")?,
         labels: json_parameter(call, "labels")?,
@@ -338,6 +340,9 @@ struct Extras {
     /// What statements call the image.
     #[serde(default)]
     attest_names: Vec<String>,
+    /// As attributes of an output have them, with their values.
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
     #[serde(default)]
     inline_cache: bool,
     #[serde(default)]
@@ -380,6 +385,14 @@ impl Extras {
         }
         for (kind, options) in &self.attest {
             request.add(kind, options)?;
+        }
+        Ok(request)
+    }
+
+    fn annotate(&self) -> ApiResult<AnnotateRequest> {
+        let mut request = AnnotateRequest::default();
+        for (attribute, value) in &self.annotations {
+            request.add(attribute, value)?;
         }
         Ok(request)
     }

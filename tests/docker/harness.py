@@ -46,6 +46,29 @@ class Row:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
+# How often each engine has run each row with each client.
+TRIES = {}
+
+
+def name_prefix(engine, client, row):
+    """Returns a prefix for names, and the one that the outcome is to show. No try sees what another has left, its events
+    least of all: `t-`, then `u-` and so on, of one length and order."""
+    shown = "t-" + re.sub("[^a-z0-9]+", "-", row.name.lower())
+    tries = TRIES[id(engine), client, row.name] = TRIES.get((id(engine), client, row.name), -1) + 1
+    return "tuvwxyz"[tries % 7] + shown[1:], shown
+
+
+def show_prefix(text, prefix, shown):
+    """Names the row's things as its first try does, in names of variables too."""
+    for used, wanted in ((prefix, shown), (as_variable(prefix), as_variable(shown))):
+        text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(used)}", wanted, text)
+    return text
+
+
+def as_variable(name):
+    return name.upper().replace("-", "_")
+
+
 def client_version(client):
     path = CLIENTS[client]
     return str(os.path.getsize(path)) if os.path.exists(path) else ""
@@ -54,6 +77,7 @@ def client_version(client):
 def run_row(engine, client, row):
     """Returns the row's normalised outcome on this engine."""
     work = tempfile.mkdtemp(prefix="naru-row-", dir="/tmp")
+    prefix, shown_prefix = name_prefix(engine, client, row)
     try:
         os.mkdir(work + "/bin")
         os.mkdir(work + "/work")
@@ -63,12 +87,12 @@ def run_row(engine, client, row):
         environment = {
             "PATH": f"{work}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": work, "LC_ALL": "C.UTF-8", "TERM": "xterm", "IMAGES": build.build(), "HOST": engine.host, "SOCKET": engine.socket,
-            "B": "busybox:test", "D": "debian:test", "N": "t-" + re.sub("[^a-z0-9]+", "-", row.name.lower()), "W": work + "/work",
+            "B": "busybox:test", "D": "debian:test", "N": prefix, "W": work + "/work",
         }
         result = engine.scope.shell(PRELUDE + row.script, env=environment, timeout=90)
         outcome = {"exit": result.returncode, "stdout": result.stdout, "stderr": result.stderr}
         for name in ("stdout", "stderr"):
-            outcome[name] = normalise(outcome[name].replace(work, "<row>"), engine)
+            outcome[name] = normalise(show_prefix(outcome[name].replace(work, "<row>"), prefix, shown_prefix), engine)
         return outcome
     finally:
         engine.remove_all_containers()

@@ -12,9 +12,11 @@ pub mod excerpt;
 mod glob;
 pub mod ignore;
 pub mod listing;
+mod mount;
 pub mod outline;
 pub mod stages;
 pub mod words;
 
 pub use dockerfile::{Dockerfile, Instruction, Line, Stage, parse, parse_instruction};
 pub use error::{DockerfileError, Place};
+pub use mount::{Mount, MountError, MountKind, Sharing};

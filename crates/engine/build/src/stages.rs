@@ -2,6 +2,7 @@
 
 use crate::dockerfile::{Dockerfile, Instruction, Stage};
 use crate::error::{DockerfileError, Place, Result, nearest};
+use crate::mount::Mount;
 use crate::words::{self, Variables};
 use naru_oci::Platform;
 use std::collections::{BTreeMap, BTreeSet};
@@ -201,15 +202,17 @@ pub fn copy_source(file: &Dockerfile, from: &str, contexts: &BTreeSet<String>) -
     }
 }
 
-/// The `from`s of an instruction: `COPY --from`, and `from=` of `RUN --mount`.
+/// The `from`s of an instruction: `COPY --from`, and `from=` of `RUN --mount`. Words that are no mount have none: the step
+/// itself tells what is wrong with them.
 fn froms(instruction: &Instruction) -> Vec<String> {
     match instruction {
         Instruction::Copy(transfer) => transfer.from.clone().into_iter().collect(),
         Instruction::Run(run) => run
             .mounts
             .iter()
-            .flat_map(|mount| mount.split(','))
-            .filter_map(|field| field.trim().strip_prefix("from=").map(str::to_owned))
+            .filter_map(|text| Mount::parse(text).ok())
+            .map(|mount| mount.from)
+            .filter(|from| !from.is_empty())
             .collect(),
         _ => Vec::new(),
     }

@@ -8,7 +8,8 @@ pub use shown::{shown, shown_targets, table};
 
 use crate::check::comments::Comments;
 use crate::dockerfile::{Dockerfile, Instruction, Line, Stage};
-use crate::error::Place;
+use crate::error::{DockerfileError, Place, Result};
+use crate::mount::{Mount, MountError, MountKind};
 use crate::stages::StagePlan;
 use crate::words;
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,8 +77,8 @@ fn stage_description(comments: &Comments, stage: &Stage) -> String {
     said.unwrap_or_default().to_owned()
 }
 
-/// What the plan's target, its last stage, and all that it needs can be given.
-pub fn outline(file: &Dockerfile, plan: &StagePlan, given: &BTreeMap<String, String>) -> Outline {
+/// What the plan's target, its last stage, and all that it needs can be given; an error where the words of a mount are none.
+pub fn outline(file: &Dockerfile, plan: &StagePlan, given: &BTreeMap<String, String>) -> Result<Outline> {
     let stages: Vec<&Stage> = plan
         .stages
         .iter()
@@ -96,7 +97,7 @@ pub fn outline(file: &Dockerfile, plan: &StagePlan, given: &BTreeMap<String, Str
     // What the target itself declares counts before what it stands on.
     for stage in stages.iter().rev() {
         for line in &stage.instructions {
-            reading.read(line);
+            reading.read(line)?;
         }
     }
     reading.read_globals();
@@ -108,7 +109,7 @@ pub fn outline(file: &Dockerfile, plan: &StagePlan, given: &BTreeMap<String, Str
     outline.arguments.sort_by_key(|one| one.place);
     outline.secrets.sort_by_key(|one| one.place);
     outline.agents.sort_by_key(|one| one.place);
-    outline
+    Ok(outline)
 }
 
 /// Names of arguments before the first stage that the stages' `FROM` lines use.
@@ -137,7 +138,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn read(&mut self, line: &Line<Instruction>) {
+    fn read(&mut self, line: &Line<Instruction>) -> Result<()> {
         match &line.value {
             Instruction::Arg(arguments) => {
                 for (name, default) in arguments {
@@ -145,12 +146,14 @@ impl Reading<'_> {
                 }
             }
             Instruction::Run(run) => {
-                for mount in &run.mounts {
-                    self.read_mount(mount, line.place);
+                for text in &run.mounts {
+                    let wrong = |error: MountError| DockerfileError::new(line.place, error.to_string());
+                    self.read_mount(&Mount::parse(text).map_err(wrong)?, line.place);
                 }
             }
             _ => {}
         }
+        Ok(())
     }
 
     fn read_argument(&mut self, name: &str, default: Option<&str>, place: Place) {
@@ -189,34 +192,19 @@ impl Reading<'_> {
         });
     }
 
-    fn read_mount(&mut self, mount: &str, place: Place) {
-        let fields: BTreeMap<&str, &str> = mount
-            .split(',')
-            .map(|field| field.trim().split_once('=').unwrap_or((field.trim(), "true")))
-            .collect();
-        let text = |names: &[&str]| names.iter().find_map(|name| fields.get(name).copied());
-        let (kind, name) = match text(&["type"]) {
-            Some("secret") => {
-                let target = text(&["target", "dst", "destination"]);
-                let base = target.and_then(|target| target.rsplit('/').next());
-                let name = text(&["id", "source"]).or(base).or(text(&["env"]));
-                ("secret", name.unwrap_or_default())
-            }
-            Some("ssh") => ("agent", text(&["id"]).unwrap_or("default")),
-            _ => return,
+    fn read_mount(&mut self, mount: &Mount, place: Place) {
+        let (kind, name, list) = match mount.kind {
+            MountKind::Secret => ("secret", mount.secret_id(), &mut self.outline.secrets),
+            MountKind::Ssh => ("agent", mount.agent_id(), &mut self.outline.agents),
+            MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => return,
         };
-        if !self.known.insert((kind, name.to_owned())) {
-            return;
+        if self.known.insert((kind, name.to_owned())) {
+            list.push(Asked {
+                name: name.to_owned(),
+                is_required: mount.is_required,
+                place,
+            });
         }
-        let list = match kind {
-            "secret" => &mut self.outline.secrets,
-            _ => &mut self.outline.agents,
-        };
-        list.push(Asked {
-            name: name.to_owned(),
-            is_required: text(&["required"]) == Some("true"),
-            place,
-        });
     }
 }
 
@@ -240,7 +228,7 @@ mod tests {
             build_arguments: given.clone(),
             ..PlanOptions::default()
         };
-        outline(&file, &plan(&file, &options).unwrap(), &given)
+        outline(&file, &plan(&file, &options).unwrap(), &given).unwrap()
     }
 
     #[test]
@@ -305,6 +293,17 @@ mod tests {
         assert_eq!(
             (told[0].description.as_str(), told[2].platform.as_str()),
             ("for building", "$BUILDPLATFORM")
+        );
+    }
+
+    #[test]
+    fn a_mount_that_cannot_be_built_is_told_of() {
+        let file = parse(b"FROM x\nRUN true\nRUN --mount=type=secret,id=a,colour=red y\n").unwrap();
+        let plan = plan(&file, &PlanOptions::default()).unwrap();
+        let error = outline(&file, &plan, &BTreeMap::new()).unwrap_err();
+        assert_eq!(
+            (error.place.line, error.message.as_str()),
+            (3, "unexpected key \"colour\" in \"type=secret,id=a,colour=red\"")
         );
     }
 }

@@ -67,8 +67,9 @@ impl Examined {
     pub fn outline(&self) -> Result<Outline> {
         let file = self.readable()?;
         let options = plan_options(&self.request);
-        let plan = stages::plan(file, &options).map_err(|error| self.located(&error))?;
-        Ok(outline::outline(file, &plan, &options.build_arguments))
+        let wrong = |error| self.located(&error);
+        let plan = stages::plan(file, &options).map_err(wrong)?;
+        outline::outline(file, &plan, &options.build_arguments).map_err(wrong)
     }
 
     fn located(&self, error: &DockerfileError) -> EngineError {

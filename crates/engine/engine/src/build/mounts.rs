@@ -14,7 +14,7 @@ use crate::error::{EngineError, Result};
 use crate::spec::{MountSource, MountSpec};
 use naru_base::ContainerId;
 use naru_build::configure::joined_path;
-use naru_build::{Instruction, Line};
+use naru_build::{Instruction, Line, Mount, MountError, MountKind, Sharing};
 use naru_sys::file;
 use rustix::fs::{AtFlags, Gid, Mode, Uid};
 use std::os::unix::fs::DirBuilderExt;
@@ -101,7 +101,7 @@ pub(super) fn bind(path: PathBuf) -> MountSource {
 
 /// A mount whose words are read and expanded; what only a step that is really run needs is not there yet.
 pub(super) struct DecidedMount {
-    pub words: MountWords,
+    pub words: Mount,
     pub target: String,
     pub digest: String,
     tree: Option<Arc<SourceTree>>,
@@ -126,7 +126,7 @@ impl Builder {
         line: &Line<Instruction>,
         text: &str,
     ) -> Result<DecidedMount> {
-        let mut words = MountWords::parse(text).map_err(|message| wrong(line, message))?;
+        let mut words = Mount::parse(text).map_err(|error: MountError| wrong(line, error.to_string()))?;
         let expand = |text: &str| stage.state.expand(line, text, self.file.escape);
         for word in [
             &mut words.target,
@@ -139,11 +139,13 @@ impl Builder {
         let directory = &stage.state.config.config.working_dir;
         let target = match (words.kind, words.target.is_empty()) {
             (_, false) => joined_path(directory, &words.target),
-            (Kind::Secret, true) if words.variable.is_none() => format!("/run/secrets/{}", words.secret_id()),
-            (Kind::Ssh, true) => "/run/buildkit/ssh_agent.0".to_owned(),
+            (MountKind::Secret, true) if words.variable.is_none() => {
+                format!("/run/secrets/{}", words.secret_id())
+            }
+            (MountKind::Ssh, true) => "/run/buildkit/ssh_agent.0".to_owned(),
             _ => String::new(),
         };
-        let needs_tree = words.kind == Kind::Bind || !words.from.is_empty();
+        let needs_tree = words.kind == MountKind::Bind || !words.from.is_empty();
         let mut decided = DecidedMount {
             words,
             target,
@@ -156,7 +158,7 @@ impl Builder {
             let tree = Arc::new(self.source_tree(from).await.map_err(failed)?);
             decided.tree = Some(Arc::clone(&tree));
             // What a cache begins with is no input of the step, as what is in it is none.
-            if decided.words.kind == Kind::Bind {
+            if decided.words.kind == MountKind::Bind {
                 let source = decided.words.source.clone();
                 let digest = blocking(move || digest_of(&tree, &source))
                     .await
@@ -176,7 +178,7 @@ impl Builder {
         let words = &decided.words;
         let failed = |error: EngineError| wrong(line, error.message);
         match words.kind {
-            Kind::Tmpfs => {
+            MountKind::Tmpfs => {
                 let source = MountSource::Tmpfs {
                     bytes_max: words.bytes,
                     mode: None,
@@ -184,10 +186,10 @@ impl Builder {
                 };
                 Ok(Mounted::of(decided.target, source, false))
             }
-            Kind::Cache => self.cache_mount(decided).await.map_err(failed),
-            Kind::Bind => self.bind_mount(decided).await.map_err(failed),
-            Kind::Secret => self.secret_mount(decided).await.map_err(failed),
-            Kind::Ssh => self.agent_mount(decided).await.map_err(failed),
+            MountKind::Cache => self.cache_mount(decided).await.map_err(failed),
+            MountKind::Bind => self.bind_mount(decided).await.map_err(failed),
+            MountKind::Secret => self.secret_mount(decided).await.map_err(failed),
+            MountKind::Ssh => self.agent_mount(decided).await.map_err(failed),
         }
     }
 
@@ -254,7 +256,7 @@ impl Builder {
 
     /// Notes which caches a step mounts, for whoever wants their contents; of private ones it is the first.
     pub(super) fn note_mounts(&self, mounts: &[DecidedMount]) {
-        for decided in mounts.iter().filter(|mount| mount.words.kind == Kind::Cache) {
+        for decided in mounts.iter().filter(|mount| mount.words.kind == MountKind::Cache) {
             let name = self.cache_name(decided);
             self.note_mount(match decided.words.sharing {
                 Sharing::Private => format!("{name}-0"),
@@ -284,7 +286,7 @@ impl Builder {
         let words = &decided.words;
         let id = words.secret_id();
         let found = match self.client() {
-            Some(client) => client.secret(&id).await?,
+            Some(client) => client.secret(id).await?,
             None => None,
         };
         let Some(secret) = found else {
@@ -350,7 +352,7 @@ impl Builder {
     /// A socket whose connections the client's agent answers.
     async fn agent_mount(&self, decided: DecidedMount) -> Result<Mounted> {
         let words = &decided.words;
-        let id = if words.id.is_empty() { "default" } else { &words.id }.to_owned();
+        let id = words.agent_id().to_owned();
         let Some(client) = self.client().cloned() else {
             if words.is_required {
                 return Err(EngineError::invalid(format!(
@@ -503,194 +505,4 @@ fn set_access(path: &Path, mode: u32, uid: Option<u32>, gid: Option<u32>) -> Res
     )
     .map_err(failed)?;
     rustix::fs::chmod(path, Mode::from_raw_mode(mode & 0o7777)).map_err(failed)
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Kind {
-    #[default]
-    Bind,
-    Cache,
-    Tmpfs,
-    Secret,
-    Ssh,
-}
-
-/// Who may write to a cache at once.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Sharing {
-    #[default]
-    Shared,
-    Private,
-    Locked,
-}
-
-/// What a `--mount` says.
-#[derive(Debug, Default)]
-pub(super) struct MountWords {
-    pub kind: Kind,
-    pub target: String,
-    pub source: String,
-    pub from: String,
-    pub id: String,
-    pub read_only: Option<bool>,
-    pub bytes: Option<u64>,
-    pub mode: Option<u32>,
-    pub uid: Option<u32>,
-    pub gid: Option<u32>,
-    pub sharing: Sharing,
-    /// Of a secret: the variable that gets it.
-    pub variable: Option<String>,
-    pub is_required: bool,
-}
-
-impl MountWords {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let mut mount = Self::default();
-        for field in text.split(',').map(str::trim) {
-            let (key, value) = field
-                .split_once('=')
-                .map_or((field, None), |(key, value)| (key, Some(value)));
-            mount.read(text, field, &key.to_ascii_lowercase(), value)?;
-        }
-        if mount.target.is_empty() && !matches!(mount.kind, Kind::Secret | Kind::Ssh) {
-            return Err(format!("a mount needs a target: {text:?}"));
-        }
-        if mount.kind == Kind::Secret && mount.id.is_empty() && mount.target.is_empty() {
-            return Err(format!("a secret needs an id: {text:?}"));
-        }
-        if mount.kind == Kind::Cache && mount.from.is_empty() && !mount.source.is_empty() {
-            return Err(format!("a cache with a source needs from=: {text:?}"));
-        }
-        Ok(mount)
-    }
-
-    fn read(&mut self, text: &str, field: &str, key: &str, value: Option<&str>) -> Result<(), String> {
-        let given = || {
-            let value = value.filter(|value| !value.is_empty());
-            value.ok_or_else(|| format!("invalid field {field:?} must be a key=value pair"))
-        };
-        let number = |radix| {
-            let text = given()?;
-            u32::from_str_radix(text, radix).map_err(|_| format!("invalid value for {key}: {text}"))
-        };
-        let switch = || match value {
-            None | Some("true" | "1") => Ok(true),
-            Some("false" | "0") => Ok(false),
-            Some(other) => Err(format!("invalid value for {key}: {other}")),
-        };
-        match key {
-            "type" => {
-                self.kind = match given()? {
-                    "bind" => Kind::Bind,
-                    "cache" => Kind::Cache,
-                    "tmpfs" => Kind::Tmpfs,
-                    "secret" => Kind::Secret,
-                    "ssh" => Kind::Ssh,
-                    other => {
-                        return Err(format!(
-                            "invalid mount type {other:?}: use bind, cache, tmpfs, secret or ssh"
-                        ));
-                    }
-                }
-            }
-            "target" | "dst" | "destination" => given()?.clone_into(&mut self.target),
-            "source" | "src" => given()?.clone_into(&mut self.source),
-            "from" => given()?.clone_into(&mut self.from),
-            "id" => given()?.clone_into(&mut self.id),
-            "readonly" | "ro" => self.read_only = Some(switch()?),
-            "rw" | "readwrite" => self.read_only = Some(!switch()?),
-            "size" => {
-                let bytes = bytes_of(given()?).ok_or_else(|| format!("invalid value for size: {field}"))?;
-                self.bytes = Some(bytes);
-            }
-            "mode" => self.mode = Some(number(8)?),
-            "uid" => self.uid = Some(number(10)?),
-            "gid" => self.gid = Some(number(10)?),
-            "sharing" => {
-                self.sharing = match given()? {
-                    "shared" => Sharing::Shared,
-                    "private" => Sharing::Private,
-                    "locked" => Sharing::Locked,
-                    other => {
-                        return Err(format!(
-                            "unsupported sharing value {other:?}: use shared, private or locked"
-                        ));
-                    }
-                }
-            }
-            "env" => self.variable = Some(given()?.to_owned()),
-            "required" => self.is_required = switch()?,
-            other => return Err(format!("unexpected key {other:?} in {text:?}")),
-        }
-        Ok(())
-    }
-
-    /// Of a secret without an id: its target's last part.
-    pub(super) fn secret_id(&self) -> String {
-        if self.id.is_empty() {
-            return self.target.rsplit('/').next().unwrap_or_default().to_owned();
-        }
-        self.id.clone()
-    }
-}
-
-/// `1048576`, `64k`, `100MB`, `1GiB`.
-fn bytes_of(text: &str) -> Option<u64> {
-    let lower = text.to_ascii_lowercase();
-    let digits = lower
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(lower.len());
-    let number: u64 = lower[..digits].parse().ok()?;
-    let shift = match lower[digits..].trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return None,
-    };
-    number.checked_mul(1 << shift)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mounts_are_read_as_they_are_written() {
-        let mount = MountWords::parse("type=cache,target=/c,id=x,mode=0700,uid=5,sharing=locked,ro").unwrap();
-        assert_eq!(
-            (mount.kind, mount.target.as_str(), mount.id.as_str()),
-            (Kind::Cache, "/c", "x")
-        );
-        assert_eq!(
-            (mount.mode, mount.uid, mount.read_only, mount.sharing),
-            (Some(0o700), Some(5), Some(true), Sharing::Locked)
-        );
-        let mount = MountWords::parse("type=secret,target=/a/b,env=X,required").unwrap();
-        assert_eq!(
-            (
-                mount.secret_id().as_str(),
-                mount.variable.as_deref(),
-                mount.is_required
-            ),
-            ("b", Some("X"), true)
-        );
-        assert_eq!(
-            MountWords::parse("type=tmpfs,dst=/t,size=64m").unwrap().bytes,
-            Some(64 << 20)
-        );
-        for (text, reason) in [
-            ("type=cache", "needs a target"),
-            ("type=bind,target=/x,colour=red", "unexpected key"),
-            ("target=/x,mode=9", "mode"),
-            ("target", "key=value"),
-            ("type=secret", "needs an id"),
-            ("type=floppy,target=/x", "invalid mount type"),
-            ("type=cache,target=/x,sharing=loud", "sharing"),
-            ("type=tmpfs,target=/x,size=1parsec", "size"),
-        ] {
-            assert!(MountWords::parse(text).unwrap_err().contains(reason), "{text}");
-        }
-    }
 }

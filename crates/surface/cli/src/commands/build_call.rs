@@ -47,7 +47,7 @@ pub fn call(session: &Session, arguments: &Arguments) -> Result<Option<u8>> {
                 contexts: names_of_contexts(arguments),
             };
             let plan = stages::plan(file, &options)?;
-            Ok(outline::shown(&outline::outline(file, &plan, &given)))
+            Ok(outline::shown(&outline::outline(file, &plan, &given)?))
         }),
         "targets" => show(arguments, |file| {
             Ok(outline::shown_targets(&outline::targets(file)))

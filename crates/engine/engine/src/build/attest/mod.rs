@@ -14,7 +14,6 @@ mod request;
 pub(super) use provenance::{Gathered, Sum};
 pub use request::AttestRequest;
 
-use super::mounts::{Kind, MountWords};
 use super::output::{AttestedFile, ImageTree};
 use super::solve::{Builder, Stage};
 use crate::Engine;
@@ -22,6 +21,7 @@ use crate::archive::blocking;
 use crate::error::{EngineError, Result};
 use naru_base::{Digest, Timestamp};
 use naru_build::dockerfile::Run;
+use naru_build::{Mount, MountKind};
 use naru_content::{Attestation, Image};
 use naru_oci::Reference;
 use naru_sbom::{Distribution, FILE_BYTES_MAX, Package, Source, Told, spdx};
@@ -89,16 +89,14 @@ impl Builder {
         if !self.is_gathering() {
             return;
         }
-        for mount in run.mounts.iter().filter_map(|text| MountWords::parse(text).ok()) {
-            let is_optional = !mount.is_required;
-            match mount.kind {
-                Kind::Secret => drop(self.gathered().secrets.insert((mount.secret_id(), is_optional))),
-                Kind::Ssh => {
-                    let id = if mount.id.is_empty() { "default" } else { &mount.id };
-                    self.gathered().agents.insert((id.to_owned(), is_optional));
-                }
-                _ => {}
-            }
+        let mut gathered = self.gathered();
+        for mount in run.mounts.iter().filter_map(|text| Mount::parse(text).ok()) {
+            let (list, id) = match mount.kind {
+                MountKind::Secret => (&mut gathered.secrets, mount.secret_id()),
+                MountKind::Ssh => (&mut gathered.agents, mount.agent_id()),
+                MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => continue,
+            };
+            list.insert((id.to_owned(), !mount.is_required));
         }
     }
 

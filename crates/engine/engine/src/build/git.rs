@@ -3,6 +3,7 @@
 //! It is told to believe nothing: no configuration, no prompts, no hooks, no protocol but those that are asked for here.
 //! What it fetched is looked at with its directory as the root of every path (CVE-2026-33748).
 
+use super::redact::{redact_address, redact_text};
 use crate::error::{EngineError, Result};
 use naru_base::ErrorKind;
 use std::path::Path;
@@ -47,7 +48,8 @@ impl GitAddress {
     fn check(&self) -> Result<()> {
         for (what, text) in [("repository", &self.repository), ("reference", &self.reference)] {
             if text.starts_with('-') || text.contains(|letter: char| letter.is_control() || letter == ' ') {
-                return Err(EngineError::invalid(format!("{text:?} is no {what}")));
+                let told = redact_address(text);
+                return Err(EngineError::invalid(format!("{told:?} is no {what}")));
             }
         }
         if self.directory.split('/').any(|part| part == "..") {
@@ -159,7 +161,7 @@ async fn run_git(directory: &Path, arguments: &[&str]) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let said = redact_text(String::from_utf8_lossy(&output.stderr).trim());
     Err(EngineError::invalid(format!("git {}: {said}", arguments[0])))
 }
 

@@ -36,6 +36,7 @@ mod output;
 mod packed;
 mod prune;
 mod pyc;
+mod redact;
 mod remote;
 mod reproducible;
 mod run;

@@ -6,6 +6,7 @@ use super::account::note_use;
 use super::attest::Sum;
 use super::cache;
 use super::git::{GitAddress, fetch_repository, head_commit};
+use super::redact::{redact_address, redact_text};
 use super::solve::Builder;
 use super::transfer::{Item, Selection, find_items};
 use super::tree::{Root, SourceTree};
@@ -71,7 +72,8 @@ impl Builder {
                 .map_err(|_| EngineError::invalid(format!("{wanted:?} is no checksum: give sha256:…")))?;
             if wanted != digest {
                 return Err(EngineError::invalid(format!(
-                    "digest mismatch {digest}: {wanted} was expected of {address}"
+                    "digest mismatch {digest}: {wanted} was expected of {}",
+                    redact_address(address)
                 )));
             }
         }
@@ -142,7 +144,8 @@ impl Engine {
         }
         if !is_web(address) {
             return Err(EngineError::invalid(format!(
-                "{address:?} is no context: give a directory, an http(s) URL or a git repository"
+                "{:?} is no context: give a directory, an http(s) URL or a git repository",
+                redact_address(address)
             )));
         }
         let path = directory.join("Dockerfile");
@@ -170,6 +173,7 @@ impl Engine {
             .builds_directory()
             .join("fetched")
             .join(cache::key_of(&url).hex());
+        let told = redact_address(url);
         let (record_path, content_path) = (kept.join("record"), kept.join("content"));
         let use_path = kept.join("use");
         let known: Option<FetchedRecord> = naru_store::read(&record_path).ok();
@@ -183,21 +187,22 @@ impl Engine {
                 });
         let download = naru_registry::download_unless_same(&self.options.registry, url, &validators);
         // What cannot be had under this name is a fault of the name, as far as the engine can tell.
-        let download = download
-            .await
-            .map_err(|error| EngineError::invalid(format!("cannot fetch {url}: {error}")))?;
+        let download = download.await.map_err(|error| {
+            let reason = redact_text(&error.to_string());
+            EngineError::invalid(format!("cannot fetch {told}: {reason}"))
+        })?;
         let Some(download) = download else {
             let from = content_path.clone();
             let to = path.to_owned();
             let digest = blocking(move || copy_and_hash(&from, &to)).await?;
             // Whoever changed it is not asked: it is fetched again.
             if known.is_some_and(|known| known.digest == digest) {
-                note_use(&use_path, || format!("fetched from {url}"));
+                note_use(&use_path, || format!("fetched from {told}"));
                 return Ok(digest);
             }
             file::remove_tree(&kept)?;
             return Err(EngineError::system(format!(
-                "what was kept of {url} has changed on the disk; build again to fetch it anew"
+                "what was kept of {told} has changed on the disk; build again to fetch it anew"
             )));
         };
         let validators = download.validators.clone();
@@ -209,7 +214,7 @@ impl Engine {
                 digest: digest.clone(),
             };
             let from = path.to_owned();
-            let description = format!("fetched from {url}");
+            let description = format!("fetched from {told}");
             blocking(move || {
                 file::remove_tree(&kept)?;
                 file::make_directories(&kept, 0o700)?;
@@ -231,7 +236,8 @@ fn file_name(url: &str) -> Result<String> {
     let name = name.filter(|name| !name.is_empty() && *name != "." && *name != "..");
     name.map(str::to_owned).ok_or_else(|| {
         EngineError::invalid(format!(
-            "cannot determine filename from url: {url}: its path ends in no name"
+            "cannot determine filename from url: {}: its path ends in no name",
+            redact_address(url)
         ))
     })
 }

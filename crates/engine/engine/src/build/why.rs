@@ -9,13 +9,13 @@
 
 use super::BuildStep;
 use super::cache;
+use super::redact::redact_argument;
 use super::solve::{Builder, Stage};
 use super::transfer::Item;
 use super::tree::Content;
 use crate::archive::blocking;
 use crate::error::Result;
 use naru_base::Digest;
-use naru_build::check::is_secret;
 use naru_build::{Instruction, Line};
 use naru_oci::Reference;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,9 @@ impl Inputs {
 
     /// Adds something by what it is called; `what it brings` is never told with its value.
     pub(super) fn fact(&mut self, name: &str, value: &str) {
-        let is_hidden = value.len() > VALUE_LETTERS_MAX || is_secret(name.rsplit(' ').next().unwrap_or(name));
+        let variable = name.strip_prefix("ARG ").or_else(|| name.strip_prefix("ENV "));
+        let has_secret = variable.is_some_and(|variable| redact_argument(variable, value) != value);
+        let is_hidden = value.len() > VALUE_LETTERS_MAX || has_secret;
         let fact = if is_hidden {
             Fact::Hidden(hash_of(&value))
         } else {

@@ -15,6 +15,7 @@ pub(super) use provenance::{Gathered, Sum};
 pub use request::AttestRequest;
 
 use super::output::{AttestedFile, ImageTree};
+use super::redact::redact_address;
 use super::solve::{Builder, Stage};
 use crate::Engine;
 use crate::archive::blocking;
@@ -25,7 +26,7 @@ use naru_build::{Mount, MountKind};
 use naru_content::{Attestation, Image};
 use naru_oci::Reference;
 use naru_sbom::{Distribution, FILE_BYTES_MAX, Package, Source, Told, spdx};
-use provenance::{Facts, without_credentials};
+use provenance::Facts;
 use rustix::fs::FileType;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +59,7 @@ impl Builder {
             return;
         }
         let Ok(reference) = Reference::parse(name).map(Reference::or_latest) else {
-            self.gathered().materials.insert(image.id.to_string(), None);
+            self.gather(image.id.to_string(), None);
             return;
         };
         let digests = image
@@ -76,12 +77,12 @@ impl Builder {
     /// Notes something that the build has fetched.
     pub(super) fn gather_fetched(&self, address: &str, sum: Option<Sum>) {
         if self.is_gathering() {
-            self.gather(without_credentials(address), sum);
+            self.gather(redact_address(address), sum);
         }
     }
 
     fn gather(&self, uri: String, sum: Option<Sum>) {
-        self.gathered().materials.insert(uri, sum);
+        self.gathered().materials.insert((uri, sum));
     }
 
     /// Notes what a command is given that is in no layer; of secrets their ids alone.

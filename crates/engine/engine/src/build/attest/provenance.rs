@@ -7,6 +7,7 @@
 //! for. A time of `SOURCE_DATE_EPOCH` would be none at which anything was built; both fields may be left out.
 
 use super::super::BuildRequest;
+use super::super::redact::{redact_address, redact_argument, redact_text};
 use super::request::{ProvenanceRequest, SlsaVersion};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -32,8 +33,10 @@ pub type Sum = (&'static str, String);
 /// What a build has used, gathered while it ran.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    /// By their URIs, without credentials.
-    pub materials: BTreeMap<String, Option<Sum>>,
+    /// By their URIs, without secrets; several of one URI may differ in what is not told of it.
+    pub materials: BTreeSet<(String, Option<Sum>)>,
+    /// The digest of a context that the engine has fetched.
+    pub context: Option<Sum>,
     /// Ids, and whether the build can do without.
     pub secrets: BTreeSet<(String, bool)>,
     pub agents: BTreeSet<(String, bool)>,
@@ -48,9 +51,10 @@ impl Gathered {
     pub fn of_context(begun: Option<Timestamp>, remote: Option<&str>, sum: Option<Sum>) -> Self {
         Self {
             materials: remote
-                .map(|address| (without_credentials(address), sum))
+                .map(|address| (redact_address(address), sum.clone()))
                 .into_iter()
                 .collect(),
+            context: sum,
             begun,
             ..Self::default()
         }
@@ -67,18 +71,6 @@ pub struct Facts<'a> {
     pub text: &'a str,
     /// When it ended, where that is to be told.
     pub ended: Option<Timestamp>,
-}
-
-/// An address without the name and password in it.
-pub fn without_credentials(address: &str) -> String {
-    let Some((scheme, rest)) = address.split_once("://") else {
-        return address.to_owned();
-    };
-    let host_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..host_end].rfind('@') {
-        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-        None => address.to_owned(),
-    }
 }
 
 impl SlsaVersion {
@@ -181,26 +173,36 @@ impl Facts<'_> {
 
     fn materials(&self) -> Value {
         let materials = self.gathered.materials.iter();
-        let material = |(uri, sum): (&String, &Option<Sum>)| {
+        let material = |(uri, sum): &(String, Option<Sum>)| {
             object([("uri", uri.as_str().into()), ("digest", digest_set(sum.as_ref()))])
         };
         materials.map(material).collect()
     }
 
     fn config_source(&self, file: &str) -> Value {
-        let uri = self.request.remote.as_deref().map(without_credentials);
-        let sum = uri
-            .as_ref()
-            .and_then(|uri| self.gathered.materials.get(uri)?.as_ref());
+        let uri = self.request.remote.as_deref().map(redact_address);
         object([
-            ("digest", digest_set(sum)),
-            ("uri", uri.clone().unwrap_or_default().into()),
+            ("digest", digest_set(self.gathered.context.as_ref())),
+            ("uri", uri.unwrap_or_default().into()),
             (file, self.file_name.into()),
         ])
     }
 
+    /// The arguments with their values as everybody may read them.
+    fn told_arguments(&self) -> impl Iterator<Item = (&str, Option<String>)> {
+        let told = |name, value: &Option<String>| value.as_ref().map(|value| redact_argument(name, value));
+        let arguments = self.request.arguments.iter();
+        arguments.map(move |(name, value)| (name.as_str(), told(name, value)))
+    }
+
+    /// Whether nothing of them is left out or hidden.
     fn has_all_parameters(&self) -> bool {
-        self.wanted.is_full || (self.request.arguments.is_empty() && self.request.labels.is_empty())
+        let request = self.request;
+        if !self.wanted.is_full {
+            return request.arguments.is_empty() && request.labels.is_empty();
+        }
+        let mut told = self.told_arguments();
+        told.all(|(name, value)| request.arguments.get(name) == Some(&value))
     }
 
     fn parameters(&self) -> Value {
@@ -247,7 +249,7 @@ impl Facts<'_> {
         let platform = request.platform.as_ref().map(ToString::to_string);
         set("platform", platform.as_deref());
         if self.wanted.is_full {
-            for (name, value) in &request.arguments {
+            for (name, value) in self.told_arguments() {
                 set(&format!("build-arg:{name}"), value.as_deref());
             }
             for (name, value) in &request.labels {
@@ -257,7 +259,7 @@ impl Facts<'_> {
         Value::Object(all)
     }
 
-    /// The Dockerfile itself.
+    /// The Dockerfile itself, line by line, without the secrets of the addresses in it.
     fn source(&self) -> Value {
         if !self.wanted.is_full {
             return json!({});
@@ -265,7 +267,7 @@ impl Facts<'_> {
         let info = json!({
             "filename": self.file_name,
             "language": "Dockerfile",
-            "data": BASE64_STANDARD.encode(self.text),
+            "data": BASE64_STANDARD.encode(redact_text(self.text)),
         });
         json!({ "source": { "infos": [info] } })
     }
@@ -278,7 +280,13 @@ mod tests {
     fn made(fields: &str) -> Value {
         let mut attest = super::super::AttestRequest::default();
         attest.add("provenance", fields).unwrap();
-        let arguments = [("A".to_owned(), Some("one".to_owned())), ("B".to_owned(), None)];
+        let arguments = [
+            ("A", Some("one")),
+            ("B", None),
+            ("INDEX", Some("https://me:word@host/x?key=word")),
+            ("MY_TOKEN", Some("word")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
         let request = BuildRequest {
             arguments: arguments.into(),
             target: Some("last".to_owned()),
@@ -287,16 +295,15 @@ mod tests {
         };
         let sum = Some(("sha1", "ab".to_owned()));
         let gathered = Gathered {
-            materials: [("https://host/x.git#main".to_owned(), sum)].into(),
             secrets: [("token".to_owned(), true)].into(),
-            ..Gathered::default()
+            ..Gathered::of_context(None, request.remote.as_deref(), sum)
         };
         predicate(&Facts {
             wanted: &attest.provenance.unwrap(),
             request: &request,
             gathered: &gathered,
             file_name: "Dockerfile",
-            text: "FROM x\n",
+            text: "FROM x\nADD https://me:word@host/y?key=word /y\n",
             ended: None,
         })
     }
@@ -334,14 +341,26 @@ mod tests {
             } else {
                 (&most["invocation"]["parameters"], &most["metadata"][METADATA_02])
             };
-            assert_eq!(parameters["args"]["build-arg:A"], "one");
+            let arguments = &parameters["args"];
+            assert_eq!(
+                (
+                    &arguments["build-arg:A"],
+                    &arguments["build-arg:INDEX"],
+                    &arguments["build-arg:MY_TOKEN"]
+                ),
+                (&json!("one"), &json!("https://host/x?key=xxxxx"), &json!("xxxxx"))
+            );
+            let is_complete = most
+                .pointer("/metadata/completeness/parameters")
+                .or_else(|| most.pointer("/runDetails/metadata/buildkit_completeness/request"));
+            assert_eq!(is_complete, Some(&json!(false)));
             assert_eq!(
                 parameters["secrets"],
                 json!([{ "id": "token", "optional": true }])
             );
             assert_eq!(
                 metadata["source"]["infos"][0]["data"],
-                BASE64_STANDARD.encode("FROM x\n")
+                BASE64_STANDARD.encode("FROM x\nADD https://host/y?key=xxxxx /y\n")
             );
             assert!(!most.to_string().contains("word"));
         }

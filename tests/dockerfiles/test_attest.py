@@ -7,6 +7,7 @@ import os
 
 import pytest
 from test_build import CLIENT, write_context
+from test_sources import Web
 from testkit.engine import NARU
 from testkit.registry import DebianRegistry
 
@@ -159,6 +160,31 @@ def test_stages_are_listed_where_the_file_wants_it(build_naru, folder, tmp_path)
     documents = {name: json.loads((tmp_path / "out" / name).read_text())["predicate"] for name in os.listdir(tmp_path / "out") if name.endswith(".json")}
     found = {name: [package["name"] for package in document["packages"]][1:] for name, document in documents.items()}
     assert found == {"sbom.spdx.json": [], "sbom-other.spdx.json": [], "sbom-tools.spdx.json": ["libx"]} and documents["sbom-tools.spdx.json"]["name"] == "tools"
+
+
+def test_addresses_are_told_without_their_secrets(build_naru, folder, tmp_path):
+    """To whoever pulls, and to whoever asks the engine what it keeps or why a build failed."""
+    web = Web(build_naru, str(tmp_path / "web"))
+    try:
+        web.put("file", b"one")
+        text = f"FROM scratch\nARG INDEX\nARG MY_TOKEN\nARG AT\nADD {web.url}/file?token=hush-1&v= /a\nADD $AT /b\n"
+        write_context(folder, {"Dockerfile": text})
+        given = lambda at: ["--build-arg", "INDEX=https://me:hush-2@host/simple", "--build-arg", "MY_TOKEN=hush-3", "--build-arg", f"AT={at}"]
+        naru_build(build_naru, folder, *given(f"{web.url}/file?hush-4"), "--provenance=mode=max", "-o", str(tmp_path / "out"))
+        how = json.loads((tmp_path / "out/provenance.json").read_text())["predicate"]
+        digest = {"sha256": hashlib.sha256(b"one").hexdigest()}
+        assert how["materials"] == [{"uri": f"{web.url}/file?{query}", "digest": digest} for query in ("token=xxxxx&v=", "xxxxx")]
+        arguments = {"PLAIN": "plain-word", "INDEX": "https://host/simple", "MY_TOKEN": "xxxxx", "AT": f"{web.url}/file?xxxxx"}
+        assert how["invocation"]["parameters"]["args"] == {f"build-arg:{name}": value for name, value in arguments.items()}
+        assert how["metadata"]["completeness"]["parameters"] is False
+        [info] = how["metadata"]["https://mobyproject.org/buildkit@v1#metadata"]["source"]["infos"]
+        assert base64.b64decode(info["data"]).decode() == text.replace("hush-1", "xxxxx")
+        kept = build_naru.client("system", "df", "-v", "--format", "{{json .}}", program=CLIENT).stdout
+        assert f"fetched from {web.url}/file?xxxxx" in kept and "hush-4" not in kept
+        failed = naru_build(build_naru, folder, *given("http://me:hush-5@host/x?hush-6"), status=1).stderr
+        assert "cannot fetch http://host/x?xxxxx" in failed and "hush-5" not in failed and "hush-6" not in failed
+    finally:
+        web.close()
 
 
 @pytest.mark.parametrize("asked, words", [("--sbom=generator=x/scan", "x/scan"), ("--provenance=mode=most", "min or max"), ("--attest=type=nosuch", "nosuch"), ("--attest=mode=max", "type")])

@@ -9,10 +9,9 @@
 use crate::Result;
 use crate::endpoint::{Endpoint, RegistryOptions};
 use crate::error::RegistryError;
-use naru_tls::{AnyCertificate, NamedOrChained};
+use naru_tls::{AnyCertificate, NamedOrChained, PemError};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use std::path::{Path, PathBuf};
@@ -70,21 +69,17 @@ fn trusted_verifier(
     let mut roots = naru_tls::system_roots();
     let mut named = Vec::new();
     for path in folders.iter().flat_map(|folder| files_with(folder, "crt")) {
-        for certificate in read_certificates(endpoint, &path)? {
-            roots
-                .add(certificate.clone())
-                .map_err(|error| failed(endpoint, &format!("{}: {error}", path.display())))?;
-            named.push(certificate);
-        }
+        let certificates = match naru_tls::read_certificates(&path) {
+            // As Docker has it, such a file adds nobody.
+            Err(PemError::Empty { .. }) => continue,
+            read => read.map_err(|error| failed(endpoint, &error))?,
+        };
+        naru_tls::add_roots(&mut roots, &path.display().to_string(), &certificates)
+            .map_err(|error| failed(endpoint, &error))?;
+        named.extend(certificates);
     }
     let verifier = NamedOrChained::new(roots, named, provider).map_err(|error| failed(endpoint, &error))?;
     Ok(Arc::new(verifier))
-}
-
-fn read_certificates(endpoint: &Endpoint, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| failed(endpoint, &format!("{}: {error}", path.display())))
 }
 
 fn find_identity(endpoint: &Endpoint, folders: &[PathBuf]) -> Result<Option<ClientIdentity>> {
@@ -95,10 +90,10 @@ fn find_identity(endpoint: &Endpoint, folders: &[PathBuf]) -> Result<Option<Clie
     else {
         return Ok(None);
     };
-    let key_path = path.with_extension("key");
-    let key = PrivateKeyDer::from_pem_file(&key_path)
-        .map_err(|error| failed(endpoint, &format!("{}: {error}", key_path.display())))?;
-    Ok(Some((read_certificates(endpoint, &path)?, key)))
+    let unusable = |error: PemError| failed(endpoint, &error);
+    let key = naru_tls::read_key(&path.with_extension("key")).map_err(unusable)?;
+    let chain = naru_tls::read_certificates(&path).map_err(unusable)?;
+    Ok(Some((chain, key)))
 }
 
 /// Files with this extension, in order; a folder that is not there has none.

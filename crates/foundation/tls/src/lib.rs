@@ -1,7 +1,12 @@
-//! Whom TLS clients believe: the system's authorities, certificates that users name, or anybody.
+//! Whom TLS clients believe: the system's authorities, certificates that users name, or anybody; and how those
+//! certificates and keys are read.
 //!
-//! For whatever connects: registries, receivers of logs, the command line. It makes no connections, and reads no files but
-//! the system's authorities.
+//! For whatever connects (registries, receivers of logs, the command line) and for the API's server. It makes no
+//! connections, and looks for no files but the system's authorities: others are named by its callers.
+
+mod pem;
+
+pub use pem::{PemError, add_roots, parse_certificates, parse_key, read_certificates, read_key};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};

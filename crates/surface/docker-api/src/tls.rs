@@ -10,9 +10,8 @@
 
 use crate::connection::ClientStream;
 use crate::server::{Api, Connections, accept_until};
+use naru_tls::PemError;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::collections::VecDeque;
@@ -52,12 +51,11 @@ pub struct TlsFiles {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("cannot read {what} {}: {source}; name another with {option}", path.display())]
+    #[error("cannot read {what} {source}; name another with {option}")]
     Unreadable {
         what: &'static str,
         option: &'static str,
-        path: PathBuf,
-        source: pem::Error,
+        source: PemError,
     },
     #[error("{}: {reason}", path.display())]
     Unusable { path: PathBuf, reason: String },
@@ -82,15 +80,15 @@ impl Tls {
                 reason: error.to_string(),
             }
         };
+        let unreadable = |what, option| move |source| TlsError::Unreadable { what, option, source };
+        let no_authority = unreadable("the CA certificate", "--tlscacert");
+        let authorities = naru_tls::read_certificates(&files.ca).map_err(no_authority)?;
         let mut roots = RootCertStore::empty();
-        for certificate in read_certificates("the CA certificate", "--tlscacert", &files.ca)? {
-            roots
-                .add(certificate)
-                .map_err(|error| unusable(&files.ca)(&error))?;
-        }
-        let chain = read_certificates("the certificate", "--tlscert", &files.certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&files.key)
-            .map_err(unreadable("the key", "--tlskey", &files.key))?;
+        naru_tls::add_roots(&mut roots, &files.ca.display().to_string(), &authorities)
+            .map_err(no_authority)?;
+        let chain = naru_tls::read_certificates(&files.certificate)
+            .map_err(unreadable("the certificate", "--tlscert"))?;
+        let key = naru_tls::read_key(&files.key).map_err(unreadable("the key", "--tlskey"))?;
         let provider = Arc::new(ring::default_provider());
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .build()
@@ -103,34 +101,6 @@ impl Tls {
             .map_err(|error| unusable(&files.certificate)(&error))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self(Arc::new(config)))
-    }
-}
-
-fn read_certificates(
-    what: &'static str,
-    option: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(unreadable(what, option, path))?;
-    if certificates.is_empty() {
-        return Err(unreadable(what, option, path)(pem::Error::NoItemsFound));
-    }
-    Ok(certificates)
-}
-
-fn unreadable(
-    what: &'static str,
-    option: &'static str,
-    path: &Path,
-) -> impl FnOnce(pem::Error) -> TlsError + use<> {
-    let path = path.to_path_buf();
-    move |source| TlsError::Unreadable {
-        what,
-        option,
-        path,
-        source,
     }
 }
 

@@ -1,18 +1,16 @@
 //! TLS to a receiver: one session over a socket that never blocks. It reads the files of its plan when it is made.
 
 use super::plan::TlsPlan;
-use naru_tls::{AnyCertificate, NamedOrChained};
+use naru_tls::{AnyCertificate, NamedOrChained, PemError};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 
 /// What makes sessions: the plan's files as they were at the start.
@@ -28,8 +26,8 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn wrong(what: &str, path: &Path, error: impl fmt::Display) -> io::Error {
-    io::Error::other(format!("could not read {what} {}: {error}", path.display()))
+fn wrong(what: &str) -> impl Fn(PemError) -> io::Error {
+    move |error| io::Error::other(format!("could not read {what} {error}"))
 }
 
 impl Tls {
@@ -47,10 +45,12 @@ impl Tls {
         let config = match (&plan.certificate, &plan.key) {
             (None, None) => builder.with_no_client_auth(),
             (Some(certificate), Some(key)) => {
-                let chain = certificates("the certificate", certificate)?;
-                let secret =
-                    PrivateKeyDer::from_pem_file(key).map_err(|error| wrong("the key", key, error))?;
-                let refused = |error| wrong("the certificate", certificate, error);
+                let chain = naru_tls::read_certificates(certificate).map_err(wrong("the certificate"))?;
+                let secret = naru_tls::read_key(key).map_err(wrong("the key"))?;
+                let refused = |source| {
+                    let name = certificate.display().to_string();
+                    wrong("the certificate")(PemError::Refused { name, source })
+                };
                 builder.with_client_auth_cert(chain, secret).map_err(refused)?
             }
             _ => {
@@ -78,23 +78,12 @@ fn trusted(plan: &TlsPlan, provider: Arc<CryptoProvider>) -> io::Result<Arc<dyn 
     let mut roots = naru_tls::system_roots();
     let mut named = Vec::new();
     if let Some(path) = &plan.authority {
-        named = certificates("the CA certificate", path)?;
-        for certificate in &named {
-            let refused = |error| wrong("the CA certificate", path, error);
-            roots.add(certificate.clone()).map_err(refused)?;
-        }
+        named = naru_tls::read_certificates(path).map_err(wrong("the CA certificate"))?;
+        naru_tls::add_roots(&mut roots, &path.display().to_string(), &named)
+            .map_err(wrong("the CA certificate"))?;
     }
     let verifier = NamedOrChained::new(roots, named, provider).map_err(io::Error::other)?;
     Ok(Arc::new(verifier))
-}
-
-fn certificates(what: &str, path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let all = all.map_err(|error| wrong(what, path, error))?;
-    if all.is_empty() {
-        return Err(wrong(what, path, "there is none in it"));
-    }
-    Ok(all)
 }
 
 /// One connection's state.

@@ -6,12 +6,11 @@
 //! The rest of the client uses its end of the pair like any other socket; why the thread's end closed is asked of
 //! [`TlsStream`]. It trusts the CA it is given and no other, as Docker's client does, and the system's without one.
 
-use naru_tls::AnyCertificate;
+use naru_tls::{AnyCertificate, PemError};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -169,37 +168,24 @@ fn client_config(settings: &TlsSettings) -> io::Result<ClientConfig> {
     let Some((certificate, key)) = &settings.identity else {
         return Ok(builder.with_no_client_auth());
     };
-    let private = PrivateKeyDer::from_pem_slice(&key.1).map_err(|error| unusable(key, &error))?;
-    builder
-        .with_client_auth_cert(certificates(certificate)?, private)
-        .map_err(|error| unusable(certificate, &error))
+    let private = naru_tls::parse_key(&key.0, &key.1).map_err(unusable)?;
+    let chain = naru_tls::parse_certificates(&certificate.0, &certificate.1).map_err(unusable)?;
+    builder.with_client_auth_cert(chain, private).map_err(|source| {
+        let name = certificate.0.clone();
+        unusable(PemError::Refused { name, source })
+    })
 }
 
 fn trusted_roots(ca: Option<&Pem>) -> io::Result<RootCertStore> {
+    let Some((name, text)) = ca else {
+        return Ok(naru_tls::system_roots());
+    };
     let mut roots = RootCertStore::empty();
-    match ca {
-        Some(ca) => {
-            for certificate in certificates(ca)? {
-                roots.add(certificate).map_err(|error| unusable(ca, &error))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
+    let certificates = naru_tls::parse_certificates(name, text).map_err(unusable)?;
+    naru_tls::add_roots(&mut roots, name, &certificates).map_err(unusable)?;
     Ok(roots)
 }
 
-fn certificates(pem: &Pem) -> io::Result<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem.1)
-        .collect::<Result<_, _>>()
-        .map_err(|error| unusable(pem, &error))?;
-    if certificates.is_empty() {
-        return Err(unusable(pem, &"there is no certificate in it"));
-    }
-    Ok(certificates)
-}
-
-fn unusable(pem: &Pem, reason: &dyn std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {reason}", pem.0))
+fn unusable(error: PemError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }

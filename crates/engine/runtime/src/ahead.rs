@@ -2,13 +2,14 @@
 //! keeper where the stem is in a user namespace.
 //!
 //! Mounting an overlay makes and removes half a dozen files on the upper file system, which is most of a start's time.
-//! The mount is good only for a start that names the same layers; nobody has looked into it until then.
+//! The mount is good only for a start that names the same layers; nobody has looked into it until then. Nothing is
+//! mounted while somebody writes into the snapshot from outside.
 
 use crate::mapped_overlay::{self, Layers};
 use crate::plan::RootfsPlan;
 use crate::root;
 use crate::user_namespace::UserNamespace;
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, fstat, openat};
 use std::os::fd::OwnedFd;
 
 /// Where overlayfs keeps files in the making, below the work directory it is given.
@@ -27,6 +28,7 @@ impl RootAhead {
         let RootfsPlan::Overlay { lower, upper, work } = &plan else {
             return None;
         };
+        let _alone = root::lock_work(work, FlockOperation::NonBlockingLockExclusive).ok()?;
         let mount = match user {
             None => root::overlay(lower, upper, work).ok()??,
             Some(user) => mapped_overlay::mount(Layers { lower, upper, work }, user).ok()?,

@@ -8,7 +8,7 @@ use crate::failure::{invalid, system};
 use crate::plan::{RootfsPlan, StartFailure};
 use crate::user_namespace::UserNamespace;
 use naru_sys::mount::{MountAttributes, set_attributes};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -273,6 +273,15 @@ pub(crate) fn copy_mount(of: BorrowedFd<'_>, recursive: bool) -> rustix::io::Res
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     open_tree(of, "", flags)
+}
+
+/// Keeps others from mounting a snapshot for writing as long as the descriptor is open: every such mount replaces the
+/// inner work directory, and with it what another one is copying up there.
+pub(crate) fn lock_work(work: &Path, operation: FlockOperation) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(work, flags, Mode::empty())?;
+    rustix::fs::flock(&directory, operation)?;
+    Ok(directory)
 }
 
 /// The overlay as a detached mount; `None` where the kernel cannot take layers one by one, or a path is too long.

@@ -12,11 +12,11 @@ use crate::failure::{invalid, system};
 use crate::mounts;
 use crate::namespaces;
 use crate::plan::{RootfsPlan, StartFailure};
-use crate::root::{Root, copy_mount, read_only_overlay};
+use crate::root::{Root, copy_mount, lock_work, read_only_overlay};
 use naru_sys::mount::{MountAttributes, set_attributes};
 use naru_sys::namespace;
 use oci_spec::runtime::Mount;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,6 +30,8 @@ const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAt
 pub struct View {
     pub root: OwnedFd,
     _namespace: Option<OwnedFd>,
+    /// Locked for one that may write.
+    _work: Option<OwnedFd>,
 }
 
 /// A container's process and when it started, by which one that has taken its number is told apart.
@@ -62,6 +64,7 @@ pub fn running(process: Process) -> Result<Option<View>, StartFailure> {
     Ok(Some(View {
         root: Root::current()?.into_fd(),
         _namespace: Some(namespace),
+        _work: None,
     }))
 }
 
@@ -74,6 +77,7 @@ pub fn running_without_mounts(process: Process) -> Result<Option<View>, StartFai
     Ok(Some(View {
         root,
         _namespace: None,
+        _work: None,
     }))
 }
 
@@ -105,6 +109,7 @@ pub fn layers(layers: &[PathBuf]) -> Result<View, StartFailure> {
     Ok(View {
         root,
         _namespace: None,
+        _work: None,
     })
 }
 
@@ -143,6 +148,13 @@ pub fn stopped(
         ..MountAttributes::default()
     };
     set_attributes(Root::current()?.fd(), private, true).map_err(system("view", "make mounts private"))?;
+    let work = match base {
+        Base::Writable(RootfsPlan::Overlay { work, .. }) => Some(
+            lock_work(work, FlockOperation::LockExclusive)
+                .map_err(system("view", format_args!("lock {}", work.display())))?,
+        ),
+        _ => None,
+    };
     let root = match base {
         Base::Writable(plan) => Root::mount(plan, None)?,
         Base::ReadOnly { lower, upper } => {
@@ -163,6 +175,7 @@ pub fn stopped(
     Ok(Some(View {
         root: root.into_fd(),
         _namespace: Some(namespace),
+        _work: work,
     }))
 }
 

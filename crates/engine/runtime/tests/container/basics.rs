@@ -3,6 +3,8 @@
 use crate::support::{Sandbox, pipes, start_exec, wait};
 use naru_runtime::ChildStdio;
 use naru_runtime::plan::{StartFailure, StartFailureKind};
+use naru_runtime::view::{self, Base};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use serde_json::json;
 use std::io::{Read, Write};
 
@@ -30,6 +32,10 @@ pub const TESTS: &[Test] = &[
     (
         "a_root_mounted_ahead_serves_its_own_start_only",
         a_root_mounted_ahead_serves_its_own_start_only,
+    ),
+    (
+        "writers_from_outside_and_mounts_ahead_keep_apart",
+        writers_from_outside_and_mounts_ahead_keep_apart,
     ),
     (
         "a_program_waits_for_what_is_done_meanwhile",
@@ -195,6 +201,27 @@ fn a_root_mounted_ahead_serves_its_own_start_only() {
         let mut text = String::new();
         std::fs::File::from(output).read_to_string(&mut text).unwrap();
         assert_eq!((wait(init.pid), text.as_str()), (0, "written\n"), "case {case}");
+    }
+}
+
+/// Of two mounts made at once one fails, and one made while another copies up takes its work directory away.
+fn writers_from_outside_and_mounts_ahead_keep_apart() {
+    const ROUNDS: u32 = 50;
+    let sandbox = Sandbox::new();
+    let rootfs = sandbox.plan(&["true"]).rootfs;
+    let mut stem = sandbox.stem().unwrap();
+    for round in 0..ROUNDS {
+        for _ in 0..4 {
+            stem.mount_ahead(&rootfs).unwrap();
+        }
+        let base = Base::Writable(&rootfs);
+        let view = view::on_own_thread(|| view::stopped(&base, &[], None));
+        let view = view.unwrap().unwrap();
+        for file in 0..4 {
+            let (flags, mode) = (OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR);
+            openat(&view.root, format!("etc/{round}-{file}"), flags, mode).unwrap();
+            unlinkat(&view.root, format!("etc/{round}-{file}"), AtFlags::empty()).unwrap();
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct LogFile {
     pub offset: u64,
     /// Messages still to be passed over.
     pub skip: usize,
+    /// What is written beyond this is not read.
+    limit: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -47,6 +49,7 @@ impl LogFile {
             was: None,
             offset: 0,
             skip: 0,
+            limit: None,
         }))
     }
 
@@ -65,6 +68,7 @@ impl LogFile {
             was: origin,
             offset: 0,
             skip: 0,
+            limit: None,
         }))
     }
 
@@ -86,11 +90,23 @@ impl LogFile {
     /// The next bytes; none at the present end.
     pub fn read(&mut self) -> io::Result<Vec<u8>> {
         let block = match &mut self.source {
-            Source::Plain(file) => read_at(file, self.offset, BLOCK_BYTES)?,
+            Source::Plain(file) => {
+                let left = self
+                    .limit
+                    .map_or(u64::MAX, |limit| limit.saturating_sub(self.offset));
+                let length = usize::try_from(left).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
+                read_at(file, self.offset, length)?
+            }
             Source::Compressed(decoder) => decompress_block(decoder)?,
         };
         self.offset += block.len() as u64;
         Ok(block)
+    }
+
+    /// Its present end is the last that is read.
+    pub fn end_here(&mut self) -> io::Result<()> {
+        self.limit = self.size()?;
+        Ok(())
     }
 
     /// More has been written to it than was read.
@@ -126,7 +142,10 @@ impl LogFile {
     /// `None` for a compressed file, which no longer changes.
     fn size(&self) -> io::Result<Option<u64>> {
         match &self.source {
-            Source::Plain(file) => Ok(Some(file.metadata()?.len())),
+            Source::Plain(file) => {
+                let size = file.metadata()?.len();
+                Ok(Some(self.limit.map_or(size, |limit| size.min(limit))))
+            }
             Source::Compressed(_) => Ok(None),
         }
     }

@@ -1,7 +1,7 @@
 //! The reading side: the last messages, a span of time, and what is still to come, across rotated files.
 //!
 //! A reader never waits, and nobody waits for it. At the end of what there is it answers [`Batch::Idle`] (when
-//! following) or [`Batch::End`]; the caller decides when to look again. Messages that are no entries, torn ones included,
+//! following) or, at the end of what there was when it was opened, [`Batch::End`]; the caller decides when to look again. Messages that are no entries, torn ones included,
 //! are skipped. A reader so slow that files were rotated away before it came to them says how much it missed.
 
 use crate::entry::{Entry, Stream};
@@ -47,6 +47,8 @@ pub struct LogReader {
     options: ReadOptions,
     /// Oldest first; the last one is, or was when looked at, the one being written.
     files: VecDeque<LogFile>,
+    /// Opened without following: a writer quicker than the reader would otherwise keep it for ever.
+    ends_where_opened: bool,
     cutter: Cutter,
     is_ended: bool,
 }
@@ -57,6 +59,7 @@ impl LogReader {
         let mut reader = Self {
             path: path.to_owned(),
             format,
+            ends_where_opened: !options.follow,
             options,
             files: VecDeque::new(),
             cutter: Cutter::new(format),
@@ -65,6 +68,11 @@ impl LogReader {
         reader.files = reader.open_since(None)?.0;
         if let Some(lines) = reader.options.tail {
             reader.seek_tail(lines)?;
+        }
+        if reader.ends_where_opened
+            && let Some(last) = reader.files.back_mut()
+        {
+            last.end_here()?;
         }
         Ok(reader)
     }
@@ -131,6 +139,9 @@ impl LogReader {
     /// nothing more to read now.
     fn advance(&mut self, entries: &mut Vec<Entry>) -> io::Result<bool> {
         if self.files.len() < 2 {
+            if self.ends_where_opened {
+                return Ok(false);
+            }
             let (mut newer, missed) = self.open_since(self.files.front())?;
             if newer.is_empty() {
                 return Ok(false);

@@ -365,6 +365,30 @@ fn what_came_between_the_end_of_a_file_and_its_renaming_is_read_and_not_told_mis
 }
 
 #[test]
+fn who_does_not_follow_reads_what_was_there_when_it_came() {
+    let folder = scratch("snapshot");
+    let path = folder.join("log");
+    let rotation = Rotation {
+        bytes_max: Some(10_000),
+        files_max: 50,
+        compress: false,
+    };
+    let mut log = LogWriter::open(&path, Format::JsonFile, rotation).unwrap();
+    write_lines(&mut log, 0..250);
+    let tail = ReadOptions {
+        tail: Some(5),
+        ..everything()
+    };
+    let mut readers =
+        [everything(), tail].map(|options| LogReader::open(&path, Format::JsonFile, options).unwrap());
+    // The file grows, and is rotated.
+    write_lines(&mut log, 250..1000);
+    assert_eq!(drain(&mut readers[0]), (0..250).collect::<Vec<_>>());
+    assert_eq!(drain(&mut readers[1]), (245..250).collect::<Vec<_>>());
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn a_reader_beside_a_quick_writer_keeps_the_order_and_the_count() {
     let folder = scratch("quick");
     let (count, rounds) = (10_000, [(2, false), (2, true), (5, false)]);

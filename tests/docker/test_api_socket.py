@@ -61,5 +61,5 @@ def test_ports_are_published_while_another_holds_the_firewall_s_lock(naru):
         made = api.create(["sleep", "100"], ExposedPorts={"80/tcp": {}}, host={"PortBindings": {"80/tcp": [{"HostPort": "18190"}]}})
         api.start(made)
         api.remove(made)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
     api.close()

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def sdk(naru):
-    client = docker.DockerClient(base_url=naru.host, version="auto", timeout=30)
+    client = docker.DockerClient(base_url=naru.host, version="auto", timeout=120)
     yield client
     client.close()
     naru.remove_all_containers()

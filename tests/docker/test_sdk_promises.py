@@ -14,7 +14,7 @@ IMAGE = "busybox:test"
 
 @pytest.fixture(scope="module")
 def sdk(busybox_naru):
-    client = docker.DockerClient(base_url=busybox_naru.host, timeout=30)
+    client = docker.DockerClient(base_url=busybox_naru.host, timeout=120)
     yield client
     client.close()
 
@@ -40,7 +40,7 @@ def sleeping(sdk, **options):
         container.remove(force=True)
 
 
-def until(condition, seconds=5):
+def until(condition, seconds=30):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "never came true"
@@ -129,10 +129,11 @@ def test_a_life_of_its_own(sdk):
 
 
 def test_wait_gives_the_code_and_heeds_its_timeout(sdk):
-    container = sdk.containers.run(IMAGE, ["sh", "-c", "sleep 0.6; exit 9"], detach=True)
+    container = sdk.containers.run(IMAGE, ["sh", "-c", "until [ -e /go ]; do sleep 0.05; done; exit 9"], detach=True)
     with pytest.raises(Exception, match="(?i)timed? ?out"):
         container.wait(timeout=0.2)
-    assert container.wait(timeout=10)["StatusCode"] == 9
+    assert container.exec_run(["touch", "/go"]).exit_code == 0
+    assert container.wait(timeout=60)["StatusCode"] == 9
     assert container.wait()["StatusCode"] == 9
 
 
@@ -267,7 +268,7 @@ def test_events_are_told_as_they_happen_and_later(sdk):
     sdk.containers.run(IMAGE, ["true"])
     sdk.containers.run(IMAGE, ["sh", "-c", "exit 0"], labels={"of": "events"}, name="sdk-events")
     sdk.containers.get("sdk-events").remove()
-    reader.join(5)
+    reader.join(60)
     assert not reader.is_alive(), seen
     stream.close()
     assert [one for one in seen if one in ("create", "start", "die", "destroy")] == ["create", "start", "die", "destroy"]

@@ -102,7 +102,7 @@ def pytest_runtest_call(item):
     def fail(*_):
         pytest.fail(f"not finished after {limit} s", pytrace=True)
 
-    limit = mark.args[0] if mark else 120
+    limit = mark.args[0] if mark else 240
     signal.signal(signal.SIGALRM, fail)
     signal.alarm(limit)
     try:

@@ -84,7 +84,7 @@ class Engine:
         os.makedirs(self.exec_root)
         self.mounts_before = self.scope.mounts()
 
-    def start(self, timeout=40):
+    def start(self, timeout=90):
         """Starts the daemon and returns the seconds until it answered a ping."""
         began = time.monotonic()
         with open(self.log_path, "ab") as log:
@@ -110,7 +110,7 @@ class Engine:
             except OSError:
                 return False
 
-    def stop(self, timeout=30):
+    def stop(self, timeout=90):
         """Ends the daemon with SIGTERM and returns its exit code."""
         if self.process is None:
             return None
@@ -202,7 +202,7 @@ class Engine:
                 return
             time.sleep(0.05)
 
-    def settled_leftovers(self, seconds=3):
+    def settled_leftovers(self, seconds=20):
         """As `leftovers`, after the kernel has had time to end what it ends in the background."""
         deadline = time.monotonic() + seconds
         while (left := self.leftovers()) and time.monotonic() < deadline:

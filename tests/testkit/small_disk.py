@@ -23,7 +23,7 @@ class SmallDisk:
         self.mount()
         # The disk is seen only in the engine's namespaces; this is the way in.
         self.root = f"/proc/{self.engine.scope.process.pid}/root{self.engine.data_root}"
-        self.api = Api(self.engine.socket, timeout=20)
+        self.api = Api(self.engine.socket, timeout=60)
 
     def mount(self):
         with open(self.image, "wb") as file:

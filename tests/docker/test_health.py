@@ -13,7 +13,7 @@ def health(api, box):
     return api.inspect(box)["State"]["Health"]
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it never came to that"

@@ -254,6 +254,19 @@ def test_narus_client_reads_dockerfiles_from_everywhere(build_naru, tmp_path):
     assert missing.returncode == 1 and "no such file" in missing.stderr
 
 
+@pytest.mark.parametrize("client", ["DOCKER_BUILDKIT=1 /usr/bin/docker", NARU])
+def test_a_dockerfile_from_elsewhere_brings_its_own_patterns(build_naru, tmp_path, client):
+    """What is beside it says what is left out; beside the standard input is nothing."""
+    folder = write(str(tmp_path / "c"), {"a": "", "b": "", "Dockerfile.dockerignore": "*\n", ".dockerignore": "b\n*ock*\n"})
+    outside = tmp_path / "Outside"
+    outside.write_text("FROM busybox:test\nCOPY . /c\nRUN cd /c && echo have $(find . -type f | sort)\n")
+    tried = lambda dockerfile: build_naru.scope.shell(f"{client} -H {build_naru.host} build --progress=plain --no-cache -f {dockerfile} {folder} <{outside}")
+    had = lambda done: re.search(r"have( ./\S+)+", done.stdout + done.stderr).group()
+    assert [had(tried(dockerfile)) for dockerfile in (outside, "-")] == ["have ./a"] * 2
+    (tmp_path / "Outside.dockerignore").write_text("*\n!b\n")
+    assert [had(tried(dockerfile)) for dockerfile in (outside, "-")] == ["have ./b", "have ./a"]
+
+
 def test_docker_sdk_builds(build_naru, tmp_path):
     client = docker.DockerClient(base_url=build_naru.host)
     try:

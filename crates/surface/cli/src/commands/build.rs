@@ -430,25 +430,27 @@ fn single_file(name: &str, content: &[u8]) -> Result<Vec<u8>> {
 pub(super) enum Place {
     /// In the context, under this name.
     Inside(String),
-    /// Elsewhere; its text, and what it is called.
-    Outside(Vec<u8>, String),
+    /// Elsewhere; its text, and what it is called: its path, if it is a file.
+    Outside(Vec<u8>, Origin),
+}
+
+/// Where a Dockerfile is from that is not read in its context.
+pub(super) enum Origin {
+    StandardInput,
+    File(PathBuf),
 }
 
 impl Directory {
     fn find(directory: &Path, dockerfile: Option<&str>) -> Result<Self> {
         let (root, mut dockerfile) = find_dockerfile(directory, dockerfile)?;
-        let name = match &dockerfile {
-            Place::Inside(name) => name,
-            Place::Outside(..) => "Dockerfile",
-        };
-        let (ignore_name, ignore) = read_ignore(&root, name)?;
+        let (ignore_name, ignore) = read_ignore(&root, &dockerfile)?;
         // One that the context leaves out is for the daemon alone, as one from elsewhere is.
         if let Place::Inside(name) = &dockerfile
             && ignore.excludes(name)
         {
             let text = std::fs::read(root.join(name))
                 .map_err(|error| CliError::message(format!("unable to prepare context: {name}: {error}")))?;
-            dockerfile = Place::Outside(text, name.clone());
+            dockerfile = Place::Outside(text, Origin::File(root.join(name)));
         }
         Ok(Self {
             root,
@@ -504,7 +506,7 @@ pub(super) fn find_dockerfile(directory: &Path, dockerfile: Option<&str>) -> Res
         io::stdin()
             .read_to_end(&mut text)
             .map_err(|error| failed(Path::new("-"), error))?;
-        return Ok((root, Place::Outside(text, "Dockerfile".to_owned())));
+        return Ok((root, Place::Outside(text, Origin::StandardInput)));
     }
     let given = dockerfile.map_or_else(|| root.join("Dockerfile"), PathBuf::from);
     let found = given
@@ -519,21 +521,27 @@ pub(super) fn find_dockerfile(directory: &Path, dockerfile: Option<&str>) -> Res
     })?;
     let Ok(inside) = found.strip_prefix(&root) else {
         let text = std::fs::read(&found).map_err(|error| failed(&found, error))?;
-        return Ok((root, Place::Outside(text, given.display().to_string())));
+        let origin = if given.exists() { given } else { root.join(given) };
+        return Ok((root, Place::Outside(text, Origin::File(origin))));
     };
     let name = inside.to_string_lossy().into_owned();
     Ok((root, Place::Inside(name)))
 }
 
-/// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
-pub(super) fn read_ignore(root: &Path, dockerfile: &str) -> Result<(String, Ignore)> {
-    let own = format!("{dockerfile}.dockerignore");
-    let name = if root.join(&own).is_file() {
-        own
-    } else {
-        ".dockerignore".to_owned()
+/// `NAME.dockerignore` beside the Dockerfile, wherever that is, else the context's `.dockerignore`; as BuildKit has it.
+/// With what the file is called, for the context that is made by it.
+pub(super) fn read_ignore(root: &Path, dockerfile: &Place) -> Result<(String, Ignore)> {
+    let own = match dockerfile {
+        Place::Inside(name) => Some((format!("{name}.dockerignore"), root)),
+        // Of the working directory, if it is no whole path.
+        Place::Outside(_, Origin::File(path)) => {
+            Some((format!("{}.dockerignore", path.display()), Path::new("")))
+        }
+        Place::Outside(_, Origin::StandardInput) => None,
     };
-    let ignore = read_ignore_file(&root.join(&name))?;
+    let own = own.filter(|(name, folder)| folder.join(name).is_file());
+    let (name, folder) = own.unwrap_or_else(|| (".dockerignore".to_owned(), root));
+    let ignore = read_ignore_file(&folder.join(&name))?;
     Ok((name, ignore))
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Of the engine only the environments of base images are asked, for a check, where it has them.
 
-use super::build::{Place, find_dockerfile, read_ignore};
+use super::build::{Origin, Place, find_dockerfile, read_ignore};
 use super::build_extras::{is_address, names_of_contexts};
 use crate::error::{CliError, Result};
 use crate::http::escape_reference;
@@ -97,20 +97,21 @@ fn read(arguments: &Arguments, option: &str) -> Result<Read> {
         ))),
         path => {
             let (root, place) = find_dockerfile(Path::new(path), arguments.text("file"))?;
-            let (text, name, patterns) = match place {
-                Place::Outside(text, name) => (text, name, read_ignore(&root, "Dockerfile")?),
+            let (_, ignore) = read_ignore(&root, &place)?;
+            let (text, name) = match place {
+                Place::Outside(text, Origin::StandardInput) => (text, "Dockerfile".to_owned()),
+                Place::Outside(text, Origin::File(path)) => (text, path.display().to_string()),
                 Place::Inside(name) => {
                     let whole = root.join(&name);
                     let text = std::fs::read(&whole)
                         .map_err(|error| CliError::message(format!("read {}: {error}", whole.display())))?;
-                    let patterns = read_ignore(&root, &name)?;
-                    (text, name, patterns)
+                    (text, name)
                 }
             };
             Ok(Read {
                 text,
                 name,
-                ignore: Some(patterns.1),
+                ignore: Some(ignore),
             })
         }
     }

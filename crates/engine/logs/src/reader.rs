@@ -2,7 +2,8 @@
 //!
 //! A reader never waits, and nobody waits for it. At the end of what there is it answers [`Batch::Idle`] (when
 //! following) or, at the end of what there was when it was opened, [`Batch::End`]; the caller decides when to look again.
-//! Messages that are no entries, torn ones included, are skipped. A reader so slow that files were rotated away before it came to them says how much it missed.
+//! Messages that are no entries, torn ones included, are skipped. A reader so slow that files were rotated away before it
+//! came to them says how much it missed.
 
 use crate::entry::{Entry, Stream};
 use crate::file::LogFile;

@@ -16,7 +16,7 @@ CONNECTIONS_OWN = {b"host", b"connection", b"upgrade", b"transfer-encoding", b"e
 
 
 class Http2:
-    def __init__(self, path, timeout=15):
+    def __init__(self, path, timeout=60):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(timeout)
         self.socket.connect(path)
@@ -97,7 +97,7 @@ class Http2:
             self.receive(0.1)
         return []
 
-    def until_ended(self, stream, seconds=15):
+    def until_ended(self, stream, seconds=60):
         deadline = time.monotonic() + seconds
         while stream not in self.ended and not self.is_over:
             assert time.monotonic() < deadline, "the stream does not end"

@@ -22,7 +22,7 @@ from testkit.engine import NARU, Naru
 SECONDS = float(os.environ.get("NARU_FUZZ_SECONDS", 10))
 SEED = int(os.environ.get("NARU_FUZZ_SEED", time.time()))
 # The longest an answer's head may take. What waits by its nature (a stop with a grace period, a sample of a second) stays far below.
-PATIENCE = 20
+PATIENCE = 60
 # What grows while it learns its paths, caches included; a leak of a KiB a request would be several times as much.
 MEMORY_MAX = 48 << 20
 OPEN_FILES_MAX = 16
@@ -183,7 +183,7 @@ def drive(engine, seconds, ask_one, enough):
     wrong, number, process = [], 0, engine.process.pid
     end = time.monotonic() + seconds
     measured = None
-    while (time.monotonic() < end or number < enough and time.monotonic() < end + seconds) and len(wrong) < 20:
+    while (time.monotonic() < end or number < enough and time.monotonic() < end + 60) and len(wrong) < 20:
         if number % 200 == 0:
             restore(engine)
             check_alive(engine, process)
@@ -200,7 +200,7 @@ def drive(engine, seconds, ask_one, enough):
 def check_nothing_grew(engine, files_before, measured):
     files = settled(lambda: open_files(engine), files_before + OPEN_FILES_MAX)
     assert files <= files_before + OPEN_FILES_MAX, f"{files_before} open files before, {files} after"
-    grown = settled(lambda: memory(engine), (measured or 0) + MEMORY_MAX, 3) - (measured or 0)
+    grown = settled(lambda: memory(engine), (measured or 0) + MEMORY_MAX) - (measured or 0)
     assert grown <= MEMORY_MAX, f"{grown >> 20} MiB more"
 
 
@@ -208,7 +208,7 @@ by_chance = pytest.mark.skipif(not SECONDS, reason="NARU_FUZZ_SECONDS is 0")
 
 
 @by_chance
-@pytest.mark.seconds(int(SECONDS * 2 + 120))
+@pytest.mark.seconds(int(SECONDS * 2 + 240))
 def test_requests_from_the_description(engine):
     maker = Maker(Description(), SEED)
     print(f"seed {SEED}")
@@ -231,7 +231,7 @@ def test_requests_from_the_description(engine):
 
 
 @by_chance
-@pytest.mark.seconds(int(SECONDS * 2 + 120))
+@pytest.mark.seconds(int(SECONDS * 2 + 240))
 def test_the_same_over_http2(engine):
     maker = Maker(Description(), SEED + 1)
     restore(engine)

@@ -89,7 +89,7 @@ def run_row(engine, client, row):
             "HOME": work, "LC_ALL": "C.UTF-8", "TERM": "xterm", "IMAGES": build.build(), "HOST": engine.host, "SOCKET": engine.socket,
             "B": "busybox:test", "D": "debian:test", "N": prefix, "W": work + "/work",
         }
-        result = engine.scope.shell(PRELUDE + row.script, env=environment, timeout=90)
+        result = engine.scope.shell(PRELUDE + row.script, env=environment, timeout=150)
         outcome = {"exit": result.returncode, "stdout": result.stdout, "stderr": result.stderr}
         for name in ("stdout", "stderr"):
             outcome[name] = normalise(show_prefix(outcome[name].replace(work, "<row>"), prefix, shown_prefix), engine)

@@ -16,7 +16,7 @@ IMAGE = "busybox:test"
 
 @pytest.fixture(scope="module")
 def sdk(busybox_naru):
-    client = docker.DockerClient(base_url=busybox_naru.host, timeout=30)
+    client = docker.DockerClient(base_url=busybox_naru.host, timeout=120)
     yield client
     client.close()
 
@@ -113,7 +113,7 @@ def test_magic_links_lead_nowhere(container):
 
 
 def until_there(box, path):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while box.exec_run(["test", "-e", path]).exit_code and box.exec_run(["test", "-L", path]).exit_code:
         assert time.monotonic() < deadline
         time.sleep(0.02)

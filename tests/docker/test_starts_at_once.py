@@ -29,7 +29,7 @@ def at_once(calls):
 
 
 def start(engine, container):
-    api = Api(engine.socket, timeout=30)
+    api = Api(engine.socket, timeout=90)
     api.start(container)
     api.close()
 
@@ -68,7 +68,7 @@ def test_no_two_containers_share_a_cgroup(engine, round):
 
 def test_short_lives_beside_each_other_all_succeed(engine):
     def live(number):
-        api = Api(engine.socket, timeout=30)
+        api = Api(engine.socket, timeout=90)
         for turn in range(10):
             made = api.create(["sh", "-c", f"echo {number} {turn}; exit {number}"])
             api.start(made)

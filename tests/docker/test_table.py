@@ -22,6 +22,7 @@ PRESENT = [name for name, path in CLIENTS.items() if os.path.exists(path)]
 assert len({row.name for row in ROWS}) == len(ROWS), "two rows have one name"
 
 
+@pytest.mark.seconds(400)
 @pytest.mark.parametrize("client", PRESENT)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name.replace(" ", "_"))
 def test_row(request, images, row, client):

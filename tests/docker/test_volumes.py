@@ -175,7 +175,7 @@ def test_restart_on_unhealthy_when_asked(api):
     first = {one: api.inspect(one)["State"]["Pid"] for one in (box, plain)}
     for one in (box, plain):
         api.exec(one, ["touch", "/sick"])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while api.inspect(box)["State"]["Pid"] in (first[box], 0):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -195,7 +195,7 @@ def test_boot_starts_what_others_join_first(fresh_naru):
         engine.stop()
         api.close()
         engine.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 40
         while not all(api.inspect(box)["State"]["Running"] for box in ("late", "joined", joiner)):
             assert time.monotonic() < deadline, [api.inspect(box)["State"] for box in ("late", "joined", joiner)]
             time.sleep(0.05)

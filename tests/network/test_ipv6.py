@@ -54,7 +54,7 @@ def ask(engine, address, port):
     return result.stdout.strip() or None
 
 
-def until(check, seconds=10):
+def until(check, seconds=40):
     deadline = time.monotonic() + seconds
     while not (result := check()):
         assert time.monotonic() < deadline, "never happened"

@@ -47,7 +47,7 @@ def clean(engine):
     engine.client("network", "prune", "-f", program=NEWEST_DOCKER)
 
 
-def until(check, seconds=10):
+def until(check, seconds=40):
     deadline = time.monotonic() + seconds
     while not (result := check()):
         assert time.monotonic() < deadline, "never happened"
@@ -462,7 +462,7 @@ def test_names_are_found_while_the_daemon_is_killed(images):
                 assert extra.returncode == 0, extra.stdout + extra.stderr
         text = engine.client("logs", "web").stdout
         assert "failed" not in text, text
-        assert int(text.split()[-1]) > 500
+        assert int(text.split()[-1]) > 100
         assert engine.client("inspect", "-f", "{{.NetworkSettings.Networks.blue.IPAddress}}", "db").stdout == before
         engine.remove_all_containers()
         assert engine.client("network", "rm", "blue").returncode == 0

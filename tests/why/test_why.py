@@ -71,7 +71,7 @@ CAUSES = [
     ("unhealthy and restarted", "docker run -d --label naru.restart-on-unhealthy=true --stop-timeout 0 --health-cmd '[ -e /well ] || { echo no tables; exit 3; }' --health-interval 200ms --health-retries 2 --name $N $B sh -c 'mkdir /started || touch /well; exec sleep 60'; until_true \"docker exec $N test -e /well\"", {"Status": "running", "StartedBy": {"Kind": "Unhealthy"}, "LastEnd": {"Cause": {"Sender": naru_sent(9, "Unhealthy")}, "FailedCheck": {"ExitCode": 3, "Output": "no tables\n"}}}, "restarted because it was unhealthy"),
     ("on-failure has given up", "docker run -d --restart on-failure:2 --name $N $B sh -c 'exit 3'; until_true \"[ \\$(docker inspect -f {{.RestartCount}} $N) = 2 ]\"; is exited", {**ended(returned(3), "GaveUp"), "RestartCount": 2, "StartedBy": {"Kind": "Policy", "Policy": "on-failure:2", "Attempt": 2}}, "on-failure:2 has given up after 2 restarts"),
     ("on-failure without a failure", "docker run -d --restart on-failure --name $N $B true; is exited", ended(returned(0), "NotAFailure"), "only after a failure"),
-    ("always, between two starts", "docker run -d --restart always --name $N $B false; until_true \"[ \\$(docker inspect -f {{.RestartCount}} $N) = 4 ]\"; is restarting", {"Status": "restarting", "LastEnd": {"Cause": returned(1), "Aftermath": {"Kind": "Restarts", "Policy": "always", "Attempt": 5, "DelayMs": 1600}}}, "starts it again after 1600 ms"),
+    ("always, between two starts", "docker run -d --restart always --name $N $B false; until_true \"[ \\$(docker inspect -f {{.RestartCount}} $N) = 5 ]\"; is restarting", {"Status": "restarting", "LastEnd": {"Cause": returned(1), "Aftermath": {"Kind": "Restarts", "Policy": "always", "Attempt": 6, "DelayMs": 3200}}}, "starts it again after 3200 ms"),
     ("always, stopped between two starts", "docker run -d --restart always --name $N $B false; until_true \"[ \\$(docker inspect -f {{.RestartCount}} $N) = 4 ]\"; is restarting; docker stop $N", ended(returned(1), "LeftStopped"), "because a request stopped it"),
     ("unless-stopped and stopped", "docker run -d --restart unless-stopped --name $N $B sleep 60; docker stop -t 0 $N", ended({"Sender": naru_sent(9, "StopRequest")}, "LeftStopped"), "unless-stopped leaves it alone"),
     ("command not found", "docker run --name $N $B nothing", failed("CommandNotFound", ExitCode=127), "its command is not in the container"),
@@ -169,7 +169,7 @@ def test_an_image_that_is_gone_keeps_nothing_from_starting(busybox_naru):
     busybox_naru.remove_all_containers()
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not so in time"

@@ -167,8 +167,8 @@ impl LogReader {
     /// bytes are missing between it and them: `None` for none, 0 where that is not known.
     ///
     /// The writer may rename while we look, once or several times. Files are opened from the newest on, and only ever move
-    /// to higher numbers: one that has moved is met again and left out. Where one is newer than those found, the log has gone on
-    /// by several files meanwhile: those found are older then, and are met again if they are still kept.
+    /// to higher numbers: one that has moved is met again and left out. Where one is newer than those found, the log has
+    /// gone on by several files meanwhile: those found are older then, and are met again if they are still kept.
     fn open_since(&self, current: Option<&LogFile>) -> io::Result<(VecDeque<LogFile>, Option<u64>)> {
         let mut files: VecDeque<LogFile> = VecDeque::new();
         let mut was_missing = false;

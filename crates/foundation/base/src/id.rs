@@ -27,8 +27,8 @@ fn random_hex64() -> String {
     })
 }
 
-/// As a container's hostname a number would be a name that resolvers take for an address and never look up; one id in 280
-/// begins with twelve decimal digits.
+/// As a container's hostname a number would be a name that resolvers take for an address and never look up; one id in
+/// 280 begins with twelve decimal digits.
 fn is_number(short: &str) -> bool {
     short.bytes().all(|digit| digit.is_ascii_digit())
 }

@@ -119,15 +119,13 @@ pub(crate) fn find_named(stages: &[Stage], name: &str) -> Option<usize> {
 
 fn global_arguments(file: &Dockerfile, options: &PlanOptions) -> Result<BTreeMap<String, String>> {
     let mut values = options.platform_arguments.clone();
-    for line in &file.arguments {
-        let (name, default) = &line.value;
-        let wrong = |message| DockerfileError::new(line.place, message);
+    for (name, default, place) in file.global_arguments() {
+        let wrong = |message| DockerfileError::new(place, message);
         let default = default
-            .as_ref()
             .map(|text| words::expand(text, file.escape, &values).map_err(wrong))
             .transpose()?;
         if let Some(value) = options.build_arguments.get(name).cloned().or(default) {
-            values.insert(name.clone(), value);
+            values.insert(name.to_owned(), value);
         }
     }
     Ok(values)

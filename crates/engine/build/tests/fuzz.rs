@@ -130,3 +130,13 @@ fn words_with_variables() {
         let _ = words::split(text, '\\');
     });
 }
+
+/// Found by `dockerfiles`: each argument had a copy of its whole line, so that 100 kB became 1 GB.
+#[test]
+fn a_line_of_many_arguments_is_kept_once() {
+    let line = format!("ARG{}\n", " A=${B:-C".repeat(10_000));
+    let file = parse(format!("{line}FROM x\n").as_bytes()).unwrap();
+    assert_eq!(file.global_arguments().count(), 10_000);
+    let kept: usize = file.arguments.iter().map(|kept| kept.text.len()).sum();
+    assert!(kept <= line.len(), "{kept} bytes are kept of {}", line.len());
+}

@@ -40,13 +40,10 @@ fn default_arguments(file: &Dockerfile) -> BTreeMap<String, String> {
         .iter()
         .map(|name| ((*name).to_owned(), "x".to_owned()))
         .collect();
-    for line in &file.arguments {
-        let (name, default) = &line.value;
-        let default = default
-            .as_ref()
-            .and_then(|text| words::expand(text, file.escape, &values).ok());
+    for (name, default, _) in file.global_arguments() {
+        let default = default.and_then(|text| words::expand(text, file.escape, &values).ok());
         if let Some(value) = default {
-            values.insert(name.clone(), value);
+            values.insert(name.to_owned(), value);
         }
     }
     values
@@ -54,7 +51,7 @@ fn default_arguments(file: &Dockerfile) -> BTreeMap<String, String> {
 
 /// Whether all arguments of the line are declared before the first stage.
 fn check_arguments(file: &Dockerfile, stage: &Stage, findings: &mut Findings) -> bool {
-    let declared: Vec<&str> = file.arguments.iter().map(|line| line.value.0.as_str()).collect();
+    let declared: Vec<&str> = file.global_arguments().map(|(name, ..)| name).collect();
     let known: Vec<&str> = declared
         .iter()
         .copied()

@@ -15,8 +15,8 @@ pub(super) fn check(file: &Dockerfile, findings: &mut Findings) {
             findings.add("InvalidDefinitionDescription", place, message);
         }
     };
-    for line in &file.arguments {
-        check(&line.value.0, line.place);
+    for (name, _, place) in file.global_arguments() {
+        check(name, place);
     }
     for stage in &file.stages {
         if let [_, _, _, name] = super::words_of(stage)[..] {

@@ -37,8 +37,8 @@ pub(super) fn check(file: &Dockerfile, findings: &mut Findings) {
             "an empty line continues the instruction",
         );
     }
-    for line in &file.arguments {
-        check_secret(&line.value.0, line.place, "ARG", findings);
+    for (name, _, place) in file.global_arguments() {
+        check_secret(name, place, "ARG", findings);
     }
     for (index, stage) in file.stages.iter().enumerate() {
         check_name(stage, &file.stages[..index], findings);

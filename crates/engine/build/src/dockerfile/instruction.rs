@@ -2,6 +2,9 @@
 
 use naru_oci::Healthcheck;
 
+/// The names of an `ARG` with their defaults.
+pub type Arguments = Vec<(String, Option<String>)>;
+
 /// A line for the shell, or words for the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -21,8 +24,7 @@ pub struct Heredoc {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instruction {
     Add(Transfer),
-    /// Names with their defaults.
-    Arg(Vec<(String, Option<String>)>),
+    Arg(Arguments),
     Cmd(Command),
     Copy(Transfer),
     Entrypoint(Command),

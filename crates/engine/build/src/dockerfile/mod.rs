@@ -5,7 +5,7 @@ mod instruction;
 mod lines;
 mod parse;
 
-pub use instruction::{Command, Heredoc, Instruction, Run, Transfer};
+pub use instruction::{Arguments, Command, Heredoc, Instruction, Run, Transfer};
 pub use parse::{parse, parse_instruction};
 
 use crate::error::Place;
@@ -32,10 +32,20 @@ pub struct Dockerfile {
     pub check: Option<Line<String>>,
     /// The lines, counted from 1, that are empty inside an instruction; the first of each.
     pub empty_continuations: Vec<usize>,
-    /// Arguments declared before the first stage, for `FROM` lines.
-    pub arguments: Vec<Line<(String, Option<String>)>>,
+    /// `ARG` lines before the first stage, for `FROM` lines.
+    pub arguments: Vec<Line<Arguments>>,
     /// At least one.
     pub stages: Vec<Stage>,
+}
+
+impl Dockerfile {
+    /// The arguments declared before the first stage, with their defaults.
+    pub fn global_arguments(&self) -> impl DoubleEndedIterator<Item = (&str, Option<&str>, Place)> {
+        self.arguments.iter().flat_map(|line| {
+            let pairs = line.value.iter();
+            pairs.map(|(name, default)| (name.as_str(), default.as_deref(), line.place))
+        })
+    }
 }
 
 /// From one `FROM` to the next.

@@ -1,7 +1,7 @@
 //! Logical lines become instructions, and instructions stages.
 
 use super::flags::Flags;
-use super::instruction::{Command, Instruction, Run, Transfer, WORDS};
+use super::instruction::{Arguments, Command, Instruction, Run, Transfer, WORDS};
 use super::lines::{self, LogicalLine, RawHeredoc};
 use super::{Dockerfile, Line, Stage};
 use crate::error::{DockerfileError, Place, Result, nearest};
@@ -46,15 +46,11 @@ pub fn parse(bytes: &[u8]) -> Result<Dockerfile> {
                 text: line.text,
                 value,
             }),
-            (None, Instruction::Arg(arguments)) => {
-                let text = &line.text;
-                let line = |value| Line {
-                    place,
-                    text: text.clone(),
-                    value,
-                };
-                file.arguments.extend(arguments.into_iter().map(line));
-            }
+            (None, Instruction::Arg(value)) => file.arguments.push(Line {
+                place,
+                text: line.text,
+                value,
+            }),
             (None, _) => {
                 return Err(DockerfileError::new(
                     place,
@@ -237,7 +233,7 @@ fn pairs(place: Place, instruction: &str, rest: &str, escape: char) -> Result<Ve
         .collect()
 }
 
-fn arguments(place: Place, rest: &str, escape: char) -> Result<Vec<(String, Option<String>)>> {
+fn arguments(place: Place, rest: &str, escape: char) -> Result<Arguments> {
     words::split(rest, escape)
         .iter()
         .map(|word| {

@@ -89,7 +89,7 @@ pub fn outline(file: &Dockerfile, plan: &StagePlan, given: &BTreeMap<String, Str
         plan,
         given,
         comments: Comments::of(file),
-        declared: file.arguments.iter().map(|line| line.value.0.as_str()).collect(),
+        declared: file.global_arguments().map(|(name, ..)| name).collect(),
         globals: global_names_used(file, &stages),
         known: BTreeSet::new(),
         outline: Outline::default(),
@@ -170,12 +170,12 @@ impl Reading<'_> {
     fn read_globals(&mut self) {
         let file = self.file;
         // A default can only use what stands before it.
-        for line in file.arguments.iter().rev() {
-            let (name, default) = &line.value;
+        for (name, default, place) in file.global_arguments().rev() {
             if self.globals.contains(name) {
-                let needed = default.iter().flat_map(|text| words::names_in(text, file.escape));
-                self.globals.extend(needed);
-                self.add(name, self.plan.arguments.get(name).cloned(), line.place);
+                let needed = default.into_iter();
+                self.globals
+                    .extend(needed.flat_map(|text| words::names_in(text, file.escape)));
+                self.add(name, self.plan.arguments.get(name).cloned(), place);
             }
         }
     }

@@ -261,7 +261,7 @@ impl Builder {
         })?;
         let plan = Arc::new(plan);
         let warnings = self.check_file()?;
-        let declared = self.file.arguments.iter().map(|line| line.value.0.clone());
+        let declared = self.file.global_arguments().map(|(name, ..)| name.to_owned());
         self.known().arguments_used.extend(declared);
         let builder = Arc::new(self);
         let _ = builder.caches.set(builder.open_caches().await);

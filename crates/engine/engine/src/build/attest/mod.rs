@@ -116,14 +116,14 @@ impl Builder {
     /// Whether an argument, of the stage or of the whole file, is true or names the stage.
     fn is_asked(&self, name: &str, stage: Option<&str>, arguments: &BTreeMap<String, String>) -> bool {
         let of_file = || {
-            let mut lines = self.file.arguments.iter();
-            let (_, default) = &lines.find(|line| line.value.0 == name)?.value;
+            let mut declared = self.file.global_arguments();
+            let (_, default, _) = declared.find(|(declared, ..)| *declared == name)?;
             self.request
                 .arguments
                 .get(name)
                 .cloned()
                 .flatten()
-                .or_else(|| default.clone())
+                .or_else(|| default.map(str::to_owned))
         };
         match arguments.get(name).cloned().or_else(of_file).as_deref() {
             None => false,

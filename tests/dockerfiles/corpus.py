@@ -128,6 +128,7 @@ CASES = [
     Case("heredoc with an interpreter", B + "RUN <<EOF\n#!/bin/awk -f\nBEGIN { print \"from awk\" >\"/x\" }\nEOF\n", reference=None, holds="grep -q 'from awk' /x"),
     Case("heredoc copy", B + "ENV V=value\nCOPY <<one <<\"two\" /d/\na=$V \"quoted\" \\$V\none\nb=$V\ntwo\n", reference=None, holds='grep -qxF \'a=value "quoted" $V\' /d/one && grep -qxF \'b=$V\' /d/two'),
     Case("mount cache", B + "RUN --mount=type=cache,target=/c echo 1 >/c/f\nRUN --mount=type=cache,target=/c cat /c/f >/x\n", reference="buildkit"),
+    Case("mount with variables", B + "ARG ID=7\nENV RIGHTS=0700 KIND=cache\nRUN --mount=type=$KIND,target=/owned,uid=${ID},mode=$RIGHTS,sharing=${NONE:-locked} stat -c '%u %a' /owned >/x\n", reference=None, holds="grep -qx '7 700' /x"),
     Case("mount tmpfs", B + "RUN --mount=type=tmpfs,target=/t grep -c ' /t tmpfs ' /proc/mounts >/x; ls -d /t\n", reference="buildkit"),
     Case("mount bind", B + "RUN --mount=type=bind,source=dir,target=/m cp -r /m/deep /x && ! touch /m/y\n", TREE, reference="buildkit"),
     Case("mounts of what is not given", B + "RUN --mount=type=secret,id=s [ ! -e /run/secrets/s ]\nRUN --mount=type=secret,id=s,env=S [ -z \"$S\" ] && touch /x\nRUN --mount=type=ssh [ -z \"$SSH_AUTH_SOCK\" ]\n", reference=None, holds="test -e /x"),

@@ -2,6 +2,7 @@
 
 use crate::dockerfile::{Command, Instruction, Line};
 use crate::error::{DockerfileError, Result};
+use crate::mount::Mount;
 use crate::words::{self, Variables};
 use naru_oci::{ContainerConfig, ImageConfig};
 use std::collections::BTreeMap;
@@ -70,6 +71,12 @@ impl StageState {
     /// Expands a word of a line.
     pub fn expand<T>(&self, line: &Line<T>, text: &str, escape: char) -> Result<String> {
         words::expand(text, escape, self).map_err(|message| DockerfileError::new(line.place, message))
+    }
+
+    /// Reads the words of a mount of a `RUN`.
+    pub fn mount<T>(&self, line: &Line<T>, text: &str, escape: char) -> Result<Mount> {
+        let mount = Mount::parse_expanded(text, |value| words::expand(value, escape, self));
+        mount.map_err(|error| DockerfileError::new(line.place, error.to_string()))
     }
 
     /// Applies an instruction that only changes the configuration. `RUN`, `COPY`, `ADD` and `ARG` change nothing here.

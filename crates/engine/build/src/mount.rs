@@ -1,7 +1,7 @@
 //! What a `RUN --mount` says: its words, read once for whoever plans, outlines or runs the step.
 //!
-//! Nothing is expanded here: a word with a variable is kept as it is written. Keys and values are those of BuildKit's
-//! Dockerfile reference.
+//! Keys and values are those of BuildKit's Dockerfile reference. Values may have variables, which only a step knows; before
+//! that, words are read as they are written.
 
 use thiserror::Error;
 
@@ -63,19 +63,48 @@ pub enum MountError {
     UnknownSharing(String),
     #[error("invalid value for {key}: {value}")]
     WrongValue { key: String, value: String },
+    #[error("{0}")]
+    Expansion(String),
 }
 
 impl Mount {
+    /// Reads words as they are written. Where a variable is to say what is no text, that is left open, and so is whether
+    /// the fields have together what they must.
     pub fn parse(text: &str) -> Result<Self, MountError> {
         let mut mount = Self::default();
+        let mut is_open = false;
         for field in text.split(',').map(str::trim) {
-            let (key, value) = field
-                .split_once('=')
-                .map_or((field, None), |(key, value)| (key, Some(value)));
+            let (key, value) = key_and_value(field);
+            if value.is_some_and(|value| value.contains('$')) && !TEXTS.contains(&&*key) {
+                is_open = true;
+                continue;
+            }
             let field = Field {
                 text: field,
-                key: &key.to_ascii_lowercase(),
+                key: &key,
                 value,
+            };
+            mount.read(text, &field)?;
+        }
+        if !is_open {
+            mount.check(text)?;
+        }
+        Ok(mount)
+    }
+
+    /// Reads words whose variables `expand` knows.
+    pub fn parse_expanded(
+        text: &str,
+        expand: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<Self, MountError> {
+        let mut mount = Self::default();
+        for field in text.split(',').map(str::trim) {
+            let (key, value) = key_and_value(field);
+            let value = value.map(&expand).transpose().map_err(MountError::Expansion)?;
+            let field = Field {
+                text: field,
+                key: &key,
+                value: value.as_deref(),
             };
             mount.read(text, &field)?;
         }
@@ -140,6 +169,27 @@ impl Mount {
     pub fn agent_id(&self) -> &str {
         if self.id.is_empty() { "default" } else { &self.id }
     }
+}
+
+/// Keys whose values are texts, in which a variable can be kept as it is written.
+const TEXTS: &[&str] = &[
+    "target",
+    "dst",
+    "destination",
+    "source",
+    "src",
+    "from",
+    "id",
+    "env",
+];
+
+/// The key in small letters.
+fn key_and_value(field: &str) -> (String, Option<&str>) {
+    let (key, value) = match field.split_once('=') {
+        Some((key, value)) => (key, Some(value)),
+        None => (field, None),
+    };
+    (key.to_ascii_lowercase(), value)
 }
 
 /// One `key=value`, or a key alone.
@@ -239,6 +289,34 @@ mod tests {
             Mount::parse("type=tmpfs,dst=/t,size=64m").unwrap().bytes,
             Some(64 << 20)
         );
+    }
+
+    #[test]
+    fn variables_are_kept_in_texts_and_left_open_elsewhere() {
+        const WORDS: &str = "type=$KIND,from=made,target=/$NAME,uid=$ID,readonly=$RO";
+        let written = Mount::parse(WORDS).unwrap();
+        assert_eq!(
+            (written.from.as_str(), written.target.as_str(), written.uid),
+            ("made", "/$NAME", None)
+        );
+        let known = |value: &str| {
+            let known = [
+                ("$KIND", "cache"),
+                ("$ID", "7"),
+                ("$NAME", "x,y"),
+                ("$RO", "false"),
+            ];
+            Ok(known
+                .iter()
+                .fold(value.to_owned(), |text, (name, value)| text.replace(name, value)))
+        };
+        let mount = Mount::parse_expanded(WORDS, known).unwrap();
+        assert_eq!(
+            (mount.kind, mount.target.as_str(), mount.uid, mount.read_only),
+            (MountKind::Cache, "/x,y", Some(7), Some(false))
+        );
+        let wrong = Mount::parse_expanded("target=/x,uid=$NAME", known).unwrap_err();
+        assert_eq!(wrong.to_string(), "invalid value for uid: x,y");
     }
 
     #[test]

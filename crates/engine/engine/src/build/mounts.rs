@@ -14,7 +14,7 @@ use crate::error::{EngineError, Result};
 use crate::spec::{MountSource, MountSpec};
 use naru_base::ContainerId;
 use naru_build::configure::joined_path;
-use naru_build::{Instruction, Line, Mount, MountError, MountKind, Sharing};
+use naru_build::{Instruction, Line, Mount, MountKind, Sharing};
 use naru_sys::file;
 use rustix::fs::{AtFlags, Gid, Mode, Uid};
 use std::os::unix::fs::DirBuilderExt;
@@ -126,16 +126,7 @@ impl Builder {
         line: &Line<Instruction>,
         text: &str,
     ) -> Result<DecidedMount> {
-        let mut words = Mount::parse(text).map_err(|error: MountError| wrong(line, error.to_string()))?;
-        let expand = |text: &str| stage.state.expand(line, text, self.file.escape);
-        for word in [
-            &mut words.target,
-            &mut words.source,
-            &mut words.from,
-            &mut words.id,
-        ] {
-            *word = expand(word)?;
-        }
+        let words = stage.state.mount(line, text, self.file.escape)?;
         let directory = &stage.state.config.config.working_dir;
         let target = match (words.kind, words.target.is_empty()) {
             (_, false) => joined_path(directory, &words.target),

@@ -9,6 +9,9 @@ const DEPTH_MAX: usize = 100;
 /// Comparisons of letters that one replacement may take: far beyond any name or path.
 const COST_MAX: usize = 1 << 24;
 
+/// Bytes of one expanded word: no process can be given a longer one.
+const WORD_BYTES_MAX: usize = 1 << 20;
+
 /// Where variables come from.
 pub trait Variables {
     fn value(&self, name: &str) -> Option<String>;
@@ -29,13 +32,7 @@ impl Variables for () {
 
 /// Expands a word: quotes go, escapes are resolved, variables are replaced.
 pub fn expand(text: &str, escape: char, variables: &dyn Variables) -> Result<String, String> {
-    expand_at(0, text, escape, variables)
-}
-
-fn expand_at(depth: usize, text: &str, escape: char, variables: &dyn Variables) -> Result<String, String> {
-    let mut expansion = Expansion::new(text, escape, variables);
-    expansion.depth = depth;
-    Ok(expansion.run()?.text)
+    Ok(Expansion::new(text, escape, variables).run()?.text)
 }
 
 /// As [`expand`], but unquoted spaces, those of variables too, separate words.
@@ -64,6 +61,8 @@ struct Expansion<'a> {
     escape: char,
     variables: &'a dyn Variables,
     splits: bool,
+    /// Escapes stay: what is expanded is a pattern, or part of one, and has escapes of its own.
+    keeps_escapes: bool,
     depth: usize,
     text: String,
     words: Vec<String>,
@@ -84,6 +83,7 @@ impl<'a> Expansion<'a> {
             escape,
             variables,
             splits: false,
+            keeps_escapes: false,
             depth: 0,
             text: String::new(),
             words: Vec::new(),
@@ -94,6 +94,11 @@ impl<'a> Expansion<'a> {
 
     fn run(mut self) -> Result<Expanded, String> {
         while let Some(character) = self.rest.next() {
+            if self.text.len() > WORD_BYTES_MAX {
+                return Err(format!(
+                    "a word of more than {WORD_BYTES_MAX} bytes comes of its variables"
+                ));
+            }
             match character {
                 '\'' => self.single_quoted()?,
                 '"' => self.double_quoted()?,
@@ -102,7 +107,7 @@ impl<'a> Expansion<'a> {
                     self.push_splitting(&value);
                 }
                 character if character == self.escape => match self.rest.next() {
-                    Some(next) => self.push(next),
+                    Some(next) => self.push_escaped(next),
                     // An escape at the very end stands for itself.
                     None => self.push(character),
                 },
@@ -121,6 +126,14 @@ impl<'a> Expansion<'a> {
         self.text.push(character);
         self.word.push(character);
         self.is_word = true;
+    }
+
+    /// What an escape stood before.
+    fn push_escaped(&mut self, character: char) {
+        if self.keeps_escapes {
+            self.push(self.escape);
+        }
+        self.push(character);
     }
 
     fn push_whole(&mut self, value: &str) {
@@ -158,6 +171,7 @@ impl<'a> Expansion<'a> {
                     );
                 }
                 Some('\'') => return Ok(()),
+                Some(character) if character == self.escape => self.push_escaped(character),
                 Some(character) => self.push(character),
             }
         }
@@ -184,7 +198,9 @@ impl<'a> Expansion<'a> {
                         );
                     }
                     // Inside quotes only these three lose their escape.
-                    Some(next) if next == '"' || next == '$' || next == self.escape => self.push(next),
+                    Some(next) if next == '"' || next == '$' || next == self.escape => {
+                        self.push_escaped(next);
+                    }
                     Some(next) => {
                         self.push(character);
                         self.push(next);
@@ -270,7 +286,7 @@ impl<'a> Expansion<'a> {
         let is_set = value
             .as_ref()
             .is_some_and(|value| !counts_empty || !value.is_empty());
-        let expanded = |word: &str| expand_at(self.depth + 1, word, self.escape, self.variables);
+        let expanded = |word: &str| self.expand_inside(word, self.keeps_escapes);
         match (test, is_set) {
             ('-' | '?', true) => Ok(value.unwrap_or_default()),
             ('-', false) | ('+', true) => expanded(&word),
@@ -297,12 +313,12 @@ impl<'a> Expansion<'a> {
             } else {
                 String::new()
             };
-            let pattern = self.expand_pattern(&pattern)?;
-            let replacement = expand_at(self.depth + 1, &replacement, self.escape, self.variables)?;
+            let pattern = self.expand_inside(&pattern, true)?;
+            let replacement = self.expand_inside(&replacement, self.keeps_escapes)?;
             return replaced(value, &glob(&pattern, self.escape), &replacement, is_greedy);
         }
         let pattern = self.until(&['}'])?.0;
-        let pattern = glob(&self.expand_pattern(&pattern)?, self.escape);
+        let pattern = glob(&self.expand_inside(&pattern, true)?, self.escape);
         let letters: Vec<char> = value.chars().collect();
         check_cost(pattern.cost(letters.len()))?;
         if operator == '#' {
@@ -314,14 +330,12 @@ impl<'a> Expansion<'a> {
         Ok(letters[..letters.len() - taken].iter().collect())
     }
 
-    /// Expands the variables of a pattern and leaves its own escapes.
-    fn expand_pattern(&self, text: &str) -> Result<String, String> {
-        let times = |character| if character == self.escape { 2 } else { 1 };
-        let doubled: String = text
-            .chars()
-            .flat_map(|character| std::iter::repeat_n(character, times(character)))
-            .collect();
-        expand_at(self.depth + 1, &doubled, self.escape, self.variables)
+    /// Expands a text that stands in a substitution.
+    fn expand_inside(&self, text: &str, keeps_escapes: bool) -> Result<String, String> {
+        let mut expansion = Expansion::new(text, self.escape, self.variables);
+        expansion.keeps_escapes = keeps_escapes;
+        expansion.depth = self.depth + 1;
+        Ok(expansion.run()?.text)
     }
 
     /// The raw text up to one of `ends`, which is passed over. Nested braces and quotes are kept whole.
@@ -395,6 +409,11 @@ fn replaced(value: &str, pattern: &Glob, replacement: &str, all: bool) -> Result
             continue;
         }
         result.push_str(replacement);
+        if result.len() > WORD_BYTES_MAX {
+            return Err(format!(
+                "a word of more than {WORD_BYTES_MAX} bytes comes of a replacement"
+            ));
+        }
         at += length;
         is_done = !all;
     }
@@ -442,6 +461,7 @@ mod tests {
             ("PATHS", "a/b/c.tar.gz"),
             ("LIST", "x  y"),
             ("_U1", "under"),
+            ("STARS", "*b*c"),
         ]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -477,6 +497,12 @@ mod tests {
             ("${PATHS%%.*}", "a/b/c"),
             ("${PATHS/a/z}", "z/b/c.tar.gz"),
             ("${PATHS//\\//-}", "a-b-c.tar.gz"),
+            (r"${STARS#\*}", "b*c"),
+            (r"${STARS##\**}", ""),
+            (r"${STARS/\*/${PATHS%%\/*}}", "ab*c"),
+            (r"${STARS##${STARS%\*c}}", "*c"),
+            (r"${STARS##'*b\*'}", "*b*c"),
+            (r"${STARS/${NONE:-\*}/-}", "-b*c"),
         ] {
             assert_eq!(expand(text, '\\', &variables).as_deref(), Ok(expected), "{text}");
         }
@@ -502,6 +528,16 @@ mod tests {
     fn deep_nesting_is_refused() {
         let text = format!("{}{}", "${X:-".repeat(100_000), "}".repeat(100_000));
         assert!(expand(&text, '\\', &variables()).unwrap_err().contains("nested"));
+    }
+
+    #[test]
+    fn what_doubles_is_refused_before_it_fills_the_memory() {
+        let nested = format!("{}\\*{}", "${A/x".repeat(99), "}".repeat(99));
+        assert_eq!(expand(&nested, '\\', &variables()).as_deref(), Ok("one"));
+        let long = [("A".to_owned(), "x".repeat(1 << 19))].into();
+        let long: BTreeMap<String, String> = long;
+        let error = expand("$A$A$A$A", '\\', &long).unwrap_err();
+        assert!(error.contains("more than 1048576 bytes"), "{error}");
     }
 
     #[test]
